@@ -1,0 +1,82 @@
+#include "base/checksum.h"
+
+#include <isa-l/crc.h>
+#include <xxhash.h>
+
+#include <cstring>
+
+#include "base/coding.h"
+
+namespace kvbatch {
+
+namespace {
+
+Digest FromHash(XXH128_hash_t hash) { return Digest{hash.low64, hash.high64}; }
+
+}  // namespace
+
+uint32_t Crc32c(std::string_view data) {
+  // ISA-L takes an int length and a pointer to non-const that it does not write to.
+  constexpr size_t kStep = size_t{1} << 30;
+  uint32_t state = 0xffffffff;
+  while (!data.empty()) {
+    const size_t length = data.size() < kStep ? data.size() : kStep;
+    auto* bytes = reinterpret_cast<unsigned char*>(const_cast<char*>(data.data()));
+    state = crc32_iscsi(bytes, static_cast<int>(length), state);
+    data.remove_prefix(length);
+  }
+  return ~state;
+}
+
+Digest& Digest::operator+=(const Digest& other) {
+  low += other.low;
+  high += other.high + (low < other.low ? 1 : 0);
+  return *this;
+}
+
+std::array<char, 16> Digest::Bytes() const {
+  XXH128_canonical_t canonical;
+  XXH128_hash_t hash;
+  hash.low64 = low;
+  hash.high64 = high;
+  XXH128_canonicalFromHash(&canonical, hash);
+  std::array<char, 16> bytes;
+  std::memcpy(bytes.data(), canonical.digest, bytes.size());
+  return bytes;
+}
+
+Digest Digest::FromBytes(const char* bytes) {
+  XXH128_canonical_t canonical;
+  std::memcpy(canonical.digest, bytes, sizeof(canonical.digest));
+  return FromHash(XXH128_hashFromCanonical(&canonical));
+}
+
+std::string Digest::Hex() const {
+  constexpr char kDigits[] = "0123456789abcdef";
+  std::string text;
+  for (const char byte : Bytes()) {
+    text += kDigits[(byte >> 4) & 15];
+    text += kDigits[byte & 15];
+  }
+  return text;
+}
+
+Digest Xxh3(std::string_view data) { return FromHash(XXH3_128bits(data.data(), data.size())); }
+
+uint64_t Xxh3Short(std::string_view data) { return XXH3_64bits(data.data(), data.size()); }
+
+Digest EntryDigest(std::string_view key, std::string_view value, uint64_t kind) {
+  const uint64_t seed = XXH3_64bits_withSeed(key.data(), key.size(), kind);
+  return FromHash(XXH3_128bits_withSeed(value.data(), value.size(), seed));
+}
+
+Digest ChainDigest(const Digest& digest, std::string_view batch) {
+  std::array<char, 32> both;
+  const auto before = digest.Bytes();
+  const auto next = Xxh3(batch).Bytes();
+  std::memcpy(both.data(), before.data(), before.size());
+  std::memcpy(both.data() + before.size(), next.data(), next.size());
+  return Xxh3({both.data(), both.size()});
+}
+
+}  // namespace kvbatch

@@ -1,0 +1,36 @@
+#include "base/checksum.h"
+#include "bind/convert.h"
+
+namespace kvbatch::bind {
+
+void RegisterBase(py::module_& module) {
+  module.def(
+      "crc32c",
+      [](const py::buffer& data) {
+        const auto view = data.request();
+        const std::string_view bytes(static_cast<const char*>(view.ptr),
+                                     static_cast<size_t>(view.size * view.itemsize));
+        return WithoutGil([&] { return Crc32c(bytes); });
+      },
+      py::arg("data"), "CRC-32C (RFC 3720, B.4) of a contiguous buffer.");
+  module.def("xxh3_64", [](const Bytes& data) { return Xxh3Short(data.value); }, py::arg("data"), "XXH3, 64 bits.");
+  module.def(
+      "entry_digest",
+      [](const Bytes& key, const Bytes& value, bool is_entity) {
+        return DigestBytes(EntryDigest(key.value, value.value, is_entity ? 1 : 0));
+      },
+      py::arg("key"), py::arg("value"), py::arg("is_entity") = false,
+      "Digest of one entry, 16 bytes: xxh3-128 of the value seeded with xxh3-64 of the key.");
+  module.def(
+      "sum_digests",
+      [](const std::vector<Bytes>& digests) {
+        Digest sum;
+        for (const Bytes& digest : digests) {
+          sum += ParseDigest(digest);
+        }
+        return DigestBytes(sum);
+      },
+      py::arg("digests"), "Sum modulo 2^128 of 16-byte digests: the digest of the union of their entries.");
+}
+
+}  // namespace kvbatch::bind

@@ -1,0 +1,178 @@
+#include <pybind11/native_enum.h>
+
+#include "bind/bind_store.h"
+#include "store/range_digest.h"
+#include "store/range_reader.h"
+#include "store/source_store.h"
+
+namespace kvbatch::bind {
+
+namespace {
+
+using SourceHandle = std::shared_ptr<SourceStore>;
+using Key = std::optional<Bytes>;
+
+RangeBounds Bounds(Key start, Key end, Key after = std::nullopt) {
+  return {Plain(std::move(start)), Plain(std::move(end)), Plain(std::move(after))};
+}
+
+rocksdb::ColumnFamilyHandle* FamilyOf(const SourceStore& store, const Text& name) {
+  auto family = store.Family(name.value);
+  RaiseIfError(family.status());
+  return family.value();
+}
+
+std::vector<std::string> PlainAll(std::vector<Bytes> keys) {
+  std::vector<std::string> plain;
+  plain.reserve(keys.size());
+  for (Bytes& key : keys) {
+    plain.push_back(std::move(key.value));
+  }
+  return plain;
+}
+
+void RegisterSourceStore(py::module_& module) {
+  py::class_<ColumnFamilyFigures>(module, "ColumnFamilyFigures", "Estimates from table properties and memtables.")
+      .def_readonly("entries", &ColumnFamilyFigures::entries)
+      .def_readonly("raw_bytes", &ColumnFamilyFigures::raw_bytes, "Keys and values, uncompressed.")
+      .def_readonly("file_bytes", &ColumnFamilyFigures::file_bytes)
+      .def_readonly("files", &ColumnFamilyFigures::files)
+      .def_readonly("memtable_entries", &ColumnFamilyFigures::memtable_entries)
+      .def_readonly("merge_operands", &ColumnFamilyFigures::merge_operands);
+
+  py::class_<EntryRun>(module, "EntryRun", "A run of entries and the sum of their digests.")
+      .def_readonly("entries", &EntryRun::entries)
+      .def_readonly("raw_bytes", &EntryRun::raw_bytes)
+      .def_property_readonly("digest", [](const EntryRun& run) { return DigestBytes(run.digest); })
+      .def_property_readonly(
+          "last_key", [](const EntryRun& run) { return Bytes{run.last_key}; },
+          "Last key of a full run; empty for the run that ends the range.");
+
+  py::class_<SourceStore, SourceHandle>(module, "SourceStore",
+                                        "A RocksDB directory opened read-only; nothing in it changes.")
+      .def(py::init([](const Text& path, const std::vector<Text>& column_families) {
+             std::vector<std::string> names;
+             for (const Text& name : column_families) {
+               names.push_back(name.value);
+             }
+             return Get([&] { return SourceStore::Open(path.value, names); });
+           }),
+           py::arg("path"), py::arg("column_families") = std::vector<Text>(),
+           "Raises UsageError, RefusedError or SourceError.")
+      .def_property_readonly("path", [](const SourceStore& store) { return Text{store.path()}; })
+      .def_property_readonly("column_families", &SourceStore::families)
+      .def_property_readonly(
+          "identity", [](const SourceStore& store) { return Get([&] { return store.Identity(); }); },
+          "RocksDB's id of this store.")
+      .def_property_readonly("latest_sequence", &SourceStore::LatestSequence)
+      .def(
+          "figures",
+          [](const SourceStore& store, const Text& family) { return Get([&] { return store.Figures(family.value); }); },
+          py::arg("column_family"))
+      .def(
+          "first_and_last_key",
+          [](const SourceStore& store, const Text& family) -> std::optional<std::pair<Bytes, Bytes>> {
+            auto keys = Get([&] { return store.FirstAndLastKey(family.value); });
+            if (!keys) {
+              return std::nullopt;
+            }
+            return std::pair(Bytes{keys->first}, Bytes{keys->second});
+          },
+          py::arg("column_family"))
+      .def(
+          "seek",
+          [](const SourceStore& store, const Text& family, const Bytes& key) -> Key {
+            auto found = Get([&] { return store.Seek(family.value, key.value); });
+            return found ? Key(Bytes{*found}) : std::nullopt;
+          },
+          py::arg("column_family"), py::arg("key"), "The first key at or behind `key`.")
+      .def(
+          "approximate_sizes",
+          [](const SourceStore& store, const Text& family, const Bytes& start, std::vector<Bytes> keys) {
+            const auto plain = PlainAll(std::move(keys));
+            return Get([&] { return store.ApproximateSizes(family.value, start.value, plain); });
+          },
+          py::arg("column_family"), py::arg("start"), py::arg("keys"),
+          "Estimated stored bytes between `start` and each key.")
+      .def(
+          "digest_range",
+          [](const SourceStore& store, const Text& family, Key start, Key end, uint64_t run_entries) {
+            auto* handle = FamilyOf(store, family);
+            return Get(
+                [&] { return DigestRange(store, handle, Bounds(std::move(start), std::move(end)), run_entries); });
+          },
+          py::arg("column_family"), py::arg("start"), py::arg("end"), py::arg("run_entries") = 0,
+          "One EntryRun for each `run_entries` entries of [start, end); one for all when 0.")
+      .def(
+          "list_entries",
+          [](const SourceStore& store, const Text& family, Key start, Key end, size_t max_key_bytes) {
+            auto* handle = FamilyOf(store, family);
+            auto listing = Get(
+                [&] { return ListEntries(store, handle, Bounds(std::move(start), std::move(end)), max_key_bytes); });
+            std::vector<std::pair<Bytes, Bytes>> entries;
+            entries.reserve(listing.entries.size());
+            for (auto& [key, digest] : listing.entries) {
+              entries.emplace_back(Bytes{std::move(key)}, DigestBytes(digest));
+            }
+            return std::pair(std::move(entries), listing.complete);
+          },
+          py::arg("column_family"), py::arg("start"), py::arg("end"), py::arg("max_key_bytes"),
+          "([(key, digest)], whether the end was reached) from the start of the range on.")
+      .def(
+          "pack_repair",
+          [](const SourceStore& store, const Text& family, std::vector<Bytes> keys, size_t first,
+             uint32_t target_family, Frame& frame, size_t batch_bytes, Codec codec) {
+            auto* handle = FamilyOf(store, family);
+            const auto plain = PlainAll(std::move(keys));
+            return Get(
+                [&] { return PackRepair(store, handle, plain, first, target_family, &frame, batch_bytes, codec); });
+          },
+          py::arg("column_family"), py::arg("keys"), py::arg("first"), py::arg("target_family"), py::arg("frame"),
+          py::arg("batch_bytes"), py::arg("codec"),
+          "Packs what the source holds for keys[first:], deletes where it holds nothing; returns how many keys.");
+}
+
+void RegisterRangeReader(py::module_& module) {
+  py::native_enum<StopReason>(module, "StopReason", "enum.IntEnum", "Why RangeReader.fill stopped.")
+      .value("FULL", StopReason::kFull)
+      .value("END", StopReason::kEnd)
+      .value("LARGE_ENTRY", StopReason::kLargeEntry)
+      .finalize();
+  py::class_<FillResult>(module, "FillResult")
+      .def_readonly("stop", &FillResult::stop)
+      .def_readonly("entries", &FillResult::entries)
+      .def_readonly("raw_bytes", &FillResult::raw_bytes, "Keys and values packed.")
+      .def_readonly("needed_bytes", &FillResult::needed_bytes, "With LARGE_ENTRY: the batch size it takes.");
+  py::class_<RangeReader>(module, "RangeReader", "Packs [start, end) of a column family into frames, one a call.")
+      .def(py::init([](const SourceHandle& store, const Text& family, Key start, Key end, Key after,
+                       uint32_t target_family, const Bytes& digest) {
+             auto* handle = FamilyOf(*store, family);
+             auto bounds = Bounds(std::move(start), std::move(end), std::move(after));
+             const Digest from = ParseDigest(digest);
+             return WithoutGil(
+                 [&] { return std::make_unique<RangeReader>(store, handle, std::move(bounds), target_family, from); });
+           }),
+           py::arg("store"), py::arg("column_family"), py::arg("start"), py::arg("end"), py::kw_only(),
+           py::arg("after") = std::nullopt, py::arg("target_family") = 0,
+           py::arg("digest") = Bytes{std::string(16, '\0')})
+      .def(
+          "fill",
+          [](RangeReader& reader, Frame& frame, size_t batch_bytes, Codec codec) {
+            return Get([&] { return reader.Fill(&frame, batch_bytes, codec); });
+          },
+          py::arg("frame"), py::arg("batch_bytes"), py::arg("codec") = Codec::kNone,
+          "Packs the next batch. Raises SourceError naming a damaged file.")
+      .def_property_readonly("last_key", [](const RangeReader& reader) { return Bytes{reader.last_key()}; })
+      .def_property_readonly(
+          "digest", [](const RangeReader& reader) { return DigestBytes(reader.digest()); },
+          "Running digest of the batches, 16 bytes.");
+}
+
+}  // namespace
+
+void RegisterSource(py::module_& module) {
+  RegisterSourceStore(module);
+  RegisterRangeReader(module);
+}
+
+}  // namespace kvbatch::bind

@@ -1,0 +1,118 @@
+#include <pybind11/native_enum.h>
+
+#include "bind/bind_store.h"
+#include "store/range_applier.h"
+#include "store/target_store.h"
+
+namespace kvbatch::bind {
+
+namespace {
+
+using TargetHandle = std::shared_ptr<TargetStore>;
+using Key = std::optional<Bytes>;
+
+void RegisterTargetStore(py::module_& module) {
+  py::class_<TargetStore, TargetHandle>(module, "TargetStore",
+                                        "A RocksDB directory that a job writes into, with the job's records.")
+      .def(py::init([](const Text& path, bool create, uint64_t sst_file_bytes) {
+             return Get([&] { return TargetStore::Open(path.value, TargetOptions{create, sst_file_bytes}); });
+           }),
+           py::arg("path"), py::kw_only(), py::arg("create") = true,
+           py::arg("sst_file_bytes") = TargetOptions().sst_file_bytes,
+           "Raises UsageError, RefusedError or TargetError.")
+      .def_property_readonly("path", [](const TargetStore& store) { return Text{store.path()}; })
+      .def_property_readonly("column_families", &TargetStore::Families)
+      .def_property_readonly(
+          "identity", [](const TargetStore& store) { return Get([&] { return store.Identity(); }); },
+          "RocksDB's id of this store.")
+      .def(
+          "ensure_family",
+          [](TargetStore& store, const ColumnFamilyDescription& family) {
+            return Get([&] { return store.EnsureFamily(family); });
+          },
+          py::arg("column_family"), "Its id; made where it does not exist. RefusedError for another comparator.")
+      .def(
+          "family_id",
+          [](const TargetStore& store, const Text& name) { return Get([&] { return store.FamilyId(name.value); }); },
+          py::arg("name"))
+      .def(
+          "has_data",
+          [](const TargetStore& store, const Text& name, Key start, Key end) {
+            const auto from = Plain(std::move(start));
+            const auto to = Plain(std::move(end));
+            return Get([&] { return store.HasData(name.value, from, to); });
+          },
+          py::arg("name"), py::arg("start") = std::nullopt, py::arg("end") = std::nullopt,
+          "Whether the family holds an entry in [start, end).")
+      .def_property_readonly("has_records", &TargetStore::HasRecords, "Whether a job's records are in it.")
+      .def(
+          "get_record",
+          [](const TargetStore& store, const Bytes& key) -> Key {
+            auto value = Get([&] { return store.GetRecord(key.value); });
+            return value ? Key(Bytes{*value}) : std::nullopt;
+          },
+          py::arg("key"))
+      .def(
+          "put_record",
+          [](TargetStore& store, const Bytes& key, const Bytes& value) {
+            Run([&] { return store.PutRecord(key.value, value.value); });
+          },
+          py::arg("key"), py::arg("value"), "Durable when it returns.")
+      .def("cursors", [](const TargetStore& store) { return Get([&] { return store.Cursors(); }); })
+      .def(
+          "drop_records", [](TargetStore& store) { Run([&] { return store.DropRecords(); }); },
+          "From here on the directory is an ordinary store.")
+      .def(
+          "write", [](TargetStore& store, Frame& frame) { Run([&] { return store.Write(&frame, nullptr); }); },
+          py::arg("frame"), "Validates the batch and writes it with the WAL on, not synced.")
+      .def("sync_wal", [](TargetStore& store) { Run([&] { return store.SyncWal(); }); })
+      .def("flush", [](TargetStore& store) { Run([&] { return store.Flush(); }); })
+      .def("close", [](TargetStore& store) { Run([&] { return store.Close(); }); });
+}
+
+void RegisterRangeApplier(py::module_& module) {
+  py::native_enum<ApplyMode>(module, "ApplyMode", "enum.IntEnum", "How a range is written.")
+      .value("INGEST", ApplyMode::kIngest)
+      .value("WRITE", ApplyMode::kWrite)
+      .finalize();
+  py::class_<RangeApplier>(module, "RangeApplier",
+                           "Takes the frames of one range in order and makes them durable in a target.")
+      .def(py::init([](const TargetHandle& store, uint32_t family, Key start, Key end, ApplyMode mode,
+                       const Cursor& cursor) {
+             const ApplyRange range{cursor.range, family, Plain(std::move(start)), Plain(std::move(end))};
+             return Get([&] { return RangeApplier::Create(store, range, mode, cursor); });
+           }),
+           py::arg("store"), py::arg("family"), py::arg("start"), py::arg("end"), py::arg("mode"), py::arg("cursor"),
+           "Goes on from `cursor`; `family` is the target's id.")
+      .def(
+          "apply", [](RangeApplier& applier, Frame& frame) { Run([&] { return applier.Apply(&frame); }); },
+          py::arg("frame"),
+          "Raises CorruptionError, and applies nothing, for a batch that is not what it claims to be.")
+      .def(
+          "finish",
+          [](RangeApplier& applier, uint64_t entries, uint64_t raw_bytes, const Bytes& digest) {
+            const Digest expected = ParseDigest(digest);
+            Run([&] { return applier.Finish(entries, raw_bytes, expected); });
+          },
+          py::arg("entries"), py::arg("raw_bytes"), py::arg("digest"),
+          "The range is at its end; CorruptionError unless the sender's totals are what was applied.")
+      .def(
+          "flush", [](RangeApplier& applier) { Run([&] { return applier.Flush(); }); },
+          "Makes what was applied durable without ending the range.")
+      .def(
+          "drain", [](RangeApplier& applier) { Run([&] { return applier.Drain(); }); },
+          "Waits until everything submitted is durable.")
+      .def(
+          "take_durable", [](RangeApplier& applier) { return WithoutGil([&] { return applier.TakeDurable(); }); },
+          "The newest durable cursor if it is newer than at the last call.")
+      .def_property_readonly("applied", [](const RangeApplier& applier) { return applier.applied(); });
+}
+
+}  // namespace
+
+void RegisterTarget(py::module_& module) {
+  RegisterTargetStore(module);
+  RegisterRangeApplier(module);
+}
+
+}  // namespace kvbatch::bind

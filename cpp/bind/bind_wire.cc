@@ -1,0 +1,47 @@
+#include "bind/convert.h"
+#include "wire/connection.h"
+
+namespace kvbatch::bind {
+
+void RegisterWire(py::module_& module) {
+  py::class_<Connection>(module, "Connection",
+                         "Frames over a connected stream socket. One thread may send while another receives. "
+                         "Every failure raises TransportError, ProtocolError, CorruptionError or ClosedError, and "
+                         "ends the connection's use.")
+      .def(py::init([](int fd, Text peer, const FrameLimits& limits) {
+             return std::make_unique<Connection>(UniqueFd(fd), std::move(peer.value), limits);
+           }),
+           py::arg("fd"), py::arg("peer"), py::arg("limits") = FrameLimits(),
+           "Takes ownership of the blocking socket `fd` (socket.detach()); `peer` names it in messages.")
+      .def(
+          "send", [](Connection& connection, Frame& frame) { Run([&] { return connection.Send(&frame); }); },
+          py::arg("frame"))
+      .def(
+          "send_control",
+          [](Connection& connection, FrameType type, const Bytes& payload, uint32_t stream, uint32_t range) {
+            Run([&] { return connection.SendControl(type, stream, range, payload.value); });
+          },
+          py::arg("type"), py::arg("payload") = Bytes{}, py::arg("stream") = 0, py::arg("range") = 0)
+      .def(
+          "receive", [](Connection& connection, Frame& frame) { Run([&] { return connection.Receive(&frame); }); },
+          py::arg("frame"), "Waits for the next frame; ClosedError when the peer is done.")
+      .def(
+          "wait_readable",
+          [](Connection& connection, int timeout_ms) {
+            return Get([&] { return connection.WaitReadable(timeout_ms); });
+          },
+          py::arg("timeout_ms"), "Whether bytes, or the end, are there within `timeout_ms` (-1: wait forever).")
+      .def(
+          "set_timeout",
+          [](Connection& connection, int64_t milliseconds) {
+            Run([&] { return connection.SetTimeout(milliseconds); });
+          },
+          py::arg("milliseconds"), "No progress for this long is a broken connection; 0 waits forever.")
+      .def("shutdown", &Connection::Shutdown, "Ends both directions; calls blocked in other threads return.")
+      .def_property_readonly("peer", [](const Connection& connection) { return Text{connection.peer()}; })
+      .def_property_readonly("bytes_sent", &Connection::bytes_sent)
+      .def_property_readonly("bytes_received", &Connection::bytes_received)
+      .def_property_readonly("frames_sent", &Connection::frames_sent);
+}
+
+}  // namespace kvbatch::bind

@@ -1,0 +1,83 @@
+#include "frame/frame.h"
+
+namespace kvbatch {
+
+Status Frame::Reserve(size_t raw_capacity, Codec codec) {
+  // The compressed form is kept only when it is smaller than the raw one, so that much room is enough.
+  const size_t needed = codec == Codec::kNone ? raw_capacity : 2 * raw_capacity;
+  if (buffer_.capacity() < needed) {
+    buffer_.Release();
+    auto buffer = pool_->Acquire(needed);
+    if (!buffer.ok()) {
+      return buffer.status();
+    }
+    buffer_ = buffer.Take();
+  }
+  header_ = FrameHeader{};
+  raw_capacity_ = raw_capacity;
+  payload_offset_ = 0;
+  raw_ready_ = true;
+  return Status::Ok();
+}
+
+void Frame::SetRaw(size_t size, uint32_t entries) {
+  header_.raw_length = size;
+  header_.payload_length = size;
+  header_.entries = entries;
+  header_.codec = Codec::kNone;
+  payload_offset_ = 0;
+  raw_ready_ = true;
+}
+
+void Frame::Compress(Codec codec) {
+  if (codec == Codec::kNone || header_.raw_length == 0) {
+    return;
+  }
+  const size_t room = buffer_.capacity() - raw_capacity_;
+  const size_t limit = header_.raw_length - 1 < room ? header_.raw_length - 1 : room;
+  const size_t size =
+      kvbatch::Compress(codec, {buffer_.data(), header_.raw_length}, buffer_.data() + raw_capacity_, limit);
+  if (size != 0) {
+    header_.codec = codec;
+    header_.payload_length = size;
+    payload_offset_ = raw_capacity_;
+  }
+}
+
+Status Frame::ReserveFor(const FrameHeader& header) {
+  const size_t raw_room = header.codec == Codec::kNone ? 0 : header.raw_length;
+  const size_t needed = header.payload_length + raw_room;
+  if (buffer_.capacity() < needed) {
+    buffer_.Release();
+    auto buffer = pool_->Acquire(needed);
+    if (!buffer.ok()) {
+      return buffer.status();
+    }
+    buffer_ = buffer.Take();
+  }
+  header_ = header;
+  raw_capacity_ = raw_room;
+  payload_offset_ = raw_room;
+  raw_ready_ = header.codec == Codec::kNone;
+  return Status::Ok();
+}
+
+Result<std::string_view> Frame::OpenRaw() {
+  if (!raw_ready_) {
+    if (Status status = Decompress(header_.codec, payload(), buffer_.data(), header_.raw_length); !status.ok()) {
+      return status;
+    }
+    raw_ready_ = true;
+  }
+  return std::string_view(buffer_.data(), header_.raw_length);
+}
+
+void Frame::Release() {
+  buffer_.Release();
+  header_ = FrameHeader{};
+  raw_capacity_ = 0;
+  payload_offset_ = 0;
+  raw_ready_ = false;
+}
+
+}  // namespace kvbatch

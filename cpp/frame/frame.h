@@ -1,0 +1,62 @@
+// Frame: a header and a payload in one pooled buffer.
+//
+// Sending:    Reserve → write a batch into raw() → SetRaw → Compress → Connection::Send
+// Receiving:  Connection::Receive → OpenRaw → the batch
+#pragma once
+
+#include <memory>
+#include <string_view>
+
+#include "base/status.h"
+#include "frame/buffer_pool.h"
+#include "frame/frame_format.h"
+
+namespace kvbatch {
+
+// Not thread-safe; one thread has it at a time. Reusable: Reserve starts it over and keeps the buffer if it is enough.
+class Frame {
+ public:
+  explicit Frame(std::shared_ptr<BufferPool> pool) : pool_(std::move(pool)) {}
+  Frame(Frame&&) = default;
+  Frame& operator=(Frame&&) = default;
+
+  FrameHeader& header() { return header_; }
+  const FrameHeader& header() const { return header_; }
+
+  // Makes room for `raw_capacity` bytes of raw payload and, with a codec, for their compressed form beside them.
+  // Waits for the pool; the buffer that is held is given back first.
+  Status Reserve(size_t raw_capacity, Codec codec);
+
+  char* raw() { return buffer_.data(); }
+  size_t raw_capacity() const { return raw_capacity_; }
+
+  // Says that `size` bytes of raw() with `entries` entries are the payload.
+  void SetRaw(size_t size, uint32_t entries);
+
+  // Compresses the payload where that makes it smaller; otherwise it stays as it is, with codec kNone.
+  void Compress(Codec codec);
+
+  // What goes over the wire.
+  std::string_view payload() const { return {buffer_.data() + payload_offset_, header_.payload_length}; }
+
+  // Receiver: room for the payload that `header` announces and, when compressed, for its raw form; one lease for both,
+  // so that no two frames can wait for each other.
+  Status ReserveFor(const FrameHeader& header);
+  char* payload_buffer() { return buffer_.data() + payload_offset_; }
+
+  // The raw payload, decompressed on the first call. kCorruption when it is not what the header says.
+  Result<std::string_view> OpenRaw();
+
+  // Gives the memory back to the pool.
+  void Release();
+
+ private:
+  std::shared_ptr<BufferPool> pool_;
+  Buffer buffer_;
+  FrameHeader header_;
+  size_t raw_capacity_ = 0;
+  size_t payload_offset_ = 0;
+  bool raw_ready_ = false;
+};
+
+}  // namespace kvbatch

@@ -1,0 +1,230 @@
+#include "store/range_applier.h"
+
+#include <rocksdb/env.h>
+#include <rocksdb/version.h>
+#include <unistd.h>
+
+#include <set>
+#include <utility>
+
+#include "batch/batch_reader.h"
+#include "batch/wide_columns.h"
+#include "store/rocksdb_status.h"
+
+namespace kvbatch {
+
+namespace {
+
+// Written back as it grows, so that the sync at the end of a file finds little left to do.
+constexpr uint64_t kBytesPerSync = 4 << 20;
+
+rocksdb::Status AddRecord(rocksdb::SstFileWriter* writer, const Record& record, std::vector<WideColumn>* scratch) {
+  if (record.kind == RecordKind::kPut) {
+    return writer->Put(ToSlice(record.key), ToSlice(record.value));
+  }
+#if ROCKSDB_MAJOR >= 9
+  DecodeEntity(record.value, scratch);
+  rocksdb::WideColumns columns;
+  for (const auto& [name, value] : *scratch) {
+    columns.emplace_back(ToSlice(name), ToSlice(value));
+  }
+  return writer->PutEntity(ToSlice(record.key), columns);
+#else
+  (void)scratch;
+  return rocksdb::Status::NotSupported("wide-column entities need RocksDB 9; this build has an older one");
+#endif
+}
+
+}  // namespace
+
+Result<std::unique_ptr<RangeApplier>> RangeApplier::Create(std::shared_ptr<TargetStore> store, ApplyRange range,
+                                                           ApplyMode mode, Cursor cursor) {
+  if (store->Handle(range.family) == nullptr) {
+    return Status(Code::kUsage, store->path() + " has no column family with id " + std::to_string(range.family));
+  }
+  return std::unique_ptr<RangeApplier>(new RangeApplier(std::move(store), std::move(range), mode, std::move(cursor)));
+}
+
+RangeApplier::RangeApplier(std::shared_ptr<TargetStore> store, ApplyRange range, ApplyMode mode, Cursor cursor)
+    : store_(std::move(store)),
+      range_(std::move(range)),
+      mode_(mode),
+      comparator_(store_->Handle(range_.family)->GetComparator()),
+      applied_(std::move(cursor)) {
+  applied_.range = range_.range;
+}
+
+RangeApplier::~RangeApplier() {
+  (void)Drain();
+  if (writer_) {
+    writer_.reset();
+    ::unlink(file_.c_str());
+  }
+}
+
+Status RangeApplier::BackgroundStatus() {
+  const std::lock_guard lock(mutex_);
+  return background_;
+}
+
+Status RangeApplier::OpenFile() {
+  ColumnFamilyDescription family;
+  {
+    const std::lock_guard lock(store_->mutex_);
+    family = store_->families_.at(range_.family);
+  }
+  rocksdb::Options options(rocksdb::DBOptions(), OpenOptions(family));
+  options.info_log = SilentLogger();
+  rocksdb::EnvOptions env_options;
+  env_options.bytes_per_sync = kBytesPerSync;
+  file_ = store_->NextSpoolFile();
+  writer_ = std::make_unique<rocksdb::SstFileWriter>(env_options, options, store_->Handle(range_.family),
+                                                     /*invalidate_page_cache=*/false);
+  const auto status = writer_->Open(file_);
+  if (!status.ok()) {
+    writer_.reset();
+  }
+  return FromTarget(status, "make " + file_);
+}
+
+Status RangeApplier::AddToFile(std::string_view batch) {
+  if (!writer_) {
+    if (Status status = OpenFile(); !status.ok()) {
+      return status;
+    }
+  }
+  BatchReader reader(batch);
+  Record record;
+  std::vector<WideColumn> scratch;
+  while (reader.Next(&record)) {
+    const auto status = AddRecord(writer_.get(), record, &scratch);
+    if (!status.ok()) {
+      // The writer refuses a key that does not follow the one before it; anything else is the disk's fault.
+      return status.IsInvalidArgument() ? Status(Code::kCorruption, "batch: keys out of order: " + status.ToString())
+                                        : FromTarget(status, "write " + file_);
+    }
+  }
+  return Status::Ok();
+}
+
+Status RangeApplier::Apply(Frame* frame) {
+  if (Status status = BackgroundStatus(); !status.ok()) {
+    return status;
+  }
+  auto raw = frame->OpenRaw();
+  if (!raw.ok()) {
+    return raw.status();
+  }
+  const std::set<uint32_t> families{range_.family};
+  BatchRules rules;
+  rules.column_families = &families;
+  rules.only_puts = true;
+  auto summary = ValidateBatch(raw.value(), rules);
+  if (!summary.ok()) {
+    return summary.status();
+  }
+  if (summary.value().records != frame->header().entries) {
+    return Status(Code::kCorruption, "frame header counts " + std::to_string(frame->header().entries) +
+                                         " entries, its batch holds " + std::to_string(summary.value().records));
+  }
+  if (summary.value().records == 0) {
+    return Status::Ok();
+  }
+  const rocksdb::Slice first = ToSlice(summary.value().first_key);
+  const rocksdb::Slice last = ToSlice(summary.value().last_key);
+  if ((applied_.entries > 0 && comparator_->Compare(first, applied_.last_key) <= 0) ||
+      (range_.start && comparator_->Compare(first, *range_.start) < 0) ||
+      (range_.end && comparator_->Compare(last, *range_.end) >= 0)) {
+    return Status(Code::kCorruption, "batch: its keys do not follow what was applied, or lie outside the range");
+  }
+
+  Cursor next = applied_;
+  next.entries += summary.value().records;
+  next.raw_bytes += summary.value().key_bytes + summary.value().value_bytes;
+  next.digest = ChainDigest(applied_.digest, raw.value());
+  next.last_key.assign(summary.value().last_key);
+  if (mode_ == ApplyMode::kIngest) {
+    if (Status status = AddToFile(raw.value()); !status.ok()) {
+      const std::lock_guard lock(mutex_);
+      return background_ = status;
+    }
+    applied_ = std::move(next);
+    return writer_->FileSize() >= store_->options_.sst_file_bytes ? Submit(false) : Status::Ok();
+  }
+  if (Status status = store_->Write(frame, &next); !status.ok()) {
+    return status;
+  }
+  applied_ = std::move(next);
+  unsynced_bytes_ += raw.value().size();
+  return unsynced_bytes_ >= store_->options_.sst_file_bytes ? Submit(false) : Status::Ok();
+}
+
+Status RangeApplier::Finish(uint64_t entries, uint64_t raw_bytes, const Digest& digest) {
+  if (entries != applied_.entries || raw_bytes != applied_.raw_bytes || !(digest == applied_.digest)) {
+    return Status(Code::kCorruption, "range " + std::to_string(range_.range) + ": the sender counted " +
+                                         std::to_string(entries) + " entries, " + std::to_string(raw_bytes) +
+                                         " bytes, digest " + digest.Hex() + "; the receiver applied " +
+                                         std::to_string(applied_.entries) + ", " + std::to_string(applied_.raw_bytes) +
+                                         ", " + applied_.digest.Hex());
+  }
+  applied_.complete = true;
+  return Submit(true);
+}
+
+Status RangeApplier::Flush() {
+  const bool nothing = mode_ == ApplyMode::kIngest ? writer_ == nullptr : unsynced_bytes_ == 0;
+  return nothing ? BackgroundStatus() : Submit(false);
+}
+
+Status RangeApplier::Submit(bool complete) {
+  // Cursors of a range must become durable in their order, so one file at a time is under way.
+  if (Status status = Drain(); !status.ok()) {
+    return status;
+  }
+  Cursor cursor = applied_;
+  cursor.complete = complete;
+  if (mode_ == ApplyMode::kWrite) {
+    unsynced_bytes_ = 0;
+    Status status =
+        complete ? store_->PutRecord(EncodeCursorKey(cursor.range), EncodeCursor(cursor)) : store_->SyncWal();
+    const std::lock_guard lock(mutex_);
+    if (status.ok()) {
+      durable_ = std::move(cursor);
+    }
+    return background_ = status;
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    under_way_ = true;
+  }
+  std::shared_ptr<rocksdb::SstFileWriter> writer = std::move(writer_);
+  const std::string file = writer ? std::exchange(file_, std::string()) : std::string();
+  store_->finisher_->Submit([this, writer, file, cursor] {
+    Status status = writer ? FromTarget(writer->Finish(), "finish " + file) : Status::Ok();
+    if (status.ok()) {
+      status = store_->IngestAndRecord(range_.family, file, cursor);
+    }
+    const std::lock_guard lock(mutex_);
+    if (status.ok()) {
+      durable_ = cursor;
+    } else {
+      background_ = status;
+    }
+    under_way_ = false;
+    changed_.notify_all();
+  });
+  return Status::Ok();
+}
+
+Status RangeApplier::Drain() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return !under_way_; });
+  return background_;
+}
+
+std::optional<Cursor> RangeApplier::TakeDurable() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(durable_, std::nullopt);
+}
+
+}  // namespace kvbatch

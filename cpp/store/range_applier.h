@@ -1,0 +1,89 @@
+// RangeApplier: takes the frames of one range in their order and makes them durable in a target.
+#pragma once
+
+#include <rocksdb/sst_file_writer.h>
+
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/status.h"
+#include "frame/frame.h"
+#include "store/cursor.h"
+#include "store/target_store.h"
+
+namespace kvbatch {
+
+enum class ApplyMode {
+  kIngest,  // build SST files and ingest each when it is full: for a range that is empty in the target
+  kWrite    // WriteBatch with the WAL on, cursor in the same batch
+};
+
+struct ApplyRange {
+  uint32_t range = 0;
+  uint32_t family = 0;  // the target's id
+  std::optional<std::string> start;
+  std::optional<std::string> end;
+};
+
+// One thread calls it. What it has taken is `applied`; what survives any crash is `durable`, and TakeDurable tells of
+// it. After the first error it takes nothing more; what was durable stays so.
+class RangeApplier {
+ public:
+  // Goes on from `cursor`, which is the target's own for this range, or a fresh one. kUsage when the store has no such
+  // family.
+  static Result<std::unique_ptr<RangeApplier>> Create(std::shared_ptr<TargetStore> store, ApplyRange range,
+                                                      ApplyMode mode, Cursor cursor);
+  // Waits for files under way; drops the unfinished one.
+  ~RangeApplier();
+
+  RangeApplier(const RangeApplier&) = delete;
+  RangeApplier& operator=(const RangeApplier&) = delete;
+
+  // Validates the frame and applies it: structure, column family, order and bounds of the keys. kCorruption when it is
+  // not what it claims to be; nothing of it reaches the store then.
+  Status Apply(Frame* frame);
+
+  // The range is at its end: what the sender counted must be what arrived, else kCorruption. Durable soon after.
+  Status Finish(uint64_t entries, uint64_t raw_bytes, const Digest& digest);
+
+  // Makes what was applied durable without ending the range: the peer went away.
+  Status Flush();
+
+  // Waits until everything submitted is durable and returns the first error of the background work.
+  Status Drain();
+
+  // The newest durable cursor, if it is newer than at the last call.
+  std::optional<Cursor> TakeDurable();
+
+  const Cursor& applied() const { return applied_; }
+
+ private:
+  RangeApplier(std::shared_ptr<TargetStore> store, ApplyRange range, ApplyMode mode, Cursor cursor);
+  Status AddToFile(std::string_view batch);
+  Status OpenFile();
+  Status Submit(bool complete);
+  Status BackgroundStatus();
+
+  std::shared_ptr<TargetStore> store_;
+  const ApplyRange range_;
+  const ApplyMode mode_;
+  const rocksdb::Comparator* comparator_;
+  Cursor applied_;
+  uint64_t unsynced_bytes_ = 0;
+  std::unique_ptr<rocksdb::SstFileWriter> writer_;
+  std::string file_;
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool under_way_ = false;
+  Status background_;
+  std::optional<Cursor> durable_;
+};
+
+}  // namespace kvbatch

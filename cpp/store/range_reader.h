@@ -1,0 +1,53 @@
+// RangeReader: packs the entries of a range into frames, one frame a call.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "base/checksum.h"
+#include "base/status.h"
+#include "frame/frame.h"
+#include "store/entry_iterator.h"
+#include "store/source_store.h"
+
+namespace kvbatch {
+
+enum class StopReason {
+  kFull,       // the batch reached its size; there may be more
+  kEnd,        // the range is exhausted; the frame may be empty
+  kLargeEntry  // nothing was packed: the next entry alone needs `needed_bytes`
+};
+
+struct FillResult {
+  StopReason stop = StopReason::kEnd;
+  uint32_t entries = 0;
+  uint64_t raw_bytes = 0;     // keys and values, without the batch's own bytes
+  uint64_t needed_bytes = 0;  // with kLargeEntry: the batch size that takes the entry
+};
+
+// Not thread-safe. Holds the store.
+class RangeReader {
+ public:
+  // `target_family` is the id that the records carry, which is the target's. `digest` is the running digest to go on
+  // from, that of the cursor when resuming.
+  RangeReader(std::shared_ptr<SourceStore> store, rocksdb::ColumnFamilyHandle* family, RangeBounds bounds,
+              uint32_t target_family, const Digest& digest);
+
+  // Packs entries straight into the frame's buffer until the batch has `batch_bytes`, then compresses it. An entry
+  // larger than the batch is reported (kLargeEntry) so that the caller can ask again with room for it.
+  // kSource names the damaged file when the source cannot be read.
+  Result<FillResult> Fill(Frame* frame, size_t batch_bytes, Codec codec);
+
+  const std::string& last_key() const { return last_key_; }
+  const Digest& digest() const { return digest_; }
+
+ private:
+  std::shared_ptr<SourceStore> store_;
+  EntryIterator entries_;
+  uint32_t target_family_;
+  Digest digest_;
+  std::string last_key_;
+};
+
+}  // namespace kvbatch

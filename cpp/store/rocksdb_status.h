@@ -1,0 +1,34 @@
+// Translation of RocksDB's statuses into ours, at the one boundary between the two.
+#pragma once
+
+#include <rocksdb/slice.h>
+#include <rocksdb/status.h>
+
+#include <string_view>
+
+#include "base/status.h"
+
+namespace kvbatch {
+
+// A failed read of a source. Corruption and I/O errors name the file in RocksDB's own message.
+inline Status FromSource(const rocksdb::Status& status, std::string_view what) {
+  if (status.ok()) {
+    return Status::Ok();
+  }
+  return Status(Code::kSource, std::string(what) + ": " + status.ToString());
+}
+
+// A failed write of a target. A full disk is told apart: the job can go on once there is room.
+inline Status FromTarget(const rocksdb::Status& status, std::string_view what) {
+  if (status.ok()) {
+    return Status::Ok();
+  }
+  const bool no_space = status.IsNoSpace() || status.subcode() == rocksdb::Status::SubCode::kNoSpace ||
+                        status.subcode() == rocksdb::Status::SubCode::kSpaceLimit;
+  return Status(no_space ? Code::kNoSpace : Code::kTarget, std::string(what) + ": " + status.ToString());
+}
+
+inline std::string_view View(const rocksdb::Slice& slice) { return {slice.data(), slice.size()}; }
+inline rocksdb::Slice ToSlice(std::string_view view) { return {view.data(), view.size()}; }
+
+}  // namespace kvbatch

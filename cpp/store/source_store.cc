@@ -1,0 +1,243 @@
+#include "store/source_store.h"
+
+#include <rocksdb/table_properties.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "store/rocksdb_status.h"
+
+namespace kvbatch {
+
+namespace {
+
+// A sequential reader has a handful of files open at a time; every further one only holds its index in memory.
+constexpr int kMaxOpenFiles = 64;
+
+std::string Quoted(const std::string& name) { return "\"" + name + "\""; }
+
+}  // namespace
+
+Result<std::shared_ptr<SourceStore>> SourceStore::Open(const std::string& path, const std::vector<std::string>& names) {
+  auto described = DescribeStore(path);
+  if (!described.ok()) {
+    return described.status();
+  }
+  const auto wanted = [&names](const std::string& name) {
+    return names.empty() || std::find(names.begin(), names.end(), name) != names.end();
+  };
+  for (const std::string& name : names) {
+    const auto& all = described.value();
+    if (std::none_of(all.begin(), all.end(), [&name](const auto& family) { return family.name == name; })) {
+      std::string known;
+      for (const auto& family : all) {
+        known += (known.empty() ? "" : ", ") + Quoted(family.name);
+      }
+      return Status(Code::kUsage, path + " has no column family " + Quoted(name) + "; it has " + known);
+    }
+  }
+  auto lock = StoreLock::Acquire(path);
+  if (!lock.ok()) {
+    return lock.status();
+  }
+
+  std::shared_ptr<SourceStore> store(new SourceStore());
+  store->path_ = path;
+  store->lock_ = lock.Take();
+  std::vector<rocksdb::ColumnFamilyDescriptor> descriptors;
+  for (const auto& family : described.value()) {
+    // RocksDB opens no store without its default family.
+    if (wanted(family.name) || family.name == rocksdb::kDefaultColumnFamilyName) {
+      if (Status status = CheckComparator(family); !status.ok()) {
+        return status;
+      }
+      descriptors.emplace_back(family.name, OpenOptions(family));
+    }
+    if (wanted(family.name)) {
+      store->families_.push_back(family);
+    }
+  }
+
+  rocksdb::DBOptions options;
+  options.info_log = SilentLogger();
+  options.max_open_files = kMaxOpenFiles;
+  options.skip_stats_update_on_db_open = true;
+  std::vector<rocksdb::ColumnFamilyHandle*> handles;
+  rocksdb::DB* db = nullptr;
+  const auto opened = rocksdb::DB::OpenForReadOnly(options, path, descriptors, &handles, &db);
+  if (!opened.ok()) {
+    // RocksDB answers InvalidArgument where an option of ours contradicts the store, its comparator above all.
+    const Code code = opened.IsInvalidArgument() ? Code::kRefused : Code::kSource;
+    return Status(code, "open " + path + ": " + opened.ToString());
+  }
+  store->db_.reset(db);
+  for (size_t i = 0; i < handles.size(); ++i) {
+    store->handles_[descriptors[i].name] = handles[i];
+  }
+  for (const auto& family : store->families_) {
+    if (Status status = store->CheckMergeOperands(family); !status.ok()) {
+      return status;
+    }
+  }
+  return store;
+}
+
+SourceStore::~SourceStore() {
+  for (const auto& [name, handle] : handles_) {
+    db_->DestroyColumnFamilyHandle(handle);
+  }
+}
+
+Result<rocksdb::ColumnFamilyHandle*> SourceStore::Family(const std::string& name) const {
+  const auto found = handles_.find(name);
+  if (found == handles_.end()) {
+    return Status(Code::kUsage, path_ + " has no column family " + Quoted(name));
+  }
+  return found->second;
+}
+
+Result<std::string> SourceStore::Identity() const {
+  std::string identity;
+  if (Status status = FromSource(db_->GetDbIdentity(identity), "read the identity of " + path_); !status.ok()) {
+    return status;
+  }
+  return identity;
+}
+
+Status SourceStore::CheckMergeOperands(const ColumnFamilyDescription& family) const {
+  if (HasUsableMergeOperator(family)) {
+    return Status::Ok();
+  }
+  auto figures = Figures(family.name);
+  if (!figures.ok()) {
+    return figures.status();
+  }
+  bool found = figures.value().merge_operands > 0;
+  if (!found && figures.value().memtable_entries > 0) {
+    // What stands only in the WAL has no table properties. Iteration stops at the first operand.
+    rocksdb::ReadOptions options;
+    options.read_tier = rocksdb::kMemtableTier;
+    options.total_order_seek = true;
+    const std::unique_ptr<rocksdb::Iterator> iterator(db_->NewIterator(options, handles_.at(family.name)));
+    for (iterator->SeekToFirst(); iterator->Valid(); iterator->Next()) {
+    }
+    found = iterator->status().IsInvalidArgument() || iterator->status().IsCorruption();
+  }
+  if (!found) {
+    return Status::Ok();
+  }
+  const std::string operand_owner = family.merge_operator.empty()
+                                        ? "the store names no merge operator"
+                                        : "its merge operator " + family.merge_operator + " is not known to this build";
+  return Status(Code::kRefused, "column family " + Quoted(family.name) + " holds merge operands and " + operand_owner +
+                                    "; compact it with the program it belongs to, then try again");
+}
+
+Result<ColumnFamilyFigures> SourceStore::Figures(const std::string& name) const {
+  auto handle = Family(name);
+  if (!handle.ok()) {
+    return handle.status();
+  }
+  rocksdb::TablePropertiesCollection tables;
+  if (Status status = FromSource(db_->GetPropertiesOfAllTables(handle.value(), &tables), "read table properties");
+      !status.ok()) {
+    return status;
+  }
+  ColumnFamilyFigures figures;
+  for (const auto& [file, properties] : tables) {
+    const uint64_t dropped = std::min(properties->num_entries, 2 * properties->num_deletions);
+    figures.entries += properties->num_entries - dropped;
+    figures.raw_bytes += properties->raw_key_size + properties->raw_value_size;
+    figures.merge_operands += properties->num_merge_operands;
+    ++figures.files;
+  }
+  uint64_t number = 0;
+  if (db_->GetIntProperty(handle.value(), rocksdb::DB::Properties::kTotalSstFilesSize, &number)) {
+    figures.file_bytes += number;
+  }
+  if (db_->GetIntProperty(handle.value(), rocksdb::DB::Properties::kTotalBlobFileSize, &number)) {
+    figures.file_bytes += number;
+    figures.raw_bytes += number;
+  }
+  for (const auto& property :
+       {rocksdb::DB::Properties::kNumEntriesActiveMemTable, rocksdb::DB::Properties::kNumEntriesImmMemTables}) {
+    if (db_->GetIntProperty(handle.value(), property, &number)) {
+      figures.memtable_entries += number;
+    }
+  }
+  figures.entries += figures.memtable_entries;
+  if (figures.memtable_entries > 0 &&
+      db_->GetIntProperty(handle.value(), rocksdb::DB::Properties::kSizeAllMemTables, &number)) {
+    figures.raw_bytes += number;
+  }
+  return figures;
+}
+
+Result<std::optional<std::pair<std::string, std::string>>> SourceStore::FirstAndLastKey(const std::string& name) const {
+  auto handle = Family(name);
+  if (!handle.ok()) {
+    return handle.status();
+  }
+  rocksdb::ReadOptions options;
+  options.total_order_seek = true;
+  options.fill_cache = false;
+  const std::unique_ptr<rocksdb::Iterator> iterator(db_->NewIterator(options, handle.value()));
+  std::optional<std::pair<std::string, std::string>> keys;
+  iterator->SeekToFirst();
+  if (iterator->Valid()) {
+    std::string first = iterator->key().ToString();
+    iterator->SeekToLast();
+    if (iterator->Valid()) {
+      keys.emplace(std::move(first), iterator->key().ToString());
+    }
+  }
+  if (Status status = FromSource(iterator->status(), "read the source"); !status.ok()) {
+    return status;
+  }
+  return keys;
+}
+
+Result<std::optional<std::string>> SourceStore::Seek(const std::string& name, const std::string& key) const {
+  auto handle = Family(name);
+  if (!handle.ok()) {
+    return handle.status();
+  }
+  rocksdb::ReadOptions options;
+  options.total_order_seek = true;
+  options.fill_cache = false;
+  const std::unique_ptr<rocksdb::Iterator> iterator(db_->NewIterator(options, handle.value()));
+  iterator->Seek(key);
+  std::optional<std::string> found;
+  if (iterator->Valid()) {
+    found = iterator->key().ToString();
+  }
+  if (Status status = FromSource(iterator->status(), "read the source"); !status.ok()) {
+    return status;
+  }
+  return found;
+}
+
+Result<std::vector<uint64_t>> SourceStore::ApproximateSizes(const std::string& name, const std::string& start,
+                                                            const std::vector<std::string>& keys) const {
+  auto handle = Family(name);
+  if (!handle.ok()) {
+    return handle.status();
+  }
+  std::vector<rocksdb::Range> ranges;
+  ranges.reserve(keys.size());
+  for (const std::string& key : keys) {
+    ranges.emplace_back(start, key);
+  }
+  std::vector<uint64_t> sizes(keys.size());
+  rocksdb::SizeApproximationOptions options;
+  options.include_files = true;
+  options.include_memtables = true;
+  const auto status =
+      db_->GetApproximateSizes(options, handle.value(), ranges.data(), static_cast<int>(ranges.size()), sizes.data());
+  if (!status.ok()) {
+    return FromSource(status, "estimate sizes");
+  }
+  return sizes;
+}
+
+}  // namespace kvbatch

@@ -1,0 +1,75 @@
+// SourceStore: a RocksDB directory opened read-only, offline, without a trace: no LOG, no lock file, no mtime changes.
+#pragma once
+
+#include <rocksdb/db.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "store/entry_iterator.h"
+#include "store/store_description.h"
+#include "store/store_lock.h"
+
+namespace kvbatch {
+
+// Figures of one column family from its table properties and memtables. All are estimates but the file count.
+struct ColumnFamilyFigures {
+  uint64_t entries = 0;
+  uint64_t raw_bytes = 0;   // keys and values before compression
+  uint64_t file_bytes = 0;  // SST and blob files
+  uint64_t files = 0;       // SST files
+  uint64_t memtable_entries = 0;
+  uint64_t merge_operands = 0;  // in the files
+};
+
+// Thread-safe once open. Readers must not outlive it; the bindings keep it alive for them.
+class SourceStore {
+ public:
+  // Opens `names` (all when empty) and takes the store's lock in shared mode. Refuses what cannot be moved: unknown
+  // comparators, user-defined timestamps, merge operands whose operator is not known, a store that is being written.
+  static Result<std::shared_ptr<SourceStore>> Open(const std::string& path, const std::vector<std::string>& names);
+  ~SourceStore();
+
+  SourceStore(const SourceStore&) = delete;
+  SourceStore& operator=(const SourceStore&) = delete;
+
+  const std::string& path() const { return path_; }
+  // The opened families in the order of their ids.
+  const std::vector<ColumnFamilyDescription>& families() const { return families_; }
+  // kUsage when there is no such family.
+  Result<rocksdb::ColumnFamilyHandle*> Family(const std::string& name) const;
+  rocksdb::DB* db() const { return db_.get(); }
+  uint64_t LatestSequence() const { return db_->GetLatestSequenceNumber(); }
+
+  // RocksDB's id of this store, which no other store has.
+  Result<std::string> Identity() const;
+
+  Result<ColumnFamilyFigures> Figures(const std::string& name) const;
+
+  // The first and last key of a family; nothing when it is empty.
+  Result<std::optional<std::pair<std::string, std::string>>> FirstAndLastKey(const std::string& name) const;
+
+  // The first key at or behind `key` (in the comparator's order); nothing when there is none.
+  Result<std::optional<std::string>> Seek(const std::string& name, const std::string& key) const;
+
+  // Estimated bytes, files and memtables, between `start` and each of `keys` (in the comparator's order).
+  Result<std::vector<uint64_t>> ApproximateSizes(const std::string& name, const std::string& start,
+                                                 const std::vector<std::string>& keys) const;
+
+ private:
+  SourceStore() = default;
+  Status CheckMergeOperands(const ColumnFamilyDescription& family) const;
+
+  std::string path_;
+  std::shared_ptr<StoreLock> lock_;
+  std::vector<ColumnFamilyDescription> families_;
+  std::map<std::string, rocksdb::ColumnFamilyHandle*> handles_;
+  std::unique_ptr<rocksdb::DB> db_;
+};
+
+}  // namespace kvbatch

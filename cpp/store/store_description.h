@@ -1,0 +1,51 @@
+// What a RocksDB directory says of itself before it is opened: its column families and how they were set up.
+#pragma once
+
+#include <rocksdb/options.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+
+namespace kvbatch {
+
+// The column family in which a target keeps its job record and cursors until the job is finished.
+inline constexpr char kReservedColumnFamily[] = "__kvbatch__";
+
+// The traits of a column family that a copy should keep. The names are RocksDB's own, as its OPTIONS file has them.
+struct ColumnFamilyDescription {
+  std::string name;  // arbitrary bytes, usually UTF-8
+  std::string comparator = "leveldb.BytewiseComparator";
+  std::string merge_operator;       // empty: none
+  std::string compression = "lz4";  // none, snappy, zlib, bzip2, lz4, lz4hc or zstd: that of the bottommost level
+  std::string filter_policy;        // as FilterPolicy::CreateFromString takes it; empty: none
+  uint64_t block_size = 16 << 10;
+};
+
+// Lists the column families in the order of their ids, traits from the newest OPTIONS file; a store without one
+// has the defaults above. kUsage when `path` is no directory or no RocksDB directory, kSource when it cannot be read.
+// Opens nothing for writing.
+Result<std::vector<ColumnFamilyDescription>> DescribeStore(const std::string& path);
+
+// kRefused, by name, for a comparator this build does not know and for user-defined timestamps.
+Status CheckComparator(const ColumnFamilyDescription& family);
+
+// RocksDB options that open the family: comparator, merge operator where this build knows it, table format.
+// Requires CheckComparator to have passed.
+rocksdb::ColumnFamilyOptions OpenOptions(const ColumnFamilyDescription& family);
+
+// Whether the family's merge operator is set and known to this build.
+bool HasUsableMergeOperator(const ColumnFamilyDescription& family);
+
+// kUsage for a compression name that is not in the list above or not linked into this build.
+Result<rocksdb::CompressionType> ParseCompression(const std::string& name);
+
+// The RocksDB this build is linked with, e.g. "9.10.0".
+std::string RocksdbVersion();
+
+// A logger that drops everything, so that opening a store writes no LOG file.
+std::shared_ptr<rocksdb::Logger> SilentLogger();
+
+}  // namespace kvbatch

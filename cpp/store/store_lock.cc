@@ -1,0 +1,116 @@
+#include "store/store_lock.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <fstream>
+#include <map>
+#include <mutex>
+#include <sstream>
+#include <utility>
+
+namespace kvbatch {
+
+namespace {
+
+using FileId = std::pair<dev_t, ino_t>;
+
+std::mutex registry_mutex;
+std::map<FileId, std::weak_ptr<StoreLock>>& Registry() {
+  static auto* registry = new std::map<FileId, std::weak_ptr<StoreLock>>();
+  return *registry;
+}
+
+Status InUse(const std::string& path, pid_t pid) {
+  std::string who = pid == ::getpid() ? "this process" : pid > 0 ? "process " + std::to_string(pid) : "another process";
+  return Status(Code::kRefused, path + " is in use: " + who + " has it open for writing (its LOCK is held)");
+}
+
+// The pid of a process with an exclusive lock on the file, 0 if none is listed. /proc/locks is asked first because
+// closing any descriptor of a file drops this process's own locks on it: the file must not even be opened while a
+// RocksDB in this process has the store open.
+pid_t WriterListedInProc(ino_t inode) {
+  std::ifstream locks("/proc/locks");
+  for (std::string line; std::getline(locks, line);) {
+    std::istringstream fields(line);
+    std::string number, kind, mode, access, pid, file;
+    fields >> number >> kind >> mode >> access >> pid >> file;
+    const auto colon = file.rfind(':');
+    if (kind == "POSIX" && access == "WRITE" && colon != std::string::npos &&
+        file.substr(colon + 1) == std::to_string(inode)) {
+      return static_cast<pid_t>(std::strtol(pid.c_str(), nullptr, 10));
+    }
+  }
+  return 0;
+}
+
+bool InformationOf(const std::string& file, struct stat* information) { return ::stat(file.c_str(), information) == 0; }
+
+}  // namespace
+
+Status StoreLock::CheckFree(const std::string& path) {
+  const std::string file = path + "/LOCK";
+  struct stat information{};
+  if (!InformationOf(file, &information)) {
+    return Status::Ok();
+  }
+  const std::lock_guard guard(registry_mutex);
+  if (const auto known = Registry().find({information.st_dev, information.st_ino});
+      known != Registry().end() && !known->second.expired()) {
+    return Status(Code::kRefused, path + " is in use: this process is reading it");
+  }
+  if (const pid_t writer = WriterListedInProc(information.st_ino); writer > 0) {
+    return InUse(path, writer);
+  }
+  const UniqueFd fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
+  struct flock probe{};
+  probe.l_type = F_WRLCK;
+  probe.l_whence = SEEK_SET;
+  if (fd.valid() && ::fcntl(fd.get(), F_GETLK, &probe) == 0 && probe.l_type != F_UNLCK) {
+    return probe.l_type == F_WRLCK
+               ? InUse(path, probe.l_pid)
+               : Status(Code::kRefused, path + " is in use: process " + std::to_string(probe.l_pid) + " is reading it");
+  }
+  return Status::Ok();
+}
+
+Result<std::shared_ptr<StoreLock>> StoreLock::Acquire(const std::string& path) {
+  const std::string file = path + "/LOCK";
+  struct stat information{};
+  if (!InformationOf(file, &information)) {
+    return std::make_shared<StoreLock>(UniqueFd());
+  }
+  const std::lock_guard guard(registry_mutex);
+  const FileId id{information.st_dev, information.st_ino};
+  auto& known = Registry()[id];
+  if (auto held = known.lock()) {
+    return held;
+  }
+  if (const pid_t writer = WriterListedInProc(information.st_ino); writer == ::getpid()) {
+    return InUse(path, writer);
+  }
+  UniqueFd fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) {
+    if (const pid_t writer = WriterListedInProc(information.st_ino); writer > 0) {
+      return InUse(path, writer);
+    }
+    return std::make_shared<StoreLock>(UniqueFd());
+  }
+  struct flock lock{};
+  lock.l_type = F_RDLCK;
+  lock.l_whence = SEEK_SET;
+  if (::fcntl(fd.get(), F_SETLK, &lock) != 0 && (errno == EACCES || errno == EAGAIN)) {
+    struct flock probe{};
+    probe.l_type = F_RDLCK;
+    probe.l_whence = SEEK_SET;
+    const bool told = ::fcntl(fd.get(), F_GETLK, &probe) == 0 && probe.l_type != F_UNLCK;
+    return InUse(path, told ? probe.l_pid : 0);
+  }
+  auto held = std::make_shared<StoreLock>(std::move(fd));
+  known = held;
+  return held;
+}
+
+}  // namespace kvbatch

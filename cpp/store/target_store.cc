@@ -1,0 +1,367 @@
+#include "store/target_store.h"
+
+#include <rocksdb/options.h>
+#include <rocksdb/write_batch.h>
+
+#include <filesystem>
+#include <set>
+#include <system_error>
+#include <utility>
+
+#include "batch/batch_reader.h"
+#include "store/rocksdb_status.h"
+#include "store/store_lock.h"
+
+namespace kvbatch {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr char kSpoolDirectory[] = ".kvbatch";
+constexpr int kMaxOpenFiles = 64;
+constexpr size_t kFinisherThreads = 2;
+
+rocksdb::ColumnFamilyOptions WriteOptionsFor(const ColumnFamilyDescription& family) {
+  rocksdb::ColumnFamilyOptions options = OpenOptions(family);
+  options.disable_auto_compactions = true;
+  return options;
+}
+
+ColumnFamilyDescription ReservedFamily() {
+  ColumnFamilyDescription family;
+  family.name = kReservedColumnFamily;
+  family.compression = "none";
+  return family;
+}
+
+}  // namespace
+
+Result<std::shared_ptr<TargetStore>> TargetStore::Open(const std::string& path, const TargetOptions& options) {
+  std::shared_ptr<TargetStore> store(new TargetStore());
+  store->path_ = path;
+  store->options_ = options;
+
+  std::vector<ColumnFamilyDescription> families;
+  std::error_code error;
+  if (fs::exists(fs::path(path) / "CURRENT", error)) {
+    auto described = DescribeStore(path);
+    if (!described.ok()) {
+      return described.status();
+    }
+    families = described.Take();
+  } else if (options.create) {
+    ColumnFamilyDescription family;
+    family.name = rocksdb::kDefaultColumnFamilyName;
+    families.push_back(family);
+  } else {
+    return Status(Code::kUsage, path + " holds no RocksDB store");
+  }
+
+  if (Status status = StoreLock::CheckFree(path); !status.ok()) {
+    return status;
+  }
+  std::vector<rocksdb::ColumnFamilyDescriptor> descriptors;
+  for (const auto& family : families) {
+    if (Status status = CheckComparator(family); !status.ok()) {
+      return status;
+    }
+    descriptors.emplace_back(family.name, WriteOptionsFor(family));
+  }
+  rocksdb::DBOptions db_options;
+  db_options.create_if_missing = options.create;
+  db_options.max_open_files = kMaxOpenFiles;
+  db_options.skip_stats_update_on_db_open = true;
+  db_options.info_log_level = rocksdb::InfoLogLevel::WARN_LEVEL;
+  std::vector<rocksdb::ColumnFamilyHandle*> handles;
+  rocksdb::DB* db = nullptr;
+  const auto opened = rocksdb::DB::Open(db_options, path, descriptors, &handles, &db);
+  if (!opened.ok()) {
+    if (opened.IsInvalidArgument()) {
+      return Status(Code::kRefused, "open " + path + ": " + opened.ToString());
+    }
+    return FromTarget(opened, "open " + path);
+  }
+  store->db_.reset(db);
+  for (size_t i = 0; i < handles.size(); ++i) {
+    if (families[i].name == kReservedColumnFamily) {
+      store->reserved_ = handles[i];
+      continue;
+    }
+    store->handles_[handles[i]->GetID()] = handles[i];
+    store->families_[handles[i]->GetID()] = families[i];
+  }
+  const fs::path spool = fs::path(path) / kSpoolDirectory;
+  fs::remove_all(spool, error);
+  fs::create_directory(spool, error);
+  if (error) {
+    return FromErrno(Code::kTarget, "make " + spool.string(), error.value());
+  }
+  store->finisher_ = std::make_unique<Finisher>(kFinisherThreads);
+  return store;
+}
+
+TargetStore::~TargetStore() { (void)Close(); }
+
+Status TargetStore::Close() {
+  if (!db_) {
+    return Status::Ok();
+  }
+  finisher_.reset();
+  for (const auto& [id, handle] : handles_) {
+    db_->DestroyColumnFamilyHandle(handle);
+  }
+  handles_.clear();
+  families_.clear();
+  if (reserved_ != nullptr) {
+    db_->DestroyColumnFamilyHandle(std::exchange(reserved_, nullptr));
+  }
+  const Status status = FromTarget(db_->Close(), "close " + path_);
+  db_.reset();
+  std::error_code error;
+  fs::remove_all(fs::path(path_) / kSpoolDirectory, error);
+  return status;
+}
+
+Status TargetStore::CheckOpen() const {
+  return db_ ? Status::Ok() : Status(Code::kTarget, path_ + " is closed already");
+}
+
+std::vector<ColumnFamilyDescription> TargetStore::Families() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<ColumnFamilyDescription> families;
+  for (const auto& [id, family] : families_) {
+    families.push_back(family);
+  }
+  return families;
+}
+
+Result<std::string> TargetStore::Identity() const {
+  if (Status status = CheckOpen(); !status.ok()) {
+    return status;
+  }
+  std::string identity;
+  if (Status status = FromTarget(db_->GetDbIdentity(identity), "read the identity of " + path_); !status.ok()) {
+    return status;
+  }
+  return identity;
+}
+
+Result<uint32_t> TargetStore::FamilyId(const std::string& name) const {
+  const std::lock_guard lock(mutex_);
+  for (const auto& [id, family] : families_) {
+    if (family.name == name) {
+      return id;
+    }
+  }
+  return Status(Code::kUsage, path_ + " has no column family \"" + name + "\"");
+}
+
+rocksdb::ColumnFamilyHandle* TargetStore::Handle(uint32_t id) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = handles_.find(id);
+  return found == handles_.end() ? nullptr : found->second;
+}
+
+Result<uint32_t> TargetStore::EnsureFamily(const ColumnFamilyDescription& family) {
+  if (Status status = CheckOpen(); !status.ok()) {
+    return status;
+  }
+  if (Status status = CheckComparator(family); !status.ok()) {
+    return status;
+  }
+  const std::lock_guard lock(mutex_);
+  for (auto& [id, existing] : families_) {
+    if (existing.name == family.name) {
+      if (existing.comparator != family.comparator) {
+        return Status(Code::kRefused, "column family \"" + family.name + "\": comparator: theirs " +
+                                          existing.comparator + ", ours " + family.comparator);
+      }
+      // The traits of files to come; those of the store that exists are its owner's.
+      existing = family;
+      return id;
+    }
+  }
+  rocksdb::ColumnFamilyHandle* handle = nullptr;
+  const auto status = db_->CreateColumnFamily(WriteOptionsFor(family), family.name, &handle);
+  if (!status.ok()) {
+    return FromTarget(status, "make column family \"" + family.name + "\"");
+  }
+  handles_[handle->GetID()] = handle;
+  families_[handle->GetID()] = family;
+  return handle->GetID();
+}
+
+Result<bool> TargetStore::HasData(const std::string& name, const std::optional<std::string>& start,
+                                  const std::optional<std::string>& end) const {
+  auto id = FamilyId(name);
+  if (!id.ok()) {
+    return id.status();
+  }
+  rocksdb::ReadOptions options;
+  options.total_order_seek = true;
+  rocksdb::Slice upper;
+  if (end) {
+    upper = ToSlice(*end);
+    options.iterate_upper_bound = &upper;
+  }
+  const std::unique_ptr<rocksdb::Iterator> iterator(db_->NewIterator(options, Handle(id.value())));
+  if (start) {
+    iterator->Seek(*start);
+  } else {
+    iterator->SeekToFirst();
+  }
+  const bool found = iterator->Valid();
+  // A merge operand that cannot be resolved is data too.
+  return found || !iterator->status().ok();
+}
+
+bool TargetStore::HasRecords() const {
+  const std::lock_guard lock(mutex_);
+  return reserved_ != nullptr;
+}
+
+Status TargetStore::EnsureReserved() {
+  const std::lock_guard lock(mutex_);
+  if (reserved_ != nullptr) {
+    return Status::Ok();
+  }
+  const auto status = db_->CreateColumnFamily(WriteOptionsFor(ReservedFamily()), kReservedColumnFamily, &reserved_);
+  return FromTarget(status, "make the reserved column family in " + path_);
+}
+
+Result<std::optional<std::string>> TargetStore::GetRecord(std::string_view key) const {
+  if (!HasRecords()) {
+    return std::optional<std::string>();
+  }
+  std::string value;
+  const auto status = db_->Get(rocksdb::ReadOptions(), reserved_, ToSlice(key), &value);
+  if (status.IsNotFound()) {
+    return std::optional<std::string>();
+  }
+  if (!status.ok()) {
+    return FromTarget(status, "read the job record of " + path_);
+  }
+  return std::optional<std::string>(std::move(value));
+}
+
+Status TargetStore::PutRecord(std::string_view key, std::string_view value) {
+  if (Status status = CheckOpen(); !status.ok()) {
+    return status;
+  }
+  if (Status status = EnsureReserved(); !status.ok()) {
+    return status;
+  }
+  rocksdb::WriteOptions options;
+  options.sync = true;
+  return FromTarget(db_->Put(options, reserved_, ToSlice(key), ToSlice(value)), "write the job record of " + path_);
+}
+
+Result<std::vector<Cursor>> TargetStore::Cursors() const {
+  std::vector<Cursor> cursors;
+  if (!HasRecords()) {
+    return cursors;
+  }
+  const std::unique_ptr<rocksdb::Iterator> iterator(db_->NewIterator(rocksdb::ReadOptions(), reserved_));
+  for (iterator->Seek(ToSlice(kCursorPrefix)); iterator->Valid() && View(iterator->key()).starts_with(kCursorPrefix);
+       iterator->Next()) {
+    auto cursor = DecodeCursor(View(iterator->key()), View(iterator->value()));
+    if (!cursor.ok()) {
+      return cursor.status();
+    }
+    cursors.push_back(cursor.Take());
+  }
+  if (Status status = FromTarget(iterator->status(), "read the cursors of " + path_); !status.ok()) {
+    return status;
+  }
+  return cursors;
+}
+
+Status TargetStore::DropRecords() {
+  if (Status status = CheckOpen(); !status.ok()) {
+    return status;
+  }
+  const std::lock_guard lock(mutex_);
+  if (reserved_ == nullptr) {
+    return Status::Ok();
+  }
+  if (Status status = FromTarget(db_->DropColumnFamily(reserved_), "drop the job record of " + path_); !status.ok()) {
+    return status;
+  }
+  db_->DestroyColumnFamilyHandle(std::exchange(reserved_, nullptr));
+  return Status::Ok();
+}
+
+Status TargetStore::Write(Frame* frame, const Cursor* cursor) {
+  if (Status status = CheckOpen(); !status.ok()) {
+    return status;
+  }
+  auto raw = frame->OpenRaw();
+  if (!raw.ok()) {
+    return raw.status();
+  }
+  std::set<uint32_t> ids;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [id, handle] : handles_) {
+      ids.insert(id);
+    }
+  }
+  BatchRules rules;
+  rules.column_families = &ids;
+  if (auto summary = ValidateBatch(raw.value(), rules); !summary.ok()) {
+    return summary.status();
+  }
+  rocksdb::WriteBatch batch{std::string(raw.value())};
+  if (cursor != nullptr) {
+    if (Status status = EnsureReserved(); !status.ok()) {
+      return status;
+    }
+    const auto added = batch.Put(reserved_, EncodeCursorKey(cursor->range), EncodeCursor(*cursor));
+    if (!added.ok()) {
+      return FromTarget(added, "add the cursor");
+    }
+  }
+  return FromTarget(db_->Write(rocksdb::WriteOptions(), &batch), "write to " + path_);
+}
+
+Status TargetStore::SyncWal() {
+  if (Status status = CheckOpen(); !status.ok()) {
+    return status;
+  }
+  return FromTarget(db_->SyncWAL(), "sync the WAL of " + path_);
+}
+
+Status TargetStore::Flush() {
+  if (Status status = CheckOpen(); !status.ok()) {
+    return status;
+  }
+  std::vector<rocksdb::ColumnFamilyHandle*> handles;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [id, handle] : handles_) {
+      handles.push_back(handle);
+    }
+  }
+  return FromTarget(db_->Flush(rocksdb::FlushOptions(), handles), "flush " + path_);
+}
+
+std::string TargetStore::NextSpoolFile() {
+  const std::lock_guard lock(mutex_);
+  return path_ + "/" + kSpoolDirectory + "/" + std::to_string(next_spool_file_++) + ".sst";
+}
+
+Status TargetStore::IngestAndRecord(uint32_t family, const std::string& file, const Cursor& cursor) {
+  if (!file.empty()) {
+    rocksdb::IngestExternalFileOptions options;
+    options.move_files = true;
+    options.snapshot_consistency = false;
+    const auto status = db_->IngestExternalFile(Handle(family), {file}, options);
+    if (!status.ok()) {
+      return FromTarget(status, "ingest into " + path_);
+    }
+  }
+  return PutRecord(EncodeCursorKey(cursor.range), EncodeCursor(cursor));
+}
+
+}  // namespace kvbatch

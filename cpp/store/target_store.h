@@ -1,0 +1,93 @@
+// TargetStore: a RocksDB directory that a job writes into, with the job's records in a reserved column family.
+#pragma once
+
+#include <rocksdb/db.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/status.h"
+#include "frame/frame.h"
+#include "store/cursor.h"
+#include "store/finisher.h"
+#include "store/store_description.h"
+
+namespace kvbatch {
+
+struct TargetOptions {
+  bool create = true;                            // make the store where there is none
+  uint64_t sst_file_bytes = uint64_t{64} << 20;  // size at which a file is ingested
+};
+
+// Thread-safe but for Open and Close. Automatic compactions are off while it is open: a job leaves files where they
+// belong and must not run the owner's merge operators or compaction filters.
+class TargetStore : public std::enable_shared_from_this<TargetStore> {
+ public:
+  // kRefused when another process has it open or it cannot be opened as it is; kUsage when it does not exist and is
+  // not to be made. Leftovers of an interrupted job in the spool directory are removed.
+  static Result<std::shared_ptr<TargetStore>> Open(const std::string& path, const TargetOptions& options);
+  ~TargetStore();
+
+  TargetStore(const TargetStore&) = delete;
+  TargetStore& operator=(const TargetStore&) = delete;
+
+  const std::string& path() const { return path_; }
+  // Families besides the reserved one.
+  std::vector<ColumnFamilyDescription> Families() const;
+  // RocksDB's id of this store, which no other store has.
+  Result<std::string> Identity() const;
+
+  // The id of the family, made with the given traits where it does not exist. kRefused when it exists with another
+  // comparator.
+  Result<uint32_t> EnsureFamily(const ColumnFamilyDescription& family);
+  Result<uint32_t> FamilyId(const std::string& name) const;
+  // Whether the family holds an entry in [start, end).
+  Result<bool> HasData(const std::string& name, const std::optional<std::string>& start,
+                       const std::optional<std::string>& end) const;
+
+  // The job's own records. They are synced when PutRecord returns.
+  bool HasRecords() const;
+  Result<std::optional<std::string>> GetRecord(std::string_view key) const;
+  Status PutRecord(std::string_view key, std::string_view value);
+  Result<std::vector<Cursor>> Cursors() const;
+  // Drops the reserved family: from here on the directory is an ordinary store.
+  Status DropRecords();
+
+  // Validates the batch in `frame` against this store's families and writes it with the WAL on, not synced. With
+  // `cursor`, the cursor stands in the same write.
+  Status Write(Frame* frame, const Cursor* cursor);
+  Status SyncWal();
+  // Memtables to files, so that the store is whole in its SST files.
+  Status Flush();
+  // Waits for background work and closes. Everything else fails afterwards.
+  Status Close();
+
+ private:
+  friend class RangeApplier;
+
+  TargetStore() = default;
+  Status CheckOpen() const;
+  Status EnsureReserved();
+  rocksdb::ColumnFamilyHandle* Handle(uint32_t id) const;
+  std::string NextSpoolFile();
+  // Ingests a file that RangeApplier built (none: an empty path) and then writes the cursor, synced.
+  Status IngestAndRecord(uint32_t family, const std::string& file, const Cursor& cursor);
+
+  std::string path_;
+  TargetOptions options_;
+  mutable std::mutex mutex_;
+  std::map<uint32_t, rocksdb::ColumnFamilyHandle*> handles_;
+  std::map<uint32_t, ColumnFamilyDescription> families_;
+  rocksdb::ColumnFamilyHandle* reserved_ = nullptr;
+  uint64_t next_spool_file_ = 0;
+  std::unique_ptr<rocksdb::DB> db_;
+  std::unique_ptr<Finisher> finisher_;
+};
+
+}  // namespace kvbatch

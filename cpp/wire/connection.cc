@@ -1,0 +1,169 @@
+#include "wire/connection.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/uio.h>
+
+#include <cerrno>
+
+#include "base/checksum.h"
+
+namespace kvbatch {
+
+Connection::Connection(UniqueFd fd, std::string peer, const FrameLimits& limits)
+    : fd_(std::move(fd)), peer_(std::move(peer)), limits_(limits) {}
+
+Status Connection::SendAll(std::string_view header, std::string_view payload) {
+  while (!header.empty() || !payload.empty()) {
+    iovec parts[2] = {{const_cast<char*>(header.data()), header.size()},
+                      {const_cast<char*>(payload.data()), payload.size()}};
+    msghdr message{};
+    message.msg_iov = header.empty() ? parts + 1 : parts;
+    message.msg_iovlen = header.empty() || payload.empty() ? 1 : 2;
+    const ssize_t sent = ::sendmsg(fd_.get(), &message, MSG_NOSIGNAL);
+    if (sent < 0) {
+      if (errno == EINTR) {
+        continue;
+      }
+      if (errno == EAGAIN || errno == EWOULDBLOCK) {
+        return Status(Code::kTransport, "send to " + peer_ + ": the peer took no byte within the time-out");
+      }
+      return FromErrno(Code::kTransport, "send to " + peer_, errno);
+    }
+    auto moved = static_cast<size_t>(sent);
+    bytes_sent_.fetch_add(moved, std::memory_order_relaxed);
+    const size_t of_header = moved < header.size() ? moved : header.size();
+    header.remove_prefix(of_header);
+    payload.remove_prefix(moved - of_header);
+  }
+  return Status::Ok();
+}
+
+Status Connection::ReceiveAll(char* out, size_t size, bool at_frame_start) {
+  size_t have = 0;
+  while (have < size) {
+    const ssize_t got = ::recv(fd_.get(), out + have, size - have, MSG_WAITALL);
+    if (got > 0) {
+      have += static_cast<size_t>(got);
+      bytes_received_.fetch_add(static_cast<uint64_t>(got), std::memory_order_relaxed);
+      continue;
+    }
+    if (got == 0) {
+      if (at_frame_start && have == 0) {
+        return Status(Code::kClosed, peer_ + " closed the connection");
+      }
+      return Status(Code::kTransport, peer_ + " closed the connection inside a frame");
+    }
+    if (errno == EINTR) {
+      continue;
+    }
+    if (errno == EAGAIN || errno == EWOULDBLOCK) {
+      return Status(Code::kTransport, "receive from " + peer_ + ": no byte came within the time-out");
+    }
+    return FromErrno(Code::kTransport, "receive from " + peer_, errno);
+  }
+  return Status::Ok();
+}
+
+Status Connection::Send(Frame* frame) {
+  FrameHeader& header = frame->header();
+  const std::string_view payload = frame->payload();
+  header.sequence = next_send_sequence_;
+  header.payload_crc32c = Crc32c(payload);
+  char bytes[kFrameHeaderSize];
+  EncodeFrameHeader(header, bytes);
+  Status status = SendAll({bytes, sizeof(bytes)}, payload);
+  if (status.ok()) {
+    ++next_send_sequence_;
+  }
+  return status;
+}
+
+Status Connection::SendControl(FrameType type, uint32_t stream, uint32_t range, std::string_view payload) {
+  FrameHeader header;
+  header.type = type;
+  header.stream = stream;
+  header.range = range;
+  header.sequence = next_send_sequence_;
+  header.raw_length = payload.size();
+  header.payload_length = payload.size();
+  header.payload_crc32c = Crc32c(payload);
+  char bytes[kFrameHeaderSize];
+  EncodeFrameHeader(header, bytes);
+  Status status = SendAll({bytes, sizeof(bytes)}, payload);
+  if (status.ok()) {
+    ++next_send_sequence_;
+  }
+  return status;
+}
+
+Status Connection::Receive(Frame* frame) {
+  char bytes[kFrameHeaderSize];
+  if (Status status = ReceiveAll(bytes, sizeof(kFrameMagic), true); !status.ok()) {
+    return status;
+  }
+  // A peer of another protocol may send less than a header and wait; its first bytes say enough.
+  if (std::string_view(bytes, sizeof(kFrameMagic)) != std::string_view(kFrameMagic, sizeof(kFrameMagic))) {
+    char rest[12];
+    const ssize_t more = ::recv(fd_.get(), rest, sizeof(rest), MSG_DONTWAIT);
+    std::string start(bytes, sizeof(kFrameMagic));
+    start.append(rest, more > 0 ? static_cast<size_t>(more) : 0);
+    start.resize(kFrameHeaderSize);
+    return DecodeFrameHeader(start, limits_).status();
+  }
+  if (Status status = ReceiveAll(bytes + sizeof(kFrameMagic), sizeof(bytes) - sizeof(kFrameMagic), false);
+      !status.ok()) {
+    return status;
+  }
+  auto header = DecodeFrameHeader({bytes, sizeof(bytes)}, limits_);
+  if (!header.ok()) {
+    return header.status();
+  }
+  if (header.value().sequence != next_receive_sequence_) {
+    return Status(Code::kProtocol, "frame out of order from " + peer_ + ": sequence " +
+                                       std::to_string(header.value().sequence) + " where " +
+                                       std::to_string(next_receive_sequence_) + " was due");
+  }
+  if (Status status = frame->ReserveFor(header.value()); !status.ok()) {
+    return status;
+  }
+  if (Status status = ReceiveAll(frame->payload_buffer(), header.value().payload_length, false); !status.ok()) {
+    return status;
+  }
+  if (Crc32c(frame->payload()) != header.value().payload_crc32c) {
+    return Status(Code::kCorruption, "frame " + std::to_string(header.value().sequence) + " from " + peer_ +
+                                         " fails its crc32c: bytes changed on the way");
+  }
+  ++next_receive_sequence_;
+  return Status::Ok();
+}
+
+Result<bool> Connection::WaitReadable(int timeout_ms) {
+  pollfd entry{fd_.get(), POLLIN, 0};
+  while (true) {
+    const int ready = ::poll(&entry, 1, timeout_ms);
+    if (ready >= 0) {
+      return ready > 0;
+    }
+    if (errno != EINTR) {
+      return FromErrno(Code::kTransport, "poll " + peer_, errno);
+    }
+  }
+}
+
+Status Connection::SetTimeout(int64_t milliseconds) {
+  timeval timeout{};
+  timeout.tv_sec = milliseconds / 1000;
+  timeout.tv_usec = static_cast<suseconds_t>(milliseconds % 1000 * 1000);
+  for (const int option : {SO_RCVTIMEO, SO_SNDTIMEO}) {
+    if (::setsockopt(fd_.get(), SOL_SOCKET, option, &timeout, sizeof(timeout)) != 0) {
+      return FromErrno(Code::kTransport, "set the time-out of " + peer_, errno);
+    }
+  }
+  return Status::Ok();
+}
+
+void Connection::Shutdown() { ::shutdown(fd_.get(), SHUT_RDWR); }
+
+}  // namespace kvbatch

@@ -1,0 +1,62 @@
+// Connection: frames over a connected stream socket, whole or not at all.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+
+#include "base/status.h"
+#include "base/unique_fd.h"
+#include "frame/frame.h"
+
+namespace kvbatch {
+
+// One thread may send while another receives; two senders or two receivers at once are not allowed. Shutdown() may be
+// called from any thread and makes the blocked calls return. After the first error the connection is unusable.
+class Connection {
+ public:
+  // Takes ownership of `fd`, a connected blocking stream socket. `peer` is for messages.
+  Connection(UniqueFd fd, std::string peer, const FrameLimits& limits);
+
+  // Sends header and payload with one vectored call where the socket takes it. Fills in sequence and crc32c.
+  // kTransport when the connection breaks or no byte moves for the time-out.
+  Status Send(Frame* frame);
+
+  // Sends `payload` as a control frame.
+  Status SendControl(FrameType type, uint32_t stream, uint32_t range, std::string_view payload);
+
+  // Receives the next frame into `frame`: header checked, lengths held against the limits before memory is taken,
+  // payload against its crc32c. kClosed when the peer closed between frames; kTransport when it broke inside one or
+  // fell silent; kProtocol and kCorruption as DecodeFrameHeader says, and for a frame out of order.
+  Status Receive(Frame* frame);
+
+  // Whether a Receive would find bytes, or the end, within `timeout_ms`.
+  Result<bool> WaitReadable(int timeout_ms);
+
+  // No progress for this long is a broken connection; 0 waits forever.
+  Status SetTimeout(int64_t milliseconds);
+
+  void Shutdown();
+
+  const std::string& peer() const { return peer_; }
+  uint64_t bytes_sent() const { return bytes_sent_.load(std::memory_order_relaxed); }
+  uint64_t bytes_received() const { return bytes_received_.load(std::memory_order_relaxed); }
+  uint64_t frames_sent() const { return next_send_sequence_; }
+
+ private:
+  Status SendAll(std::string_view header, std::string_view payload);
+  Status ReceiveAll(char* out, size_t size, bool at_frame_start);
+
+  UniqueFd fd_;
+  std::string peer_;
+  FrameLimits limits_;
+  uint64_t next_send_sequence_ = 0;
+  uint64_t next_receive_sequence_ = 0;
+  std::atomic<uint64_t> bytes_sent_{0};
+  std::atomic<uint64_t> bytes_received_{0};
+};
+
+}  // namespace kvbatch

@@ -1,0 +1,5 @@
+"""python -m kvbatch"""
+
+from kvbatch.cli import main
+
+main()

@@ -1,0 +1,43 @@
+"""The functions of the package; see `kvbatch.__all__`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from kvbatch.endpoints import check_apart, parse_endpoint
+from kvbatch.migration import Migration, Plan, make_plan, open_source
+from kvbatch.options import MigrationOptions
+from kvbatch.server import Receiver
+from kvbatch.verify import verify
+
+__all__ = ["migrate", "plan", "serve", "verify"]
+
+
+def plan(source: str | os.PathLike[str], target: str | os.PathLike[str], **options: Any) -> Plan:
+    """What `migrate` with the same arguments would do; touches nothing. Raises UsageError, RefusedError, SourceError."""
+    checked = MigrationOptions.checked(**options)
+    source_endpoint, target_endpoint = parse_endpoint(source), parse_endpoint(target)
+    check_apart(source_endpoint, target_endpoint)
+    store = open_source(source_endpoint, checked)
+    return make_plan(source_endpoint, target_endpoint, store, checked)
+
+
+def migrate(source: str | os.PathLike[str], target: str | os.PathLike[str], **options: Any) -> Migration:
+    """Starts moving `source` to `target` in the background.
+
+    Endpoints are a path, `rocksdb:PATH` or, for a target, `kvbatch://host:port/NAME`. Options are the fields of
+    `MigrationOptions`. An unfinished job of the same source, target and selection is taken up where it stands. Raises
+    UsageError, RefusedError or SourceError before anything is written; what happens later is raised by
+    `Migration.wait`.
+    """
+    return Migration(os.fspath(source), os.fspath(target), MigrationOptions.checked(**options)).start()
+
+
+def serve(root: str | os.PathLike[str], *, host: str = "127.0.0.1", port: int = 0, **options: Any) -> Receiver:
+    """Starts a receiver for targets below `root` in the background; port 0 takes a free one (`Receiver.port`). Stop it
+    with `Receiver.stop`, or use it in a `with` statement."""
+    receiver = Receiver(Path(root), host, port, **options)
+    receiver.start()
+    return receiver

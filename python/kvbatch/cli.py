@@ -1,0 +1,463 @@
+"""The command line. stdout holds results only; progress, logs and errors go to stderr. docs/operating.md has the page."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import structlog
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from kvbatch import api
+from kvbatch.demo import run_demo
+from kvbatch.errors import KvbatchError, UsageError
+from kvbatch.events import Summary
+from kvbatch.migration import Migration, Plan
+from kvbatch.options import MigrationOptions, default_state_dir
+from kvbatch.progress_view import follow
+from kvbatch.server import Receiver
+from kvbatch.state import JobRecord, StateStore
+from kvbatch.units import format_bytes, format_count, format_seconds, parse_bytes
+from kvbatch.verify import VerifyReport
+from kvbatch.version import __version__
+
+__all__ = ["app", "main"]
+
+EXIT_DIFFERENT = 3
+EXIT_RESUMABLE = 75
+
+app = typer.Typer(
+    name="kvbatch",
+    help="Moves raw key-values between RocksDB stores as checksummed batches.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class ProgressChoice(StrEnum):
+    AUTO = "auto"
+    BAR = "bar"
+    PLAIN = "plain"
+    JSON = "json"
+    NONE = "none"
+
+
+class LaneChoice(StrEnum):
+    AUTO = "auto"
+    BATCH = "batch"
+
+
+class CompressionChoice(StrEnum):
+    AUTO = "auto"
+    LZ4 = "lz4"
+    ZSTD = "zstd"
+    NONE = "none"
+
+
+SourceArgument = Annotated[str, typer.Argument(metavar="SOURCE", help="A RocksDB directory: PATH or rocksdb:PATH.")]
+TargetArgument = Annotated[
+    str, typer.Argument(metavar="TARGET", help="PATH, rocksdb:PATH or kvbatch://host:port/NAME.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
+StateOption = Annotated[
+    Path | None, typer.Option("--state-dir", help="Where the sender keeps its jobs (default: the XDG state directory).")
+]
+LaneOption = Annotated[LaneChoice, typer.Option(help="How bytes travel.")]
+StreamsOption = Annotated[int | None, typer.Option(help="Ranges moved at once (default: the cores, 4 at most).")]
+CompressionOption = Annotated[CompressionChoice, typer.Option(help="Compression on the wire.")]
+TargetCompressionOption = Annotated[
+    str, typer.Option(help="Compression of the target's files: auto (as the source), none, lz4, zstd, snappy, zlib.")
+]
+MemoryOption = Annotated[str, typer.Option(help="Memory for frames on this side.")]
+BatchOption = Annotated[str, typer.Option(help="Bytes in a batch: auto, or 4KiB to 64MiB.")]
+WindowOption = Annotated[int, typer.Option(help="Frames in flight per stream.")]
+FamilyOption = Annotated[
+    list[str] | None, typer.Option("--cf", metavar="NAME", help="Only this column family; may be repeated.")
+]
+RangeOption = Annotated[
+    str | None, typer.Option("--range", metavar="HEX..HEX", help="Only keys in [start, end); either side may be empty.")
+]
+JobOption = Annotated[str | None, typer.Option(help="Job id (default: made from source, target and selection).")]
+NonemptyOption = Annotated[
+    bool, typer.Option("--allow-nonempty", help="Write into a target that holds other data; its other keys stay.")
+]
+RetriesOption = Annotated[int, typer.Option(help="Attempts after a broken connection before giving up with exit 75.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def _options(
+    *,
+    lane: LaneChoice,
+    streams: int | None,
+    compression: CompressionChoice,
+    target_compression: str,
+    max_memory: str,
+    batch_size: str,
+    window: int,
+    column_families: list[str] | None,
+    key_range: str | None,
+    job: str | None,
+    state_dir: Path | None,
+    allow_nonempty: bool,
+    retries: int,
+) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "lane": lane.value,
+        "compression": compression.value,
+        "target_compression": target_compression,
+        "max_memory": max_memory,
+        "batch_bytes": batch_size,
+        "window": window,
+        "column_families": tuple(column_families or ()),
+        "key_range": key_range,
+        "job": job,
+        "allow_nonempty": allow_nonempty,
+        "retries": retries,
+        "state_dir": state_dir or default_state_dir(),
+    }
+    if streams is not None:
+        options["streams"] = streams
+    return options
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value), flush=True)
+
+
+def _table(rows: list[tuple[str, str]]) -> None:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False, soft_wrap=True).print(table)
+
+
+# -- migrate and plan -------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def migrate(
+    source: SourceArgument,
+    target: TargetArgument,
+    lane: LaneOption = LaneChoice.AUTO,
+    streams: StreamsOption = None,
+    compression: CompressionOption = CompressionChoice.AUTO,
+    target_compression: TargetCompressionOption = "auto",
+    max_memory: MemoryOption = "256MiB",
+    batch_size: BatchOption = "auto",
+    window: WindowOption = 8,
+    column_families: FamilyOption = None,
+    key_range: RangeOption = None,
+    job: JobOption = None,
+    state_dir: StateOption = None,
+    allow_nonempty: NonemptyOption = False,
+    retries: RetriesOption = 8,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and touch nothing.")] = False,
+    progress: Annotated[ProgressChoice, typer.Option(help="What to show on stderr.")] = ProgressChoice.AUTO,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Copy SOURCE to TARGET. Run again after any interruption: it carries on where it was."""
+    options = _options(
+        lane=lane,
+        streams=streams,
+        compression=compression,
+        target_compression=target_compression,
+        max_memory=max_memory,
+        batch_size=batch_size,
+        window=window,
+        column_families=column_families,
+        key_range=key_range,
+        job=job,
+        state_dir=state_dir,
+        allow_nonempty=allow_nonempty,
+        retries=retries,
+    )
+    if dry_run:
+        _show_plan(api.plan(source, target, **options), as_json)
+        return
+    migration = Migration(source, target, MigrationOptions.checked(**options))
+    events = migration.events()
+    migration.start()
+    with _stop_on_signals(migration):
+        follow(events, progress.value)
+        summary = migration.wait()
+    if as_json:
+        _print_json(dataclasses.asdict(summary))
+    else:
+        _show_summary(summary)
+
+
+class _stop_on_signals:
+    """SIGINT and SIGTERM stop the job cleanly; a second one ends the process at once."""
+
+    def __init__(self, migration: Migration) -> None:
+        self._migration = migration
+
+    def _stop(self, number: int, frame: object) -> None:
+        del frame
+        signal.signal(number, signal.SIG_DFL)
+        print("stopping; the job stays resumable (once more: at once)", file=sys.stderr, flush=True)
+        self._migration.cancel()
+
+    def __enter__(self) -> None:
+        self._old = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+
+def _show_summary(summary: Summary) -> None:
+    rows = [
+        ("job", summary.job),
+        ("entries", f"{summary.entries:,}"),
+        ("keys and values", format_bytes(summary.raw_bytes)),
+        ("time", format_seconds(summary.seconds)),
+        ("rate", f"{format_count(summary.entries_per_second)} entries/s"),
+        ("lane", f"{summary.lane}: {summary.lane_reason}"),
+        ("on the wire", format_bytes(summary.wire_bytes)),
+        ("sent again", format_bytes(summary.resent_bytes)),
+        ("peak memory", format_bytes(summary.peak_rss_bytes)),
+    ]
+    _table(rows)
+
+
+def _show_plan(plan: Plan, as_json: bool) -> None:
+    if as_json:
+        _print_json(plan.to_json())
+        return
+    _table(
+        [
+            ("job", plan.job),
+            ("lane", f"{plan.lane}: {plan.lane_reason}"),
+            ("column families", ", ".join(plan.column_families)),
+            ("entries", f"about {format_count(plan.estimated_entries)}"),
+            ("keys and values", f"about {format_bytes(plan.estimated_bytes)}"),
+            ("ranges", f"{len(plan.ranges)}, {plan.streams} at once"),
+        ]
+    )
+
+
+@app.command()
+def plan(
+    source: SourceArgument,
+    target: TargetArgument,
+    lane: LaneOption = LaneChoice.AUTO,
+    streams: StreamsOption = None,
+    column_families: FamilyOption = None,
+    key_range: RangeOption = None,
+    job: JobOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show what `migrate` would do; touches nothing."""
+    options: dict[str, Any] = {"lane": lane.value, "key_range": key_range, "job": job}
+    if streams is not None:
+        options["streams"] = streams
+    _show_plan(api.plan(source, target, column_families=tuple(column_families or ()), **options), as_json)
+
+
+# -- serve ------------------------------------------------------------------------------------------------------------
+
+
+def _parse_listen(text: str) -> tuple[str, int]:
+    host, separator, port = text.rpartition(":")
+    if not separator or not port.isdigit() or int(port) > 65535:
+        raise UsageError(f"malformed address {text!r}: write HOST:PORT, for example 127.0.0.1:7720")
+    return host.strip("[]"), int(port)
+
+
+@app.command()
+def serve(
+    root: Annotated[Path, typer.Option(help="Targets are directories below it.")],
+    listen: Annotated[str, typer.Option(help="HOST:PORT; port 0 takes a free one.")] = "127.0.0.1:7720",
+    max_memory: MemoryOption = "256MiB",
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen on an address that other machines reach, unencrypted.")
+    ] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Receive migrations into directories below a root, until SIGTERM or SIGINT."""
+    host, port = _parse_listen(listen)
+    receiver = Receiver(root, host, port, max_memory=parse_bytes(max_memory), insecure=insecure)
+    done = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: done.set())
+    receiver.start()
+    print(f"listening on {receiver.host}:{receiver.port}, root {receiver.root}", flush=True)
+    done.wait()
+    receiver.stop()
+
+
+# -- verify -----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def verify(
+    source: SourceArgument,
+    target: TargetArgument,
+    repair: Annotated[bool, typer.Option("--repair", help="Send the keys that differ, and only those.")] = False,
+    key_range: RangeOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Compare every entry of SOURCE and TARGET by digests. Exit 0: equal; 3: they differ."""
+    report = api.verify(source, target, repair=repair, key_range=key_range)
+    if report.unfinished:
+        print("note: the target belongs to an unfinished migration", file=sys.stderr)
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        _show_report(report)
+    if not report.equal:
+        raise typer.Exit(EXIT_DIFFERENT)
+
+
+def _show_report(report: VerifyReport) -> None:
+    rows = [
+        ("equal", "yes" if report.equal else "NO"),
+        ("entries", f"source {report.entries_source:,}, target {report.entries_target:,}"),
+        ("ranges differing", f"{report.ranges_differing} of {report.ranges}"),
+        ("keys missing", f"{report.keys_missing:,}"),
+        ("keys extra", f"{report.keys_extra:,}"),
+        ("keys different", f"{report.keys_different:,}"),
+    ]
+    if report.keys_repaired:
+        rows.append(("keys repaired", f"{report.keys_repaired:,}"))
+    rows += [(f'digest of "{family}"', digest) for family, digest in report.digests.items()]
+    rows += [(found.kind, f'"{found.column_family}" {found.key.hex()}') for found in report.samples]
+    _table(rows)
+
+
+# -- status, demo -----------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def status(
+    job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="One job; all when left out.")] = None,
+    state_dir: StateOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show the jobs that this machine sent, the newest first."""
+    state = StateStore(state_dir or default_state_dir())
+    if job is None:
+        records = state.jobs()
+        if as_json:
+            _print_json({"jobs": [record.to_json() for record in records]})
+        else:
+            _show_jobs(records)
+        return
+    record = state.find(job)
+    if record is None:
+        raise UsageError(f"no job {job!r} in the state directory; `kvbatch status` lists those there are")
+    if as_json:
+        _print_json(record.to_json())
+    else:
+        _show_jobs([record])
+        if record.error and record.shown_state != "done":
+            print(record.error)
+
+
+def _share(record: JobRecord) -> str:
+    expected = record.progress.get("estimated_bytes", 0)
+    if record.shown_state == "done":
+        return "100 %"
+    return f"{100 * record.progress.get('durable_bytes', 0) / expected:.0f} %" if expected else ""
+
+
+def _show_jobs(records: list[JobRecord]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in ("job", "state", "done", "entries", "source", "target"):
+        table.add_column(column)
+    for record in records:
+        entries = format_count(record.progress.get("durable_entries", 0))
+        table.add_row(record.job, record.shown_state, _share(record), entries, record.source, record.target)
+    Console(highlight=False, soft_wrap=True).print(table)
+
+
+@app.command()
+def demo(
+    entries: Annotated[int, typer.Option(help="Entries in the made-up source.", min=1)] = 1_000_000,
+    directory: Annotated[Path | None, typer.Option(help="Work here and keep it (default: a temporary one).")] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Make a store, migrate it through a receiver on loopback, verify it, print a short table."""
+    report = run_demo(entries, directory)
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        _table(report.rows())
+    if not report.equal:
+        raise typer.Exit(EXIT_DIFFERENT)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"kvbatch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version
+
+
+# -- errors -----------------------------------------------------------------------------------------------------------
+
+
+def _configure_logs() -> None:
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+    )
+
+
+def _fail(error: KvbatchError, arguments: list[str]) -> NoReturn:
+    print(f"kvbatch: {error}", file=sys.stderr)
+    if error.resumable:
+        print(f"nothing is lost; carry on with: kvbatch {shlex.join(arguments)}", file=sys.stderr)
+    elif error.exit_code == 1 and arguments[:1] == ["migrate"]:
+        print(
+            f"what was moved stays; once this is mended, carry on with: kvbatch {shlex.join(arguments)}",
+            file=sys.stderr,
+        )
+    sys.exit(error.exit_code)
+
+
+def run(arguments: list[str], invoke: Callable[[], None]) -> None:
+    """Runs a command and turns errors into messages and exit codes."""
+    try:
+        invoke()
+    except KvbatchError as error:
+        if "--debug" in arguments:
+            raise
+        _fail(error, arguments)
+
+
+def main() -> None:
+    _configure_logs()
+    run(sys.argv[1:], app)

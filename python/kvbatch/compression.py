@@ -1,0 +1,42 @@
+"""Which codec the next frame gets."""
+
+from __future__ import annotations
+
+from kvbatch._core.codec import Codec
+from kvbatch._core.frame import Frame
+from kvbatch.endpoints import DirectoryEndpoint, Endpoint
+
+__all__ = ["CodecChooser"]
+
+_NAMES = {"none": Codec.NONE, "lz4": Codec.LZ4, "zstd": Codec.ZSTD}
+# `auto` tries lz4 on one frame in so many while the data does not shrink to this share.
+_SAMPLE_EVERY = 64
+_WORTHWHILE_RATIO = 0.9
+
+
+class CodecChooser:
+    """One a stream. `auto`: none where no network lies between (the CPU is the limit there), else lz4, turned off
+    while sampled frames do not shrink below 0.9."""
+
+    def __init__(self, compression: str, target: Endpoint) -> None:
+        local = isinstance(target, DirectoryEndpoint) or target.host.startswith(("127.", "::1", "localhost"))
+        if compression == "auto":
+            self._fixed = Codec.NONE if local else None
+        else:
+            # Without a wire there is nothing to compress for.
+            self._fixed = Codec.NONE if isinstance(target, DirectoryEndpoint) else _NAMES[compression]
+        self._frames_until_sample = 0
+
+    def codec(self) -> Codec:
+        if self._fixed is not None:
+            return self._fixed
+        return Codec.LZ4 if self._frames_until_sample == 0 else Codec.NONE
+
+    def learn(self, frame: Frame) -> None:
+        """Takes notice of how a frame came out."""
+        if self._fixed is not None or frame.raw_length == 0:
+            return
+        if self._frames_until_sample > 0:
+            self._frames_until_sample -= 1
+        elif frame.payload_length > _WORTHWHILE_RATIO * frame.raw_length:
+            self._frames_until_sample = _SAMPLE_EVERY

@@ -1,0 +1,82 @@
+"""Where data comes from and goes to, as the command line and the API write it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from kvbatch.errors import RefusedError, UsageError
+
+__all__ = ["DEFAULT_PORT", "DirectoryEndpoint", "Endpoint", "ReceiverEndpoint", "check_apart", "parse_endpoint"]
+
+DEFAULT_PORT = 7720
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryEndpoint:
+    """A RocksDB directory on this machine."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiverEndpoint:
+    """The directory `name` below the root of a `kvbatch serve`."""
+
+    host: str
+    port: int
+    name: str
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"kvbatch://{host}:{self.port}/{self.name}"
+
+
+Endpoint = DirectoryEndpoint | ReceiverEndpoint
+
+
+def parse_endpoint(text: str | os.PathLike[str]) -> Endpoint:
+    """A path, `rocksdb:PATH` or `kvbatch://host:port/NAME`. Raises UsageError."""
+    text = os.fspath(text)
+    scheme, separator, rest = text.partition(":")
+    if scheme == "kvbatch" and rest.startswith("//"):
+        return _parse_receiver(text)
+    if scheme == "rocksdb" and separator:
+        text = rest
+    elif "://" in text:
+        raise UsageError(
+            f"unknown endpoint {text!r}: this version moves PATH, rocksdb:PATH and kvbatch://host:port/NAME"
+        )
+    if not text:
+        raise UsageError("an empty path names no store")
+    return DirectoryEndpoint(Path(os.path.abspath(text)))
+
+
+def _parse_receiver(text: str) -> ReceiverEndpoint:
+    try:
+        parts = urlsplit(text)
+        port = parts.port or DEFAULT_PORT
+    except ValueError as error:
+        raise UsageError(f"malformed endpoint {text!r}: {error}") from error
+    name = unquote(parts.path.strip("/"))
+    if not parts.hostname or not name:
+        raise UsageError(f"malformed endpoint {text!r}: write kvbatch://host:port/NAME")
+    return ReceiverEndpoint(parts.hostname, port, name)
+
+
+def check_apart(source: Endpoint, target: Endpoint) -> None:
+    """Raises RefusedError when one of two directories is, or lies in, the other."""
+    if not isinstance(source, DirectoryEndpoint) or not isinstance(target, DirectoryEndpoint):
+        return
+    real_source = Path(os.path.realpath(source.path))
+    real_target = Path(os.path.realpath(target.path))
+    if real_source == real_target:
+        raise RefusedError(f"source and target are the same directory: {real_source}")
+    for inner, outer in ((real_source, real_target), (real_target, real_source)):
+        if inner.is_relative_to(outer):
+            raise RefusedError(f"{inner} lies inside {outer}: choose a target outside of the source")

@@ -1,0 +1,116 @@
+"""What a running job tells: one event type, the same for Python, the terminal and `--progress json`."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+__all__ = ["Event", "EventBus", "Progress", "Summary"]
+
+EventKind = Literal["job", "range", "sample", "retry", "warning", "done"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """`kind` says what `data` holds:
+
+    job      job, lane, lane_reason, ranges, resumed
+    range    range, state ("started", "complete")
+    sample   the fields of Progress
+    retry    attempt, wait_seconds, error
+    warning  message
+    done     state, and the fields of Summary when the job is done, error otherwise
+    """
+
+    kind: EventKind
+    time: float
+    data: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"event": self.kind, "time": self.time, **self.data}
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a job stands. Entries and bytes (keys and values) count what was read, earlier runs included."""
+
+    entries: int = 0
+    raw_bytes: int = 0
+    durable_entries: int = 0
+    durable_bytes: int = 0
+    estimated_entries: int = 0
+    estimated_bytes: int = 0
+    entries_per_second: float = 0.0
+    bytes_per_second: float = 0.0
+    seconds: float = 0.0
+    ranges_complete: int = 0
+    ranges: int = 0
+
+    @property
+    def remaining_seconds(self) -> float | None:
+        """At the present rate; None while there is none."""
+        if self.bytes_per_second <= 0:
+            return None
+        return max(0, self.estimated_bytes - self.raw_bytes) / self.bytes_per_second
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What `--json` prints. Bytes are keys and values before compression unless they are wire bytes."""
+
+    job: str
+    state: str
+    lane: str
+    lane_reason: str
+    entries: int
+    raw_bytes: int
+    wire_bytes: int
+    seconds: float
+    entries_per_second: float
+    batches: int
+    resumed: bool
+    resent_bytes: int
+    throttled_seconds: float
+    peak_rss_bytes: int
+    ranges: int
+
+
+@dataclass
+class EventBus:
+    """Hands every event to every subscriber; late subscribers get those that follow, and the last `done`."""
+
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _queues: list[queue.SimpleQueue[Event]] = field(default_factory=list)
+    _done: Event | None = None
+
+    def publish(self, kind: EventKind, **data: Any) -> None:
+        event = Event(kind, time.time(), data)
+        with self._lock:
+            if kind == "done":
+                self._done = event
+            for subscriber in self._queues:
+                subscriber.put(event)
+
+    def subscribe(self) -> Iterator[Event]:
+        """Events from now on until `done`."""
+        mine: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        with self._lock:
+            if self._done is not None:
+                mine.put(self._done)
+            self._queues.append(mine)
+        return self._follow(mine)
+
+    def _follow(self, mine: queue.SimpleQueue[Event]) -> Iterator[Event]:
+        try:
+            while True:
+                event = mine.get()
+                yield event
+                if event.kind == "done":
+                    return
+        finally:
+            with self._lock:
+                self._queues.remove(mine)

@@ -1,0 +1,144 @@
+"""One stream of a job at its sender: a thread that takes ranges from the queue and moves them, a frame a turn."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from kvbatch._core.frame import BufferPool, Frame
+from kvbatch._core.store import Cursor, RangeReader, SourceStore, StopReason
+from kvbatch.compression import CodecChooser
+from kvbatch.errors import KvbatchError, SourceError, StoppedError
+from kvbatch.ranges import Range
+from kvbatch.state import SentLog
+from kvbatch.target import TargetSession, TargetStream
+from kvbatch.units import format_bytes
+
+__all__ = ["JobStream", "RangeQueue", "StreamCounters"]
+
+_LARGE_FRAME_BYTES = 8 << 20
+
+
+class RangeQueue:
+    """Ranges that are not complete yet, the largest first."""
+
+    def __init__(self, ranges: list[Range]) -> None:
+        self._lock = threading.Lock()
+        self._ranges = sorted(ranges, key=lambda part: part.estimated_bytes)
+
+    def take(self) -> Range | None:
+        with self._lock:
+            return self._ranges.pop() if self._ranges else None
+
+
+@dataclass(slots=True)
+class StreamCounters:
+    """Written by one stream, read by the monitor."""
+
+    entries: int = 0
+    raw_bytes: int = 0
+    batches: int = 0
+    wire_bytes: int = 0
+    resent_bytes: int = 0
+
+
+@dataclass(slots=True)
+class JobStream:
+    """What one stream needs; `run` is its thread."""
+
+    index: int
+    source: SourceStore
+    session: TargetSession
+    queue: RangeQueue
+    cursors: dict[int, Cursor]
+    sent: SentLog
+    pool: BufferPool
+    batch_bytes: int
+    codecs: CodecChooser
+    counters: StreamCounters
+    stopping: threading.Event
+    on_started: Callable[[Range], None]
+    on_durable: Callable[[Cursor], None]
+    error: KvbatchError | Exception | None = None
+    _stream: TargetStream | None = field(default=None, init=False)
+
+    def run(self) -> None:
+        try:
+            self._run()
+        except Exception as error:
+            self.error = error
+
+    def interrupt(self) -> None:
+        """Makes a call that waits for the target fail. From any thread."""
+        if self._stream is not None:
+            self._stream.interrupt()
+
+    def _run(self) -> None:
+        if self.stopping.is_set():
+            return
+        stream = self._stream = self.session.stream(self.index)
+        frame = Frame(self.pool)
+        try:
+            while (part := self.queue.take()) is not None:
+                self._copy(stream, frame, part)
+            frame.release()
+            stream.drain()
+        finally:
+            stream.close()
+            self._take_durable(stream)
+            self.counters.wire_bytes += stream.wire_bytes
+
+    def _copy(self, stream: TargetStream, frame: Frame, part: Range) -> None:
+        cursor = self.cursors.get(part.id, Cursor(part.id))
+        entries, raw_bytes = cursor.entries, cursor.raw_bytes
+        self.counters.resent_bytes += self.sent.beyond(part.id, raw_bytes)
+        reader = RangeReader(
+            self.source,
+            part.column_family,
+            part.start,
+            part.end,
+            after=cursor.last_key if cursor.entries else None,
+            target_family=self.session.reply.family_ids[part.column_family],
+            digest=cursor.digest,
+        )
+        self.on_started(part)
+        stream.begin(part)
+        while True:
+            if self.stopping.is_set():
+                raise StoppedError("stopped on request")
+            codec = self.codecs.codec()
+            filled = reader.fill(frame, self.batch_bytes, codec)
+            if filled.stop == StopReason.LARGE_ENTRY:
+                self._check_large(part, reader, filled.needed_bytes)
+                frame.release()
+                filled = reader.fill(frame, filled.needed_bytes, codec)
+            if filled.entries:
+                entries += filled.entries
+                raw_bytes += filled.raw_bytes
+                self.codecs.learn(frame)
+                self.sent.record(part.id, raw_bytes)
+                stream.put(frame, reader.digest)
+                if frame.raw_length >= _LARGE_FRAME_BYTES:
+                    frame.release()
+                self.counters.entries += filled.entries
+                self.counters.raw_bytes += filled.raw_bytes
+                self.counters.batches += 1
+                self._take_durable(stream)
+            if filled.stop == StopReason.END:
+                break
+        stream.end(entries, raw_bytes, reader.digest)
+        self._take_durable(stream)
+
+    def _take_durable(self, stream: TargetStream) -> None:
+        for cursor in stream.take_durable():
+            self.on_durable(cursor)
+
+    def _check_large(self, part: Range, reader: RangeReader, needed: int) -> None:
+        limit = min(self.session.reply.max_frame_bytes, self.pool.max_bytes // 2)
+        if needed > limit:
+            raise SourceError(
+                f"{part}: the entry behind key {reader.last_key.hex() or '(the first)'} takes {format_bytes(needed)}, "
+                f"more than the {format_bytes(limit)} that both sides' --max-memory allows in one frame. "
+                "Nothing is lost; raise --max-memory to more than twice the entry on both sides and run it again"
+            )

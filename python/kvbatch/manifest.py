@@ -1,0 +1,132 @@
+"""The manifest: what a sender tells a target about a job, and what the target keeps of it.
+
+It travels in the `open` request and stands as the record `job` in the target's reserved column family until the job is
+finished. It fixes everything a resume must agree on.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from kvbatch._core.store import ColumnFamilyDescription
+from kvbatch.errors import CorruptionError, RefusedError
+from kvbatch.ranges import KeyRange, Range, optional_bytes, optional_hex
+
+__all__ = ["JOB_RECORD", "Manifest"]
+
+JOB_RECORD = b"job"
+_VERSION = 1
+
+
+def _family_to_json(family: ColumnFamilyDescription) -> dict[str, Any]:
+    return {
+        "name": family.name,
+        "comparator": family.comparator,
+        "merge_operator": family.merge_operator,
+        "compression": family.compression,
+        "filter_policy": family.filter_policy,
+        "block_size": family.block_size,
+    }
+
+
+def _family_from_json(value: dict[str, Any]) -> ColumnFamilyDescription:
+    return ColumnFamilyDescription(
+        value["name"],
+        comparator=value["comparator"],
+        merge_operator=value["merge_operator"],
+        compression=value["compression"],
+        filter_policy=value["filter_policy"],
+        block_size=value["block_size"],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    job: str
+    source: str
+    fingerprint: str
+    lane: str
+    key_range: KeyRange
+    families: tuple[ColumnFamilyDescription, ...]
+    ranges: tuple[Range, ...]
+    allow_nonempty: bool = False
+    sst_file_bytes: int = 64 << 20
+    # Ids of the ranges where the target held data when the job began: written, not ingested.
+    written_ranges: tuple[int, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "version": _VERSION,
+            "job": self.job,
+            "source": self.source,
+            "fingerprint": self.fingerprint,
+            "lane": self.lane,
+            "key_range": [optional_hex(self.key_range.start), optional_hex(self.key_range.end)],
+            "families": [_family_to_json(family) for family in self.families],
+            "ranges": [part.to_json() for part in self.ranges],
+            "allow_nonempty": self.allow_nonempty,
+            "sst_file_bytes": self.sst_file_bytes,
+            "written_ranges": list(self.written_ranges),
+        }
+
+    @staticmethod
+    def from_json(value: Any) -> Manifest:
+        """Raises CorruptionError when `value` is not a manifest of this version."""
+        try:
+            if value["version"] != _VERSION:
+                raise CorruptionError(f"manifest version: theirs {value['version']}, ours {_VERSION}", retryable=False)
+            start, end = value["key_range"]
+            manifest = Manifest(
+                job=str(value["job"]),
+                source=str(value["source"]),
+                fingerprint=str(value["fingerprint"]),
+                lane=str(value["lane"]),
+                key_range=KeyRange(optional_bytes(start), optional_bytes(end)),
+                families=tuple(_family_from_json(family) for family in value["families"]),
+                ranges=tuple(Range.from_json(part) for part in value["ranges"]),
+                allow_nonempty=bool(value["allow_nonempty"]),
+                sst_file_bytes=int(value["sst_file_bytes"]),
+                written_ranges=tuple(int(number) for number in value["written_ranges"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptionError(f"malformed manifest: {error!r}", retryable=False) from error
+        names = {family.name for family in manifest.families}
+        if [part.id for part in manifest.ranges] != list(range(len(manifest.ranges))) or any(
+            part.column_family not in names for part in manifest.ranges
+        ):
+            raise CorruptionError("malformed manifest: its ranges do not fit its column families", retryable=False)
+        return manifest
+
+    def encode(self) -> bytes:
+        return json.dumps(self.to_json(), separators=(",", ":")).encode()
+
+    @staticmethod
+    def decode(record: bytes) -> Manifest:
+        try:
+            value = json.loads(record)
+        except ValueError as error:
+            raise CorruptionError(f"malformed manifest: {error}", retryable=False) from error
+        return Manifest.from_json(value)
+
+    def check_resumes(self, stored: Manifest) -> None:
+        """Raises RefusedError, naming the first field that differs, unless this job is the one that `stored` is of."""
+
+        def families(manifest: Manifest) -> list[tuple[str, str, str]]:
+            return [(family.name, family.comparator, family.merge_operator) for family in manifest.families]
+
+        for field, theirs, ours in (
+            ("job", stored.job, self.job),
+            ("source fingerprint", stored.fingerprint, self.fingerprint),
+            ("lane", stored.lane, self.lane),
+            ("range", str(stored.key_range), str(self.key_range)),
+            ("column families", families(stored), families(self)),
+            ("allow_nonempty", stored.allow_nonempty, self.allow_nonempty),
+        ):
+            if theirs != ours:
+                raise RefusedError(
+                    f"the target holds the unfinished job {stored.job!r} of {stored.source}, which this one does not "
+                    f"continue: {field}: theirs {theirs!r}, ours {ours!r}. Nothing was changed; finish that job with "
+                    "its own command, or choose another target"
+                )

@@ -1,0 +1,488 @@
+"""A migration: one job from a source to a target, with everything that brings it to its end."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import stamina
+
+from kvbatch._core.frame import BufferPool
+from kvbatch._core.store import RESERVED_COLUMN_FAMILY, ColumnFamilyDescription, Cursor, SourceStore
+from kvbatch.compression import CodecChooser
+from kvbatch.endpoints import DirectoryEndpoint, Endpoint, check_apart, parse_endpoint
+from kvbatch.errors import KvbatchError, RefusedError, SourceError, StoppedError, UsageError
+from kvbatch.events import Event, EventBus, Progress, Summary
+from kvbatch.fingerprint import fingerprint_directory
+from kvbatch.job_stream import JobStream, RangeQueue, StreamCounters
+from kvbatch.manifest import Manifest
+from kvbatch.options import MigrationOptions
+from kvbatch.planner import plan_ranges
+from kvbatch.process import peak_rss_bytes
+from kvbatch.ranges import Range
+from kvbatch.state import JobRecord, JobState, SentLog, StateStore, job_lock
+from kvbatch.store_reader import open_reader
+from kvbatch.target import TargetSession
+from kvbatch.target_local import LocalSession
+from kvbatch.target_remote import RemoteSession
+
+__all__ = ["Migration", "Plan", "make_plan", "open_source"]
+
+_LANE = "batch"
+_SAMPLE_SECONDS = 0.5
+# The rate shown is the mean over so many samples.
+_RATE_SAMPLES = 7
+_RETRY_WAIT_SECONDS = 0.2
+_RETRY_WAIT_MAX_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a migration would do. `estimated_*` come from table properties; bytes are keys and values, uncompressed."""
+
+    job: str
+    source: str
+    target: str
+    lane: str
+    lane_reason: str
+    streams: int
+    estimated_entries: int
+    estimated_bytes: int
+    column_families: tuple[str, ...]
+    ranges: tuple[Range, ...]
+    manifest: Manifest
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "job": self.job,
+            "source": self.source,
+            "target": self.target,
+            "lane": self.lane,
+            "lane_reason": self.lane_reason,
+            "streams": self.streams,
+            "estimated_entries": self.estimated_entries,
+            "estimated_bytes": self.estimated_bytes,
+            "column_families": list(self.column_families),
+            "ranges": [part.to_json() for part in self.ranges],
+        }
+
+
+def open_source(endpoint: Endpoint, options: MigrationOptions) -> SourceStore:
+    if not isinstance(endpoint, DirectoryEndpoint):
+        raise UsageError(f"{endpoint} cannot be a source: a source is a RocksDB directory on this machine")
+    store = SourceStore(str(endpoint.path), list(options.column_families))
+    if any(family.name == RESERVED_COLUMN_FAMILY for family in store.column_families):
+        raise RefusedError(
+            f"the source {endpoint} is the unfinished target of another migration; finish that one with its own command"
+        )
+    return store
+
+
+def _job_id(fingerprint: str, target: Endpoint, options: MigrationOptions) -> str:
+    """The same source, target and selection give the same job, so that the same command carries on."""
+    if options.job is not None:
+        return options.job
+    selection = "\0".join([fingerprint, str(target), str(options.key_range), *sorted(options.column_families)])
+    return hashlib.sha256(selection.encode(errors="surrogateescape")).hexdigest()[:12]
+
+
+def _target_family(family: ColumnFamilyDescription, options: MigrationOptions) -> ColumnFamilyDescription:
+    if options.target_compression == "auto":
+        return family
+    return ColumnFamilyDescription(
+        family.name,
+        comparator=family.comparator,
+        merge_operator=family.merge_operator,
+        compression=options.target_compression,
+        filter_policy=family.filter_policy,
+        block_size=family.block_size,
+    )
+
+
+def make_plan(source: Endpoint, target: Endpoint, store: SourceStore, options: MigrationOptions) -> Plan:
+    """Looks at the source only."""
+    assert isinstance(source, DirectoryEndpoint)
+    fingerprint = fingerprint_directory(source.path)
+    ranges = tuple(
+        plan_ranges(store, key_range=options.key_range, range_bytes=options.range_bytes, max_ranges=options.max_ranges)
+    )
+    manifest = Manifest(
+        job=_job_id(fingerprint, target, options),
+        source=str(source),
+        fingerprint=fingerprint,
+        lane=_LANE,
+        key_range=options.key_range,
+        families=tuple(_target_family(family, options) for family in store.column_families),
+        ranges=ranges,
+        allow_nonempty=options.allow_nonempty,
+        sst_file_bytes=options.sst_file_bytes,
+    )
+    reason = "asked for with --lane" if options.lane == _LANE else "the lane that serves any range into any store"
+    return Plan(
+        job=manifest.job,
+        source=str(source),
+        target=str(target),
+        lane=_LANE,
+        lane_reason=reason,
+        streams=min(options.streams, max(1, len(ranges))),
+        estimated_entries=sum(part.estimated_entries for part in ranges),
+        estimated_bytes=sum(part.estimated_bytes for part in ranges),
+        column_families=tuple(family.name for family in store.column_families),
+        ranges=ranges,
+        manifest=manifest,
+    )
+
+
+class Migration:
+    """A job that runs in the background; made by `kvbatch.migrate`. All methods may be called from any thread."""
+
+    def __init__(self, source: str, target: str, options: MigrationOptions) -> None:
+        """Checks and plans: raises UsageError, RefusedError or SourceError before anything is written."""
+        self._options = options
+        self._source_endpoint = parse_endpoint(source)
+        self._target_endpoint = parse_endpoint(target)
+        check_apart(self._source_endpoint, self._target_endpoint)
+        self._store = open_source(self._source_endpoint, options)
+        self.plan = make_plan(self._source_endpoint, self._target_endpoint, self._store, options)
+        self.job = self.plan.job
+        self._state = StateStore(options.state_dir)
+        self._bus = EventBus()
+        self._stopping = threading.Event()
+        self._finished = threading.Event()
+        self._session: TargetSession | None = None
+        self._streams: list[JobStream] = []
+        self._finished_counters = StreamCounters()
+        self._manifest = self.plan.manifest
+        self._lock = threading.Lock()
+        self._cursors: dict[int, Cursor] = {}
+        # What was durable when the present session began.
+        self._base_entries = 0
+        self._base_bytes = 0
+        self._resumed = False
+        self._started_monotonic = time.monotonic()
+        self._progress = Progress(
+            estimated_entries=self.plan.estimated_entries,
+            estimated_bytes=self.plan.estimated_bytes,
+            ranges=len(self.plan.ranges),
+        )
+        # Time, entries and bytes at the last samples; the rate shown is the mean over them.
+        self._marks: deque[tuple[float, int, int]] = deque(maxlen=_RATE_SAMPLES)
+        self._summary: Summary | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name=f"kvbatch-{self.job}", daemon=True)
+
+    # -- what the caller sees -----------------------------------------------------------------------------------------
+
+    def start(self) -> Migration:
+        self._started_monotonic = time.monotonic()
+        self._marks.append((self._started_monotonic, 0, 0))
+        self._thread.start()
+        return self
+
+    def events(self) -> Iterator[Event]:
+        """Events from now on; the last is `done`."""
+        return self._bus.subscribe()
+
+    def progress(self) -> Progress:
+        return self._progress
+
+    def cancel(self) -> None:
+        """Stops cleanly: what was applied is made durable and the job stays resumable. `wait` raises StoppedError."""
+        self._stopping.set()
+
+    def wait(self, timeout: float | None = None) -> Summary:
+        """The summary of the finished job. Raises what ended it, or TimeoutError after `timeout` seconds."""
+        if not self._finished.wait(timeout):
+            raise TimeoutError(f"job {self.job} is still running")
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        assert self._summary is not None
+        return self._summary
+
+    # -- the job ------------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            with job_lock(self._options.state_dir, self.job):
+                self._summary = self._run_job()
+            self._bus.publish("done", **dataclasses.asdict(self._summary))
+        except BaseException as error:
+            self._error = error
+            self._bus.publish("done", state="failed", error=str(error))
+        finally:
+            self._finished.set()
+
+    def _run_job(self) -> Summary:
+        known = self._state.find(self.job)
+        self._state.start(self.job, self.plan.source, self.plan.target, self.plan.manifest.fingerprint)
+        try:
+            finished_before = self._attempt_until_done(known)
+        except BaseException as error:
+            state = JobState.STOPPED if isinstance(error, KvbatchError) and error.resumable else JobState.FAILED
+            self._sample()
+            self._state.update(self.job, state=state, error=str(error), progress=dataclasses.asdict(self._progress))
+            raise
+        if finished_before is not None:
+            return finished_before
+        self._sample()
+        summary = self._summarize()
+        self._state.update(
+            self.job,
+            state=JobState.DONE,
+            summary=dataclasses.asdict(summary),
+            progress=dataclasses.asdict(self._progress),
+        )
+        self._sent_log().remove()
+        return summary
+
+    def _attempt_until_done(self, known: JobRecord | None) -> Summary | None:
+        """Runs sessions until one finishes the job. A broken one is tried again with growing pauses; the number of
+        attempts counts from the last one that made anything durable.
+
+        Returns the recorded summary when an earlier run had finished the job already."""
+        while True:
+            before = self._durable_bytes()
+            try:
+                for attempt in stamina.retry_context(
+                    on=self._note_retry,
+                    attempts=self._options.retries + 1,
+                    timeout=None,
+                    wait_initial=_RETRY_WAIT_SECONDS,
+                    wait_max=_RETRY_WAIT_MAX_SECONDS,
+                ):
+                    with attempt:
+                        return self._run_session(known)
+            except KvbatchError as error:
+                if not error.retryable or self._stopping.is_set() or self._durable_bytes() == before:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _note_retry(self, error: Exception) -> bool:
+        retry = isinstance(error, KvbatchError) and error.retryable and not self._stopping.is_set()
+        if retry:
+            self._bus.publish("retry", error=str(error))
+        return retry
+
+    def _open_session(self) -> TargetSession:
+        target = self._target_endpoint
+        if isinstance(target, DirectoryEndpoint):
+            return LocalSession(target.path, self.plan.manifest, self._options.max_memory // 2)
+        return RemoteSession(target, self.plan.manifest, self._options.window)
+
+    def _run_session(self, known: JobRecord | None) -> Summary | None:
+        try:
+            session = self._open_session()
+        except RefusedError:
+            # Between the target's last step and its answer a sender may have died: then the target is whole and
+            # holds no trace of the job but its identity.
+            for record in (self._state.find(self.job), known):
+                if record is not None and record.state in (JobState.DONE, JobState.FINISHING):
+                    done = self._finished_before(record)
+                    if done is not None:
+                        return done
+            raise
+        try:
+            reply = session.reply
+            self._session = session
+            self._resumed = self._resumed or reply.resumed
+            self._manifest = reply.manifest
+            self._cursors = {cursor.range: cursor for cursor in reply.cursors}
+            self._base_entries = sum(cursor.entries for cursor in reply.cursors)
+            self._base_bytes = sum(cursor.raw_bytes for cursor in reply.cursors)
+            self._state.update(self.job, identity=reply.identity)
+            self._bus.publish(
+                "job",
+                job=self.job,
+                lane=_LANE,
+                lane_reason=self.plan.lane_reason,
+                ranges=len(reply.manifest.ranges),
+                resumed=reply.resumed,
+            )
+            self._run_streams(session)
+            self._check_source_unchanged()
+            self._state.update(
+                self.job,
+                state=JobState.FINISHING,
+                progress=dataclasses.asdict(self._progress),
+                summary=dataclasses.asdict(self._summarize()),
+            )
+            session.finish()
+        finally:
+            session.close()
+            self._session = None
+        return None
+
+    def _finished_before(self, known: JobRecord) -> Summary | None:
+        """The summary of the run that finished this job, if the target still is the store that it finished."""
+        identity = _identity_of(self._target_endpoint)
+        if known.summary is None or known.fingerprint != self.plan.manifest.fingerprint or identity != known.identity:
+            return None
+        self._bus.publish("warning", message=f"job {self.job} was finished before; nothing was moved")
+        self._state.update(self.job, state=JobState.DONE, summary=known.summary, progress=known.progress)
+        return Summary(**known.summary)
+
+    def _sent_log(self) -> SentLog:
+        return SentLog(self._options.state_dir, self.job, len(self._manifest.ranges))
+
+    def _run_streams(self, session: TargetSession) -> None:
+        remaining = [
+            part
+            for part in self._manifest.ranges
+            if part.id not in self._cursors or not self._cursors[part.id].complete
+        ]
+        queue = RangeQueue(remaining)
+        pool = BufferPool(self._options.max_memory)
+        sent = self._sent_log()
+        halt = threading.Event()
+        streams = [
+            JobStream(
+                index=index,
+                source=self._store,
+                session=session,
+                queue=queue,
+                cursors=dict(self._cursors),
+                sent=sent,
+                pool=pool,
+                batch_bytes=self._options.batch_bytes,
+                codecs=CodecChooser(self._options.compression, self._target_endpoint),
+                counters=StreamCounters(),
+                stopping=halt,
+                on_started=lambda part: self._bus.publish("range", range=part.id, state="started"),
+                on_durable=self._note_durable,
+            )
+            for index in range(min(self._options.streams, len(remaining)))
+        ]
+        with self._lock:
+            self._streams = streams
+        threads = [
+            threading.Thread(target=stream.run, name=f"kvbatch-stream-{stream.index}", daemon=True)
+            for stream in streams
+        ]
+        for thread in threads:
+            thread.start()
+        give_up = float("inf")
+        next_sample = time.monotonic() + _SAMPLE_SECONDS
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(timeout=0.05)
+                if self._stopping.is_set() or any(stream.error is not None for stream in streams):
+                    if not halt.is_set():
+                        halt.set()
+                        give_up = time.monotonic() + _STOP_GRACE_SECONDS
+                    if self._stopping.is_set():
+                        pool.close()
+                    if time.monotonic() >= give_up:
+                        for stream in streams:
+                            stream.interrupt()
+                if time.monotonic() >= next_sample:
+                    next_sample += _SAMPLE_SECONDS
+                    self._sample()
+                    self._state.update(self.job, progress=dataclasses.asdict(self._progress))
+                    self._bus.publish("sample", **dataclasses.asdict(self._progress))
+        with self._lock:
+            for stream in streams:
+                _add(self._finished_counters, stream.counters)
+            self._streams = []
+        self._sample()
+        self._raise_first([stream.error for stream in streams if stream.error is not None])
+
+    def _raise_first(self, errors: list[Exception]) -> None:
+        """What ended the streams; a stream that only stopped because of another's error does not count."""
+        if self._stopping.is_set() and all(isinstance(error, KvbatchError) and error.resumable for error in errors):
+            raise StoppedError(f"job {self.job} was stopped on request; nothing is lost")
+        causes = [error for error in errors if not isinstance(error, StoppedError)]
+        # A permanent reason tells more than the broken connections around it.
+        causes.sort(key=lambda error: isinstance(error, KvbatchError) and error.retryable)
+        if causes:
+            raise causes[0]
+
+    def _note_durable(self, cursor: Cursor) -> None:
+        with self._lock:
+            self._cursors[cursor.range] = cursor
+        if cursor.complete:
+            self._bus.publish("range", range=cursor.range, state="complete")
+
+    def _check_source_unchanged(self) -> None:
+        assert isinstance(self._source_endpoint, DirectoryEndpoint)
+        if fingerprint_directory(self._source_endpoint.path) != self.plan.manifest.fingerprint:
+            raise SourceError(
+                f"the source {self._source_endpoint} was written to during the migration. The target is left unfinished; "
+                "remove it and migrate again while nothing writes to the source"
+            )
+
+    # -- figures ------------------------------------------------------------------------------------------------------
+
+    def _durable_bytes(self) -> int:
+        with self._lock:
+            return sum(cursor.raw_bytes for cursor in self._cursors.values())
+
+    def _sample(self) -> None:
+        with self._lock:
+            session = StreamCounters()
+            for stream in self._streams:
+                _add(session, stream.counters)
+            counters = dataclasses.replace(self._finished_counters)
+            _add(counters, session)
+            cursors = list(self._cursors.values())
+        durable_entries = sum(cursor.entries for cursor in cursors)
+        durable_bytes = sum(cursor.raw_bytes for cursor in cursors)
+        now = time.monotonic()
+        self._marks.append((now, counters.entries, counters.raw_bytes))
+        then, entries_then, bytes_then = self._marks[0]
+        elapsed = max(1e-6, now - then)
+        self._progress = Progress(
+            entries=max(durable_entries, self._base_entries + session.entries),
+            raw_bytes=max(durable_bytes, self._base_bytes + session.raw_bytes),
+            durable_entries=durable_entries,
+            durable_bytes=durable_bytes,
+            estimated_entries=max(self.plan.estimated_entries, durable_entries),
+            estimated_bytes=max(self.plan.estimated_bytes, durable_bytes),
+            entries_per_second=(counters.entries - entries_then) / elapsed,
+            bytes_per_second=(counters.raw_bytes - bytes_then) / elapsed,
+            seconds=now - self._started_monotonic,
+            ranges_complete=sum(cursor.complete for cursor in cursors),
+            ranges=len(self._manifest.ranges),
+        )
+
+    def _summarize(self) -> Summary:
+        seconds = time.monotonic() - self._started_monotonic
+        with self._lock:
+            cursors = list(self._cursors.values())
+            counters = self._finished_counters
+        return Summary(
+            job=self.job,
+            state=JobState.DONE,
+            lane=_LANE,
+            lane_reason=self.plan.lane_reason,
+            entries=sum(cursor.entries for cursor in cursors),
+            raw_bytes=sum(cursor.raw_bytes for cursor in cursors),
+            wire_bytes=counters.wire_bytes,
+            seconds=seconds,
+            entries_per_second=counters.entries / seconds if seconds > 0 else 0.0,
+            batches=counters.batches,
+            resumed=self._resumed,
+            resent_bytes=counters.resent_bytes,
+            throttled_seconds=0.0,
+            peak_rss_bytes=peak_rss_bytes(),
+            ranges=len(self._manifest.ranges),
+        )
+
+
+def _add(total: StreamCounters, part: StreamCounters) -> None:
+    for field in dataclasses.fields(StreamCounters):
+        setattr(total, field.name, getattr(total, field.name) + getattr(part, field.name))
+
+
+def _identity_of(endpoint: Endpoint) -> str:
+    reader = open_reader(endpoint)
+    try:
+        return reader.identity()
+    finally:
+        reader.close()

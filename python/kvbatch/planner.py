@@ -1,0 +1,116 @@
+"""The planner: cuts the selected column families into ranges of about equal size whose bounds are real keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kvbatch._core.store import SourceStore
+from kvbatch.ranges import KeyRange, Range
+
+__all__ = ["plan_ranges"]
+
+# Bytes of a key behind the common prefix that take part in the search for a boundary.
+_SEARCH_BYTES = 16
+_REVERSE_COMPARATOR = "rocksdb.ReverseBytewiseComparator"
+
+
+@dataclass(frozen=True, slots=True)
+class _KeySpace:
+    """Keys between two others as integers: the common prefix dropped, the next bytes big-endian."""
+
+    prefix: bytes
+    low: int
+    high: int
+
+    @staticmethod
+    def between(first: bytes, last: bytes) -> _KeySpace:
+        length = 0
+        while length < min(len(first), len(last)) and first[length] == last[length]:
+            length += 1
+
+        def number(key: bytes) -> int:
+            return int.from_bytes(key[length : length + _SEARCH_BYTES].ljust(_SEARCH_BYTES, b"\0"), "big")
+
+        return _KeySpace(first[:length], number(first), number(last))
+
+    def key(self, number: int) -> bytes:
+        return self.prefix + number.to_bytes(_SEARCH_BYTES, "big").rstrip(b"\0")
+
+
+def _boundaries(store: SourceStore, family: str, first: bytes, last: bytes, pieces: int) -> list[bytes]:
+    """Up to pieces - 1 keys of the store that cut [first, last] into pieces of about equal stored size.
+
+    All cuts are searched at once: a bisection of the key space in which every step asks RocksDB for the sizes up to
+    one middle a cut.
+    """
+    [total] = store.approximate_sizes(family, first, [last])
+    if total == 0 or pieces < 2:
+        return []
+    space = _KeySpace.between(first, last)
+    wanted = [total * piece // pieces for piece in range(1, pieces)]
+    # Invariant: the size up to near is at most what is wanted, near lies on the side of `first`.
+    near = [space.low] * len(wanted)
+    far = [space.high] * len(wanted)
+    for _ in range(8 * _SEARCH_BYTES):
+        middles = [(a + b) // 2 for a, b in zip(near, far, strict=True)]
+        if all(abs(a - b) <= 1 for a, b in zip(near, far, strict=True)):
+            break
+        sizes = store.approximate_sizes(family, first, [space.key(middle) for middle in middles])
+        for i, (middle, size) in enumerate(zip(middles, sizes, strict=True)):
+            if size <= wanted[i]:
+                near[i] = middle
+            else:
+                far[i] = middle
+    keys: list[bytes] = []
+    for middle in near:
+        key = store.seek(family, space.key(middle))
+        if key is not None and key not in (first, *keys[-1:]):
+            keys.append(key)
+    return keys
+
+
+def _clip(first: bytes, last: bytes, wanted: KeyRange, reverse: bool) -> tuple[bytes, bytes] | None:
+    """The part of [first, last] that `wanted` leaves, as bounds for the search; None when there is none."""
+    ahead = max if not reverse else min
+    behind = min if not reverse else max
+    low = first if wanted.start is None else ahead(first, wanted.start)
+    high = last if wanted.end is None else behind(last, wanted.end)
+    return None if (low > high) != reverse and low != high else (low, high)
+
+
+def plan_ranges(
+    store: SourceStore, *, key_range: KeyRange = KeyRange(), range_bytes: int, max_ranges: int
+) -> list[Range]:
+    """One range for each `range_bytes` of a column family, `max_ranges` at most; one for an empty family.
+
+    Together the ranges of a family are exactly `key_range`. `estimated_bytes` are keys and values before compression.
+    """
+    ranges: list[Range] = []
+    for family in store.column_families:
+        figures = store.figures(family.name)
+        keys = store.first_and_last_key(family.name)
+        bounds: list[bytes] = []
+        share = 0.0
+        if keys is not None:
+            reverse = family.comparator == _REVERSE_COMPARATOR
+            clipped = _clip(*keys, key_range, reverse)
+            if clipped is not None:
+                [whole, part] = store.approximate_sizes(family.name, keys[0], [keys[1], clipped[1]])
+                [before] = store.approximate_sizes(family.name, keys[0], [clipped[0]])
+                share = (part - before) / whole if whole else 1.0
+                pieces = round(share * figures.raw_bytes / range_bytes)
+                bounds = _boundaries(store, family.name, *clipped, max(1, min(max_ranges, pieces)))
+        starts = [key_range.start, *bounds]
+        ends = [*bounds, key_range.end]
+        for start, end in zip(starts, ends, strict=True):
+            ranges.append(
+                Range(
+                    id=len(ranges),
+                    column_family=family.name,
+                    start=start,
+                    end=end,
+                    estimated_bytes=int(share * figures.raw_bytes / len(starts)),
+                    estimated_entries=int(share * figures.entries / len(starts)),
+                )
+            )
+    return ranges

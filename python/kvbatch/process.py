@@ -1,0 +1,15 @@
+"""What the kernel says of this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["peak_rss_bytes"]
+
+
+def peak_rss_bytes() -> int:
+    """Most memory ever resident. From /proc, since getrusage counts the parent's size before exec too."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0

@@ -1,0 +1,157 @@
+"""The conversation between sender and receiver, on top of frames. docs/wire-format.md has the page.
+
+Control payloads are JSON objects. Every connection starts with HELLO and WELCOME; a control connection goes on with
+REQUEST and REPLY, a stream connection with RANGE_BEGIN, DATA, RANGE_END and DRAIN one way and ACK the other. ERROR ends
+any of them.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+from kvbatch._core.frame import PROTOCOL_VERSION, BufferPool, Frame, FrameLimits, FrameType
+from kvbatch._core.store import Cursor
+from kvbatch._core.wire import Connection
+from kvbatch.errors import CorruptionError, KvbatchError, ProtocolError, TransportError, error_for_kind
+from kvbatch.version import __version__
+
+__all__ = ["Peer", "connect", "cursor_from_json", "cursor_to_json"]
+
+CONTROL_POOL_BYTES = 64 << 20
+_SOCKET_BUFFER_BYTES = 4 << 20
+_CONNECT_SECONDS = 10.0
+# A dead peer is noticed by TCP itself; a silent but living one after this long.
+_SILENCE_MILLISECONDS = 300_000
+_KEEPALIVE = ((socket.TCP_KEEPIDLE, 20), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 4))
+
+
+def cursor_to_json(cursor: Cursor) -> dict[str, Any]:
+    return {
+        "range": cursor.range,
+        "complete": cursor.complete,
+        "entries": cursor.entries,
+        "raw_bytes": cursor.raw_bytes,
+        "digest": cursor.digest.hex(),
+        "last_key": cursor.last_key.hex(),
+    }
+
+
+def cursor_from_json(value: dict[str, Any]) -> Cursor:
+    return Cursor(
+        value["range"],
+        complete=value["complete"],
+        entries=value["entries"],
+        raw_bytes=value["raw_bytes"],
+        digest=bytes.fromhex(value["digest"]),
+        last_key=bytes.fromhex(value["last_key"]),
+    )
+
+
+def tune(sock: socket.socket) -> None:
+    sock.setblocking(True)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE:
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+        sock.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BUFFER_BYTES)
+
+
+class Peer:
+    """The other end of a connection. Errors it reports are raised here; see kvbatch.errors."""
+
+    def __init__(self, sock: socket.socket, limits: FrameLimits, pool: BufferPool | None = None) -> None:
+        tune(sock)
+        host, port, *_ = sock.getpeername()
+        self.name = f"{host}:{port}"
+        self.connection = Connection(sock.detach(), self.name, limits)
+        self._frame = Frame(pool or BufferPool(CONTROL_POOL_BYTES))
+
+    def send(self, type_: FrameType, value: dict[str, Any] | None = None, *, stream: int = 0, range_: int = 0) -> None:
+        payload = b"" if value is None else json.dumps(value, separators=(",", ":")).encode()
+        self.connection.send_control(type_, payload, stream, range_)
+
+    def receive(self, *expected: FrameType) -> tuple[FrameType, dict[str, Any]]:
+        """The next control frame, which must be of an expected type. ERROR frames are raised as what they say."""
+        self.connection.receive(self._frame)
+        type_ = FrameType(self._frame.type)
+        if type_ == FrameType.DATA:
+            raise ProtocolError(f"{self.name} sent a data frame where {_names(expected)} was due")
+        value = decode_payload(self._frame)
+        self._frame.release()
+        if type_ == FrameType.ERROR:
+            raise error_for_kind(
+                str(value.get("kind")), str(value.get("message")), retryable=bool(value.get("retryable"))
+            )
+        if type_ not in expected:
+            raise ProtocolError(f"{self.name} sent {type_.name} where {_names(expected)} was due")
+        return type_, value
+
+    def send_error(self, error: KvbatchError) -> None:
+        """Tells the peer why this ends, if it still listens."""
+        try:
+            self.send(
+                FrameType.ERROR,
+                {"kind": type(error).__name__, "message": str(error), "retryable": error.retryable},
+            )
+        except TransportError:
+            pass
+
+    def request(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        try:
+            self.send(FrameType.REQUEST, {"operation": operation, **arguments})
+        except TransportError as error:
+            self.raise_reported(error)
+        return self.receive(FrameType.REPLY)[1]
+
+    def raise_reported(self, broken: TransportError) -> None:
+        """A peer that reports an error closes behind it: what it said tells more than the broken pipe."""
+        while True:
+            try:
+                self.receive(FrameType.ACK, FrameType.REPLY)
+            except TransportError:
+                raise broken from None
+
+    def close(self) -> None:
+        self.connection.shutdown()
+
+
+def decode_payload(frame: Frame) -> dict[str, Any]:
+    """The JSON object of a control frame. Raises CorruptionError."""
+    payload = frame.raw()
+    if not payload:
+        return {}
+    try:
+        value = json.loads(payload)
+    except ValueError as error:
+        raise CorruptionError(f"control frame without valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CorruptionError("control frame whose JSON is no object")
+    return value
+
+
+def _names(types: tuple[FrameType, ...]) -> str:
+    return " or ".join(type_.name for type_ in types)
+
+
+def hello(role: str, **more: Any) -> dict[str, Any]:
+    return {"software": f"kvbatch {__version__}", "protocol": PROTOCOL_VERSION, "role": role, **more}
+
+
+def connect(host: str, port: int, role: str, **more: Any) -> tuple[Peer, dict[str, Any]]:
+    """Connects and shakes hands; the peer and its WELCOME. Raises TransportError, ProtocolError."""
+    try:
+        sock = socket.create_connection((host, port), timeout=_CONNECT_SECONDS)
+    except OSError as error:
+        raise TransportError(f"connect to {host}:{port}: {error.strerror or error}") from error
+    peer = Peer(sock, FrameLimits())
+    peer.connection.set_timeout(_SILENCE_MILLISECONDS)
+    try:
+        peer.send(FrameType.HELLO, hello(role, **more))
+        welcome = peer.receive(FrameType.WELCOME)[1]
+    except BaseException:
+        peer.close()
+        raise
+    return peer, welcome

@@ -1,0 +1,85 @@
+"""Ranges: the unit of scheduling and of resume."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from kvbatch.errors import UsageError
+
+__all__ = ["KeyRange", "Range", "describe_key", "optional_hex", "parse_key_range"]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRange:
+    """[start, end) in the order of the column family; None is the first, or past the last, key."""
+
+    start: bytes | None = None
+    end: bytes | None = None
+
+    def __str__(self) -> str:
+        return f"{optional_hex(self.start) or ''}..{optional_hex(self.end) or ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """(column family, [start, end)) with its id in the job and what the planner thinks it holds."""
+
+    id: int
+    column_family: str
+    start: bytes | None
+    end: bytes | None
+    estimated_bytes: int = 0
+    estimated_entries: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "column_family": self.column_family,
+            "start": optional_hex(self.start),
+            "end": optional_hex(self.end),
+            "estimated_bytes": self.estimated_bytes,
+            "estimated_entries": self.estimated_entries,
+        }
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> Range:
+        return Range(
+            id=int(value["id"]),
+            column_family=str(value["column_family"]),
+            start=optional_bytes(value["start"]),
+            end=optional_bytes(value["end"]),
+            estimated_bytes=int(value["estimated_bytes"]),
+            estimated_entries=int(value["estimated_entries"]),
+        )
+
+    def __str__(self) -> str:
+        return f'range {self.id} ("{self.column_family}" {describe_key(self.start)}..{describe_key(self.end)})'
+
+
+def optional_hex(key: bytes | None) -> str | None:
+    return None if key is None else key.hex()
+
+
+def optional_bytes(text: str | None) -> bytes | None:
+    return None if text is None else bytes.fromhex(text)
+
+
+def describe_key(key: bytes | None) -> str:
+    """Short enough for a message: hex, cut after 16 bytes."""
+    if key is None:
+        return ""
+    return key.hex() if len(key) <= 16 else f"{key[:16].hex()}… ({len(key)} bytes)"
+
+
+def parse_key_range(text: str | KeyRange) -> KeyRange:
+    """`HEX..HEX`; either side may be empty. Raises UsageError."""
+    if isinstance(text, KeyRange):
+        return text
+    start, separator, end = text.partition("..")
+    if not separator:
+        raise UsageError(f"malformed range {text!r}: write HEX..HEX, for example 6100..62 or 61..")
+    try:
+        return KeyRange(bytes.fromhex(start) if start else None, bytes.fromhex(end) if end else None)
+    except ValueError as error:
+        raise UsageError(f"malformed range {text!r}: {error}") from error

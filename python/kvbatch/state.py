@@ -1,0 +1,193 @@
+"""The sender's own record of its jobs: what `kvbatch status` shows. Losing it costs history, never data."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvbatch.errors import RefusedError, UsageError
+
+__all__ = ["JobRecord", "JobState", "SentLog", "StateStore", "job_lock"]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS jobs (
+    job TEXT PRIMARY KEY,
+    source TEXT NOT NULL,
+    target TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    identity TEXT NOT NULL,
+    state TEXT NOT NULL,
+    created REAL NOT NULL,
+    updated REAL NOT NULL,
+    pid INTEGER NOT NULL,
+    progress TEXT NOT NULL,
+    summary TEXT,
+    error TEXT
+) STRICT
+"""
+
+
+class JobState:
+    """`finishing`: every range is durable and the target was told to drop its records; only the answer may be
+    missing."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    FINISHING = "finishing"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """All that is kept of a job. Times are seconds since the epoch."""
+
+    job: str
+    source: str
+    target: str
+    fingerprint: str
+    identity: str
+    state: str
+    created: float
+    updated: float
+    pid: int
+    progress: dict[str, Any]
+    summary: dict[str, Any] | None
+    error: str | None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process that runs the job still exists."""
+        return self.state in (JobState.RUNNING, JobState.FINISHING) and os.path.exists(f"/proc/{self.pid}")
+
+    @property
+    def shown_state(self) -> str:
+        """A running job whose process is gone was killed: the same command carries on."""
+        return self.state if self.state not in (JobState.RUNNING, JobState.FINISHING) or self.alive else "interrupted"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "job": self.job,
+            "source": self.source,
+            "target": self.target,
+            "state": self.shown_state,
+            "created": self.created,
+            "updated": self.updated,
+            "pid": self.pid if self.alive else None,
+            "progress": self.progress,
+            "summary": self.summary,
+            "error": self.error,
+        }
+
+
+class StateStore:
+    """One SQLite database (WAL mode) in the state directory. Safe to use from several processes and threads."""
+
+    def __init__(self, directory: Path) -> None:
+        """Raises UsageError when the directory cannot be used."""
+        self._path = directory / "kvbatch.sqlite3"
+        try:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with self._connect() as database:
+                database.execute("PRAGMA journal_mode = WAL")
+                database.execute(_SCHEMA)
+        except (OSError, sqlite3.Error) as error:
+            raise UsageError(
+                f"the state directory {directory} cannot be used: {error}; choose one with --state-dir"
+            ) from error
+
+    @contextmanager
+    def _connect(self) -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(self._path, timeout=10)) as database, database:
+            database.execute("PRAGMA synchronous = NORMAL")
+            database.row_factory = sqlite3.Row
+            yield database
+
+    def start(self, job: str, source: str, target: str, fingerprint: str) -> None:
+        """Records that this process takes up the job; what was known of its progress stays."""
+        now = time.time()
+        with self._connect() as database:
+            database.execute(
+                "INSERT INTO jobs VALUES (?, ?, ?, ?, '', ?, ?, ?, ?, '{}', NULL, NULL) ON CONFLICT (job) DO UPDATE SET "
+                "source = excluded.source, target = excluded.target, fingerprint = excluded.fingerprint, "
+                "state = excluded.state, updated = excluded.updated, pid = excluded.pid, summary = NULL, error = NULL",
+                (job, source, target, fingerprint, JobState.RUNNING, now, now, os.getpid()),
+            )
+
+    def update(self, job: str, **columns: Any) -> None:
+        """Sets columns by name; `progress` and `summary` are given as dictionaries."""
+        encoded = {
+            name: json.dumps(value) if isinstance(value, dict) else value
+            for name, value in {**columns, "updated": time.time()}.items()
+        }
+        assignments = ", ".join(f"{name} = :{name}" for name in encoded)
+        with self._connect() as database:
+            database.execute(f"UPDATE jobs SET {assignments} WHERE job = :job", {**encoded, "job": job})
+
+    def find(self, job: str) -> JobRecord | None:
+        with self._connect() as database:
+            row = database.execute("SELECT * FROM jobs WHERE job = ?", (job,)).fetchone()
+        return None if row is None else _record(row)
+
+    def jobs(self) -> list[JobRecord]:
+        """The newest first."""
+        with self._connect() as database:
+            rows = database.execute("SELECT * FROM jobs ORDER BY updated DESC").fetchall()
+        return [_record(row) for row in rows]
+
+
+def _record(row: sqlite3.Row) -> JobRecord:
+    columns = dict(row)
+    columns["progress"] = json.loads(columns["progress"])
+    columns["summary"] = json.loads(columns["summary"]) if columns["summary"] else None
+    return JobRecord(**columns)
+
+
+class SentLog:
+    """How many raw bytes of each range were sent, in a mapped file: it outlives a killed sender and costs a memory
+    write a frame. Behind a cursor it says how much is sent again."""
+
+    def __init__(self, directory: Path, job: str, ranges: int) -> None:
+        path = directory / "jobs" / f"{job}.sent"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        size = 8 * max(1, ranges)
+        with path.open("ab") as file:
+            if file.tell() != size:
+                file.truncate(0)
+                file.truncate(size)
+        self._path = path
+        self._sent: NDArray[np.uint64] = np.memmap(path, dtype=np.uint64, mode="r+")
+
+    def record(self, range_id: int, raw_bytes: int) -> None:
+        self._sent[range_id] = raw_bytes
+
+    def beyond(self, range_id: int, raw_bytes: int) -> int:
+        """Bytes of the range that were sent but lie behind `raw_bytes`, its cursor."""
+        return max(0, int(self._sent[range_id]) - raw_bytes)
+
+    def remove(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+@contextmanager
+def job_lock(directory: Path, job: str) -> Iterator[None]:
+    """Holds the job for this process. Raises RefusedError when another one runs it."""
+    path = directory / "jobs" / f"{job}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RefusedError(f"job {job} is being run by another process; see `kvbatch status {job}`") from error
+        yield

@@ -1,0 +1,123 @@
+"""Reading a store to compare it: the same interface for a directory and for one behind a receiver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from kvbatch._core.store import RESERVED_COLUMN_FAMILY, SourceStore
+from kvbatch.endpoints import DirectoryEndpoint, Endpoint, ReceiverEndpoint
+from kvbatch.protocol import connect
+from kvbatch.ranges import optional_hex
+
+__all__ = ["DirectoryReader", "Run", "StoreReader", "open_reader"]
+
+EMPTY_DIGEST = bytes(16)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run of entries: how many, keys and values in bytes, the sum of their digests, and, for a full run, its last
+    key."""
+
+    entries: int
+    raw_bytes: int
+    digest: bytes
+    last_key: bytes
+
+
+class StoreReader(Protocol):
+    """Every call is idempotent. A directory's reader is thread-safe, one of a receiver belongs to one thread."""
+
+    def column_families(self) -> list[str]:
+        """Names in the order of their ids, kvbatch's own family left out."""
+
+    def identity(self) -> str:
+        """RocksDB's id of the store, which no other store has."""
+
+    def unfinished(self) -> bool:
+        """Whether a job is still writing into this store."""
+
+    def digest(self, family: str, start: bytes | None, end: bytes | None, run_entries: int = 0) -> list[Run]:
+        """Runs of `run_entries` entries (0: one for all) of [start, end)."""
+
+    def list_entries(
+        self, family: str, start: bytes | None, end: bytes | None, max_key_bytes: int
+    ) -> tuple[list[tuple[bytes, bytes]], bool]:
+        """(key, digest) from the start of the range on, and whether its end was reached."""
+
+    def close(self) -> None: ...
+
+
+class DirectoryReader:
+    def __init__(self, path: Path) -> None:
+        self.store = SourceStore(str(path))
+
+    def column_families(self) -> list[str]:
+        return [family.name for family in self.store.column_families if family.name != RESERVED_COLUMN_FAMILY]
+
+    def identity(self) -> str:
+        return self.store.identity
+
+    def unfinished(self) -> bool:
+        return any(family.name == RESERVED_COLUMN_FAMILY for family in self.store.column_families)
+
+    def digest(self, family: str, start: bytes | None, end: bytes | None, run_entries: int = 0) -> list[Run]:
+        runs = self.store.digest_range(family, start, end, run_entries)
+        return [Run(run.entries, run.raw_bytes, run.digest, run.last_key) for run in runs]
+
+    def list_entries(
+        self, family: str, start: bytes | None, end: bytes | None, max_key_bytes: int
+    ) -> tuple[list[tuple[bytes, bytes]], bool]:
+        return self.store.list_entries(family, start, end, max_key_bytes)
+
+    def close(self) -> None:
+        """The store closes with its last reader."""
+
+
+class ReceiverReader:
+    """One connection, used by one thread."""
+
+    def __init__(self, endpoint: ReceiverEndpoint) -> None:
+        self._peer, _ = connect(endpoint.host, endpoint.port, "control")
+        try:
+            self._inspected = self._peer.request("inspect", name=endpoint.name)
+        except BaseException:
+            self._peer.close()
+            raise
+
+    def column_families(self) -> list[str]:
+        return list(self._inspected["column_families"])
+
+    def identity(self) -> str:
+        return str(self._inspected["identity"])
+
+    def unfinished(self) -> bool:
+        return bool(self._inspected["unfinished"])
+
+    def _range(self, family: str, start: bytes | None, end: bytes | None) -> dict[str, Any]:
+        return {"column_family": family, "start": optional_hex(start), "end": optional_hex(end)}
+
+    def digest(self, family: str, start: bytes | None, end: bytes | None, run_entries: int = 0) -> list[Run]:
+        answer = self._peer.request("digest", **self._range(family, start, end), run_entries=run_entries)
+        return [
+            Run(entries, raw_bytes, bytes.fromhex(digest), bytes.fromhex(last_key))
+            for entries, raw_bytes, digest, last_key in answer["runs"]
+        ]
+
+    def list_entries(
+        self, family: str, start: bytes | None, end: bytes | None, max_key_bytes: int
+    ) -> tuple[list[tuple[bytes, bytes]], bool]:
+        answer = self._peer.request("list", **self._range(family, start, end), max_key_bytes=max_key_bytes)
+        entries = [(bytes.fromhex(key), bytes.fromhex(digest)) for key, digest in answer["entries"]]
+        return entries, bool(answer["complete"])
+
+    def close(self) -> None:
+        self._peer.close()
+
+
+def open_reader(endpoint: Endpoint) -> StoreReader:
+    if isinstance(endpoint, DirectoryEndpoint):
+        return DirectoryReader(endpoint.path)
+    return ReceiverReader(endpoint)

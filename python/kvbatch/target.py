@@ -1,0 +1,61 @@
+"""What a job needs of a target: the interface that in-process directories and receivers fulfil alike.
+
+Calls are not repeated by themselves: after any error the session is closed and opened anew, and the cursors in the new
+OpenReply say from where each range goes on. `open` is idempotent, `finish` too as long as the job's records exist.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from kvbatch._core.frame import Frame
+from kvbatch._core.store import Cursor
+from kvbatch.ranges import Range
+from kvbatch.target_job import OpenReply
+
+__all__ = ["TargetSession", "TargetStream"]
+
+
+class TargetStream(Protocol):
+    """Carries one range after the other. Used by one thread."""
+
+    @property
+    def wire_bytes(self) -> int:
+        """Bytes that went over the wire, 0 where there is none."""
+
+    def begin(self, part: Range) -> None:
+        """Starts a range behind its cursor."""
+
+    def put(self, frame: Frame, digest: bytes) -> None:
+        """Hands over the next batch of the range; `digest` is the running digest behind it, which the target must
+        reach too (CorruptionError). Waits while a full window is unacknowledged."""
+
+    def end(self, entries: int, raw_bytes: int, digest: bytes) -> None:
+        """Ends the range with its totals, what an earlier attempt moved included."""
+
+    def take_durable(self) -> list[Cursor]:
+        """Cursors that became durable since the last call, in their order."""
+
+    def drain(self) -> None:
+        """Waits until everything that was ended is durable."""
+
+    def interrupt(self) -> None:
+        """Makes a call that waits for the target fail. The one method for other threads."""
+
+    def close(self) -> None:
+        """Ends the stream; what was put is made durable if the target still can. Never raises."""
+
+
+class TargetSession(Protocol):
+    """A job opened at a target."""
+
+    @property
+    def reply(self) -> OpenReply: ...
+
+    def stream(self, index: int) -> TargetStream: ...
+
+    def finish(self) -> None:
+        """Every range is complete: makes the target an ordinary store."""
+
+    def close(self) -> None:
+        """Ends the session, resumable. Never raises."""

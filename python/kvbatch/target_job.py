@@ -1,0 +1,160 @@
+"""TargetJob: a job as its target sees it. In-process targets and the receiver both run this code."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvbatch._core.store import (
+    RESERVED_COLUMN_FAMILY,
+    ApplyMode,
+    Cursor,
+    RangeApplier,
+    SourceStore,
+    TargetStore,
+    describe_store,
+)
+from kvbatch.errors import KvbatchError, ProtocolError, RefusedError, TargetError
+from kvbatch.manifest import JOB_RECORD, Manifest
+
+__all__ = ["OpenReply", "TargetJob", "check_writable", "translate_os_errors"]
+
+# What RocksDB leaves when it dies before a new store has its CURRENT file.
+_BIRTH_FILE = re.compile(r"LOCK|LOG(\.old\.\d+)?|IDENTITY|(MANIFEST|OPTIONS)-\d+|\d+\.(log|dbtmp)|\.kvbatch")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenReply:
+    """What a target answers to `open`: the plan that counts and how far it is."""
+
+    identity: str
+    resumed: bool
+    family_ids: dict[str, int]
+    manifest: Manifest
+    cursors: tuple[Cursor, ...]
+    max_frame_bytes: int
+
+
+@contextmanager
+def translate_os_errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise TargetError(f"{what}: {error.strerror or error}") from error
+
+
+def check_writable(path: Path, manifest: Manifest) -> None:
+    """Raises RefusedError when a job must not write to `path`; changes nothing there."""
+    with translate_os_errors(f"look at the target {path}"):
+        if not path.exists():
+            return
+        if not path.is_dir():
+            raise RefusedError(f"the target {path} is a file; choose another path")
+        names = os.listdir(path)
+    if "CURRENT" not in names:
+        foreign = [name for name in names if not _BIRTH_FILE.fullmatch(name)]
+        if foreign:
+            raise RefusedError(
+                f"the target {path} is not empty and no RocksDB directory (it holds {foreign[0]!r}); choose another path"
+            )
+        return
+    families = [family.name for family in describe_store(str(path))]
+    if RESERVED_COLUMN_FAMILY in families or manifest.allow_nonempty:
+        return
+    store = SourceStore(str(path))
+    for family in families:
+        if store.first_and_last_key(family) is not None:
+            raise RefusedError(
+                f'the target {path} already holds data (column family "{family}"). Nothing was changed. Compare it with '
+                "`kvbatch verify SOURCE TARGET`, choose another target, or pass --allow-nonempty to write over it"
+            )
+
+
+class TargetJob:
+    """One job writing into one directory. Thread-safe; each range is given to one applier at a time."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        """Opens or makes the store and takes up the job. Raises RefusedError, TargetError."""
+        check_writable(path, manifest)
+        with translate_os_errors(f"make {path.parent}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self._active: set[int] = set()
+        self._store = TargetStore(str(path), sst_file_bytes=manifest.sst_file_bytes)
+        try:
+            self._take_up(manifest)
+        except BaseException:
+            self._store.close()
+            raise
+
+    def _take_up(self, manifest: Manifest) -> None:
+        record = self._store.get_record(JOB_RECORD)
+        self.resumed = record is not None
+        if record is not None:
+            stored = Manifest.decode(record)
+            manifest.check_resumes(stored)
+            manifest = stored
+        self._family_ids = {family.name: self._store.ensure_family(family) for family in manifest.families}
+        if record is None:
+            written = [
+                part.id
+                for part in manifest.ranges
+                if manifest.allow_nonempty and self._store.has_data(part.column_family, part.start, part.end)
+            ]
+            manifest = dataclasses.replace(manifest, written_ranges=tuple(written))
+            self._store.put_record(JOB_RECORD, manifest.encode())
+        self.manifest = manifest
+
+    def reply(self, max_frame_bytes: int) -> OpenReply:
+        return OpenReply(
+            identity=self._store.identity,
+            resumed=self.resumed,
+            family_ids=dict(self._family_ids),
+            manifest=self.manifest,
+            cursors=tuple(self._store.cursors()),
+            max_frame_bytes=max_frame_bytes,
+        )
+
+    def open_range(self, range_id: int) -> RangeApplier:
+        """The applier of a range, going on from its cursor. Raises ProtocolError when it is taken or done."""
+        if not 0 <= range_id < len(self.manifest.ranges):
+            raise ProtocolError(f"the job has no range {range_id}")
+        part = self.manifest.ranges[range_id]
+        with self._lock:
+            if range_id in self._active:
+                raise ProtocolError(f"{part} is open in another stream")
+            self._active.add(range_id)
+        cursor = next((cursor for cursor in self._store.cursors() if cursor.range == range_id), Cursor(range_id))
+        if cursor.complete:
+            self.release_range(range_id)
+            raise ProtocolError(f"{part} is complete already")
+        mode = ApplyMode.WRITE if range_id in self.manifest.written_ranges else ApplyMode.INGEST
+        family = self._family_ids[part.column_family]
+        return RangeApplier(self._store, family, part.start, part.end, mode, cursor)
+
+    def release_range(self, range_id: int) -> None:
+        with self._lock:
+            self._active.discard(range_id)
+
+    def finish(self) -> None:
+        """Ends the job: every range complete, memtables in files, records dropped. Raises ProtocolError otherwise."""
+        complete = {cursor.range for cursor in self._store.cursors() if cursor.complete}
+        missing = [part for part in self.manifest.ranges if part.id not in complete]
+        if missing:
+            raise ProtocolError(f"the job cannot be finished: {missing[0]} is not complete")
+        self._store.flush()
+        self._store.drop_records()
+        self._store.close()
+
+    def close(self) -> None:
+        """Leaves the job as it stands, resumable."""
+        try:
+            self._store.close()
+        except KvbatchError as error:
+            raise TargetError(f"close the target: {error}") from error

@@ -1,0 +1,122 @@
+"""A directory on this machine as target: the receiver's own job code, called without a wire."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from kvbatch._core.frame import Frame
+from kvbatch._core.store import Cursor, RangeApplier
+from kvbatch.errors import CorruptionError, KvbatchError
+from kvbatch.manifest import Manifest
+from kvbatch.ranges import Range
+from kvbatch.target_job import OpenReply, TargetJob
+
+__all__ = ["AppliedRanges", "LocalSession"]
+
+
+class AppliedRanges:
+    """The ranges of one stream at its target: the one that is open, and those whose last files are under way."""
+
+    def __init__(self, job: TargetJob) -> None:
+        self._job = job
+        self._open: RangeApplier | None = None
+        self._finishing: list[RangeApplier] = []
+        self._left_over: list[Cursor] = []
+
+    def begin(self, range_id: int) -> None:
+        if self._open is not None:
+            raise KvbatchError(f"range {self._open.applied.range} is still open in this stream")
+        self._open = self._job.open_range(range_id)
+
+    def current(self) -> RangeApplier:
+        if self._open is None:
+            raise KvbatchError("no range is open in this stream")
+        return self._open
+
+    def finish(self, entries: int, raw_bytes: int, digest: bytes) -> None:
+        applier = self.current()
+        applier.finish(entries, raw_bytes, digest)
+        self._finishing.append(applier)
+        self._open = None
+
+    def take_durable(self) -> list[Cursor]:
+        left_over, self._left_over = self._left_over, []
+        cursors: list[Cursor | None] = [*left_over]
+        if self._open is not None:
+            cursors.append(self._open.take_durable())
+        for applier in list(self._finishing):
+            cursor = applier.take_durable()
+            cursors.append(cursor)
+            if cursor is not None and cursor.complete:
+                self._finishing.remove(applier)
+                self._job.release_range(cursor.range)
+        return [cursor for cursor in cursors if cursor is not None]
+
+    def drain(self) -> None:
+        for applier in self._finishing:
+            applier.drain()
+
+    def close(self) -> None:
+        """Makes durable what was applied, as far as it still can be."""
+        appliers = [*self._finishing, *([self._open] if self._open is not None else [])]
+        for applier in appliers:
+            with contextlib.suppress(KvbatchError):
+                applier.flush()
+                applier.drain()
+            self._job.release_range(applier.applied.range)
+        self._left_over = self.take_durable()
+        self._finishing.clear()
+        self._open = None
+
+
+class LocalStream:
+    wire_bytes = 0
+
+    def __init__(self, job: TargetJob) -> None:
+        self._ranges = AppliedRanges(job)
+
+    def begin(self, part: Range) -> None:
+        self._ranges.begin(part.id)
+
+    def put(self, frame: Frame, digest: bytes) -> None:
+        applier = self._ranges.current()
+        applier.apply(frame)
+        if applier.applied.digest != digest:
+            raise CorruptionError("the target's running digest is not the source's: memory changed on the way")
+
+    def end(self, entries: int, raw_bytes: int, digest: bytes) -> None:
+        self._ranges.finish(entries, raw_bytes, digest)
+
+    def take_durable(self) -> list[Cursor]:
+        return self._ranges.take_durable()
+
+    def drain(self) -> None:
+        self._ranges.drain()
+
+    def interrupt(self) -> None:
+        """Nothing here waits for anybody."""
+
+    def close(self) -> None:
+        self._ranges.close()
+
+
+class LocalSession:
+    def __init__(self, path: Path, manifest: Manifest, max_frame_bytes: int) -> None:
+        self._job = TargetJob(path, manifest)
+        self._reply = self._job.reply(max_frame_bytes)
+
+    @property
+    def reply(self) -> OpenReply:
+        return self._reply
+
+    def stream(self, index: int) -> LocalStream:
+        del index
+        return LocalStream(self._job)
+
+    def finish(self) -> None:
+        self._job.finish()
+
+    def close(self) -> None:
+        with contextlib.suppress(KvbatchError):
+            self._job.close()

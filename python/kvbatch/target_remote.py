@@ -1,0 +1,127 @@
+"""A directory behind a receiver as target."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from kvbatch._core.base import xxh3_64
+from kvbatch._core.frame import Frame, FrameType
+from kvbatch._core.store import Cursor
+from kvbatch.endpoints import ReceiverEndpoint
+from kvbatch.errors import CorruptionError, TransportError
+from kvbatch.manifest import Manifest
+from kvbatch.protocol import Peer, connect, cursor_from_json
+from kvbatch.ranges import Range
+from kvbatch.target_job import OpenReply
+
+__all__ = ["RemoteSession"]
+
+# Looking for acks costs a system call, so it is done once for this many frames unless the window is full.
+_FRAMES_PER_LOOK = 4
+
+
+class RemoteStream:
+    """Keeps up to `window` frames unacknowledged; every ack must name the digest that was sent."""
+
+    def __init__(self, peer: Peer, index: int, job_hash: int, window: int) -> None:
+        self._peer = peer
+        self._index = index
+        self._job_hash = job_hash
+        self._window = window
+        self._range = 0
+        self._unacknowledged: deque[bytes] = deque()
+        self._durable: list[Cursor] = []
+        self._since_look = 0
+
+    @property
+    def wire_bytes(self) -> int:
+        return self._peer.connection.bytes_sent + self._peer.connection.bytes_received
+
+    def _send(self, type_: FrameType, value: dict[str, object] | None = None) -> None:
+        try:
+            self._peer.send(type_, value, stream=self._index, range_=self._range)
+        except TransportError as error:
+            self._peer.raise_reported(error)
+
+    def begin(self, part: Range) -> None:
+        self._range = part.id
+        self._send(FrameType.RANGE_BEGIN)
+
+    def put(self, frame: Frame, digest: bytes) -> None:
+        frame.set_route(self._job_hash, self._index, self._range)
+        try:
+            self._peer.connection.send(frame)
+        except TransportError as error:
+            self._peer.raise_reported(error)
+        self._unacknowledged.append(digest)
+        self._since_look += 1
+        if self._since_look >= _FRAMES_PER_LOOK:
+            self._since_look = 0
+            while self._unacknowledged and self._peer.connection.wait_readable(0):
+                self._take_ack()
+        while len(self._unacknowledged) >= self._window:
+            self._take_ack()
+
+    def _take_ack(self) -> bool:
+        """Whether it was the answer to DRAIN."""
+        _, ack = self._peer.receive(FrameType.ACK)
+        for _ in range(ack["frames"]):
+            digest = self._unacknowledged.popleft()
+        if ack["frames"] and digest.hex() != ack["digest"]:
+            raise CorruptionError(f"range {self._range}: the receiver's running digest is not the sender's")
+        self._durable += [cursor_from_json(cursor) for cursor in ack["durable"]]
+        return bool(ack["drained"])
+
+    def end(self, entries: int, raw_bytes: int, digest: bytes) -> None:
+        self._send(FrameType.RANGE_END, {"entries": entries, "raw_bytes": raw_bytes, "digest": digest.hex()})
+
+    def take_durable(self) -> list[Cursor]:
+        durable, self._durable = self._durable, []
+        return durable
+
+    def drain(self) -> None:
+        self._send(FrameType.DRAIN)
+        while not self._take_ack():
+            pass
+
+    def interrupt(self) -> None:
+        self._peer.close()
+
+    def close(self) -> None:
+        self._peer.close()
+
+
+class RemoteSession:
+    def __init__(self, endpoint: ReceiverEndpoint, manifest: Manifest, window: int) -> None:
+        self._endpoint = endpoint
+        self._window = window
+        self._job_hash = xxh3_64(manifest.job.encode())
+        self._control, welcome = connect(endpoint.host, endpoint.port, "control")
+        try:
+            answer = self._control.request("open", name=endpoint.name, manifest=manifest.to_json())
+            self._session = answer["session"]
+            self._reply = OpenReply(
+                identity=answer["identity"],
+                resumed=answer["resumed"],
+                family_ids=answer["family_ids"],
+                manifest=Manifest.from_json(answer["manifest"]),
+                cursors=tuple(cursor_from_json(cursor) for cursor in answer["cursors"]),
+                max_frame_bytes=welcome["max_frame_bytes"],
+            )
+        except BaseException:
+            self._control.close()
+            raise
+
+    @property
+    def reply(self) -> OpenReply:
+        return self._reply
+
+    def stream(self, index: int) -> RemoteStream:
+        peer, _ = connect(self._endpoint.host, self._endpoint.port, "stream", session=self._session, stream=index)
+        return RemoteStream(peer, index, self._job_hash, self._window)
+
+    def finish(self) -> None:
+        self._control.request("finish")
+
+    def close(self) -> None:
+        self._control.close()

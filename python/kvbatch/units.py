@@ -1,0 +1,53 @@
+"""Sizes as people write them, and back."""
+
+from __future__ import annotations
+
+import re
+
+from kvbatch.errors import UsageError
+
+__all__ = ["format_bytes", "format_count", "format_seconds", "parse_bytes"]
+
+_UNITS = {"": 1, "B": 1}
+for _power, _prefix in enumerate("KMGT", start=1):
+    _UNITS[f"{_prefix}iB"] = _UNITS[_prefix] = 1 << (10 * _power)
+    _UNITS[f"{_prefix}B"] = 1000**_power
+
+_PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGTkmgt]?i?[Bb]?)\s*")
+
+
+def parse_bytes(text: str | int) -> int:
+    """`64KiB`, `1.5GiB`, `200MB`, `4M` (binary) or a plain number, in bytes. Raises UsageError."""
+    if isinstance(text, int):
+        return text
+    match = _PATTERN.fullmatch(text)
+    unit = match and match[2][:1].upper() + match[2][1:].replace("b", "B")
+    if match is None or unit not in _UNITS:
+        raise UsageError(f"malformed size {text!r}: write it like 64KiB, 1MiB or 2GiB")
+    return int(float(match[1]) * _UNITS[unit])
+
+
+def format_bytes(count: float) -> str:
+    """Binary units, three significant digits: 1.46 GiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.4g} TiB"
+
+
+def format_count(count: float) -> str:
+    """Decimal units: 1.25 M."""
+    for unit in ("", " k", " M"):
+        if count < 1000:
+            return f"{count:.3g}{unit}" if unit else f"{count:.0f}"
+        count /= 1000
+    return f"{count:.4g} G"
+
+
+def format_seconds(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"

@@ -1,0 +1,74 @@
+"""Real RocksDB stores, written and read by a library that is not ours (rocksdict)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import rocksdict
+
+Families = Mapping[str, Mapping[bytes, bytes]]
+
+
+def raw_options() -> rocksdict.Options:
+    options = rocksdict.Options(raw_mode=True)
+    options.create_if_missing(True)
+    return options
+
+
+def write_store(
+    path: Path, families: Families, *, options: rocksdict.Options | None = None, flush: bool = True
+) -> Path:
+    """A store with these entries; without `flush` they stand in the WAL alone."""
+    store = rocksdict.Rdict(str(path), options or raw_options())
+    for name, entries in families.items():
+        family = store if name == "default" else store.create_column_family(name, options or raw_options())
+        for key, value in entries.items():
+            family[key] = value
+        if flush:
+            family.flush()
+    store.close()
+    return path
+
+
+def read_store(path: Path) -> dict[str, dict[bytes, bytes]]:
+    """Every entry of every column family, opened read-only."""
+    names = rocksdict.Rdict.list_cf(str(path), raw_options())
+    store = rocksdict.Rdict(
+        str(path),
+        raw_options(),
+        column_families={name: raw_options() for name in names},
+        access_type=rocksdict.AccessType.read_only(),
+    )
+    entries: dict[str, dict[bytes, bytes]] = {}
+    for name in names:
+        family = store.get_column_family(name)
+        entries[name] = {bytes(key): bytes(value) for key, value in family.items()}
+        del family
+    store.close()
+    return entries
+
+
+def numbered(count: int, *, start: int = 0, value: bytes = b"value-") -> dict[bytes, bytes]:
+    return {f"key-{number:08}".encode(): value + str(number).encode() for number in range(start, start + count)}
+
+
+def tree(path: Path) -> dict[str, tuple[int, int, int]]:
+    """Size, mtime in ns and mode of everything below `path`: equal trees were not touched."""
+    return {
+        str(entry.relative_to(path)): (entry.lstat().st_size, entry.lstat().st_mtime_ns, entry.lstat().st_mode)
+        for entry in [path, *path.rglob("*")]
+    }
+
+
+def kvbatch(*arguments: object, timeout: float = 120, **kwargs: object) -> subprocess.CompletedProcess[str]:
+    """Runs the command line in a process of its own."""
+    return subprocess.run(
+        kvbatch_command(arguments), capture_output=True, text=True, timeout=timeout, check=False, **kwargs
+    )  # type: ignore[call-overload]
+
+
+def kvbatch_command(arguments: Iterable[object]) -> list[str]:
+    return [sys.executable, "-m", "kvbatch", *(str(argument) for argument in arguments)]
