@@ -16,7 +16,10 @@ __all__ = ["migrate", "plan", "serve", "verify"]
 
 
 def plan(source: str | os.PathLike[str], target: str | os.PathLike[str], **options: Any) -> Plan:
-    """What `migrate` with the same arguments would do; touches nothing. Raises UsageError, RefusedError, SourceError."""
+    """What `migrate` with the same arguments would do; touches nothing.
+
+    Raises UsageError, RefusedError or SourceError.
+    """
     checked = MigrationOptions.checked(**options)
     source_endpoint, target_endpoint = parse_endpoint(source), parse_endpoint(target)
     check_apart(source_endpoint, target_endpoint)

@@ -1,4 +1,7 @@
-"""The command line. stdout holds results only; progress, logs and errors go to stderr. docs/operating.md has the page."""
+"""The command line: docs/operating.md has the page.
+
+stdout holds results only; progress, logs and errors go to stderr.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -95,7 +97,6 @@ NonemptyOption = Annotated[
     bool, typer.Option("--allow-nonempty", help="Write into a target that holds other data; its other keys stay.")
 ]
 RetriesOption = Annotated[int, typer.Option(help="Attempts after a broken connection before giving up with exit 75.")]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 def _options(
@@ -167,7 +168,6 @@ def migrate(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and touch nothing.")] = False,
     progress: Annotated[ProgressChoice, typer.Option(help="What to show on stderr.")] = ProgressChoice.AUTO,
     as_json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Copy SOURCE to TARGET. Run again after any interruption: it carries on where it was."""
     options = _options(
@@ -191,7 +191,7 @@ def migrate(
     migration = Migration(source, target, MigrationOptions.checked(**options))
     events = migration.events()
     migration.start()
-    with _stop_on_signals(migration):
+    with _StopOnSignals(migration):
         follow(events, progress.value)
         summary = migration.wait()
     if as_json:
@@ -200,7 +200,7 @@ def migrate(
         _show_summary(summary)
 
 
-class _stop_on_signals:
+class _StopOnSignals:
     """SIGINT and SIGTERM stop the job cleanly; a second one ends the process at once."""
 
     def __init__(self, migration: Migration) -> None:
@@ -261,7 +261,6 @@ def plan(
     key_range: RangeOption = None,
     job: JobOption = None,
     as_json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Show what `migrate` would do; touches nothing."""
     options: dict[str, Any] = {"lane": lane.value, "key_range": key_range, "job": job}
@@ -288,7 +287,6 @@ def serve(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen on an address that other machines reach, unencrypted.")
     ] = False,
-    debug: DebugOption = False,
 ) -> None:
     """Receive migrations into directories below a root, until SIGTERM or SIGINT."""
     host, port = _parse_listen(listen)
@@ -312,7 +310,6 @@ def verify(
     repair: Annotated[bool, typer.Option("--repair", help="Send the keys that differ, and only those.")] = False,
     key_range: RangeOption = None,
     as_json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Compare every entry of SOURCE and TARGET by digests. Exit 0: equal; 3: they differ."""
     report = api.verify(source, target, repair=repair, key_range=key_range)
@@ -350,7 +347,6 @@ def status(
     job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="One job; all when left out.")] = None,
     state_dir: StateOption = None,
     as_json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Show the jobs that this machine sent, the newest first."""
     state = StateStore(state_dir or default_state_dir())
@@ -394,7 +390,6 @@ def demo(
     entries: Annotated[int, typer.Option(help="Entries in the made-up source.", min=1)] = 1_000_000,
     directory: Annotated[Path | None, typer.Option(help="Work here and keep it (default: a temporary one).")] = None,
     as_json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Make a store, migrate it through a receiver on loopback, verify it, print a short table."""
     report = run_demo(entries, directory)
@@ -417,8 +412,11 @@ def _common(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error (anywhere on the line).")
+    ] = False,
 ) -> None:
-    del version
+    del version, debug
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------
@@ -448,16 +446,14 @@ def _fail(error: KvbatchError, arguments: list[str]) -> NoReturn:
     sys.exit(error.exit_code)
 
 
-def run(arguments: list[str], invoke: Callable[[], None]) -> None:
-    """Runs a command and turns errors into messages and exit codes."""
+def main() -> None:
+    """Runs a command; errors become messages and exit codes."""
+    _configure_logs()
+    # Accepted at any place, since it is typed behind a command that just failed.
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        invoke()
+        app(arguments)
     except KvbatchError as error:
-        if "--debug" in arguments:
+        if len(arguments) < len(sys.argv) - 1:
             raise
         _fail(error, arguments)
-
-
-def main() -> None:
-    _configure_logs()
-    run(sys.argv[1:], app)

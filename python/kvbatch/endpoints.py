@@ -54,7 +54,7 @@ def parse_endpoint(text: str | os.PathLike[str]) -> Endpoint:
         )
     if not text:
         raise UsageError("an empty path names no store")
-    return DirectoryEndpoint(Path(os.path.abspath(text)))
+    return DirectoryEndpoint(Path(text).absolute())
 
 
 def _parse_receiver(text: str) -> ReceiverEndpoint:

@@ -36,6 +36,8 @@ __all__ = ["Migration", "Plan", "make_plan", "open_source"]
 
 _LANE = "batch"
 _SAMPLE_SECONDS = 0.5
+# A stream that waits for a silent target is cut loose this long after a stop.
+_STOP_GRACE_SECONDS = 3.0
 # The rate shown is the mean over so many samples.
 _RATE_SAMPLES = 7
 _RETRY_WAIT_SECONDS = 0.2
@@ -413,8 +415,8 @@ class Migration:
         assert isinstance(self._source_endpoint, DirectoryEndpoint)
         if fingerprint_directory(self._source_endpoint.path) != self.plan.manifest.fingerprint:
             raise SourceError(
-                f"the source {self._source_endpoint} was written to during the migration. The target is left unfinished; "
-                "remove it and migrate again while nothing writes to the source"
+                f"the source {self._source_endpoint} was written to during the migration. The target is left "
+                "unfinished; remove it and migrate again while nothing writes to the source"
             )
 
     # -- figures ------------------------------------------------------------------------------------------------------

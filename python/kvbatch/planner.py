@@ -78,9 +78,7 @@ def _clip(first: bytes, last: bytes, wanted: KeyRange, reverse: bool) -> tuple[b
     return None if (low > high) != reverse and low != high else (low, high)
 
 
-def plan_ranges(
-    store: SourceStore, *, key_range: KeyRange = KeyRange(), range_bytes: int, max_ranges: int
-) -> list[Range]:
+def plan_ranges(store: SourceStore, *, key_range: KeyRange, range_bytes: int, max_ranges: int) -> list[Range]:
     """One range for each `range_bytes` of a column family, `max_ranges` at most; one for an empty family.
 
     Together the ranges of a family are exactly `key_range`. `estimated_bytes` are keys and values before compression.

@@ -7,6 +7,7 @@ any of them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 from typing import Any
@@ -91,13 +92,11 @@ class Peer:
 
     def send_error(self, error: KvbatchError) -> None:
         """Tells the peer why this ends, if it still listens."""
-        try:
+        with contextlib.suppress(TransportError):
             self.send(
                 FrameType.ERROR,
                 {"kind": type(error).__name__, "message": str(error), "retryable": error.retryable},
             )
-        except TransportError:
-            pass
 
     def request(self, operation: str, **arguments: Any) -> dict[str, Any]:
         try:

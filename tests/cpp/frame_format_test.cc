@@ -38,7 +38,8 @@ const std::vector<Golden> kGoldenVersion1 = {
      "00000000000000000100000000000000"
      "00000000efbeadde40420f0000000000"
      "e11000000000000000000000a50ddd1d"},
-    {{FrameType::kError, Codec::kNone, 0xffffffffffffffff, 0xffffffff, 0xffffffff, 0xffffffffffffffff, 0xffffffff, 0xffffffff, 67108864, 67108864},
+    {{FrameType::kError, Codec::kNone, 0xffffffffffffffff, 0xffffffff, 0xffffffff, 0xffffffffffffffff, 0xffffffff,
+      0xffffffff, 67108864, 67108864},
      "4b56423101050000ffffffffffffffff"
      "ffffffffffffffffffffffffffffffff"
      "ffffffffffffffff0000000400000000"
@@ -48,7 +49,8 @@ const std::vector<Golden> kGoldenVersion1 = {
      "02000000030000000400000000000000"
      "05000000060000000700000000000000"
      "0700000000000000000000003fbc80c4"},
-    {{FrameType::kData, Codec::kNone, 0x1122334455667788, 0x99aabbcc, 0xddeeff00, 0x102030405060708, 0x11121314, 0x15161718, 1073741824, 1073741824},
+    {{FrameType::kData, Codec::kNone, 0x1122334455667788, 0x99aabbcc, 0xddeeff00, 0x102030405060708, 0x11121314,
+      0x15161718, 1073741824, 1073741824},
      "4b564231010700008877665544332211"
      "ccbbaa9900ffeedd0807060504030201"
      "14131211181716150000004000000000"
@@ -194,7 +196,8 @@ TEST(FrameFormat, LengthsAreHeldAgainstTheLimits) {
   limits.max_control_bytes = 100;
   FrameHeader header;
   header.codec = Codec::kLz4;
-  for (const auto& [type, limit] : {std::pair(FrameType::kData, uint64_t{1000}), std::pair(FrameType::kAck, uint64_t{100})}) {
+  for (const auto& [type, limit] :
+       {std::pair(FrameType::kData, uint64_t{1000}), std::pair(FrameType::kAck, uint64_t{100})}) {
     header.type = type;
     header.raw_length = limit;
     header.payload_length = limit;
