@@ -147,6 +147,7 @@ class Migration:
     def __init__(self, source: str, target: str, options: MigrationOptions) -> None:
         """Checks and plans: raises UsageError, RefusedError or SourceError before anything is written."""
         self._options = options
+        self._started_monotonic = time.monotonic()
         self._source_endpoint = parse_endpoint(source)
         self._target_endpoint = parse_endpoint(target)
         check_apart(self._source_endpoint, self._target_endpoint)
@@ -167,14 +168,13 @@ class Migration:
         self._base_entries = 0
         self._base_bytes = 0
         self._resumed = False
-        self._started_monotonic = time.monotonic()
         self._progress = Progress(
             estimated_entries=self.plan.estimated_entries,
             estimated_bytes=self.plan.estimated_bytes,
             ranges=len(self.plan.ranges),
         )
         # Time, entries and bytes at the last samples; the rate shown is the mean over them.
-        self._marks: deque[tuple[float, int, int]] = deque(maxlen=_RATE_SAMPLES)
+        self._marks = deque([(time.monotonic(), 0, 0)], maxlen=_RATE_SAMPLES)
         self._summary: Summary | None = None
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"kvbatch-{self.job}", daemon=True)
@@ -182,8 +182,6 @@ class Migration:
     # -- what the caller sees -----------------------------------------------------------------------------------------
 
     def start(self) -> Migration:
-        self._started_monotonic = time.monotonic()
-        self._marks.append((self._started_monotonic, 0, 0))
         self._thread.start()
         return self
 

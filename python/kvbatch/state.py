@@ -69,7 +69,7 @@ class JobRecord:
     @property
     def alive(self) -> bool:
         """Whether the process that runs the job still exists."""
-        return self.state in (JobState.RUNNING, JobState.FINISHING) and os.path.exists(f"/proc/{self.pid}")
+        return self.state in (JobState.RUNNING, JobState.FINISHING) and Path(f"/proc/{self.pid}").exists()
 
     @property
     def shown_state(self) -> str:
@@ -103,9 +103,7 @@ class StateStore:
                 database.execute("PRAGMA journal_mode = WAL")
                 database.execute(_SCHEMA)
         except (OSError, sqlite3.Error) as error:
-            raise UsageError(
-                f"the state directory {directory} cannot be used: {error}; choose one with --state-dir"
-            ) from error
+            raise UsageError(f"the state directory {directory} cannot be used: {error}; try --state-dir") from error
 
     @contextmanager
     def _connect(self) -> Iterator[sqlite3.Connection]:
@@ -119,7 +117,8 @@ class StateStore:
         now = time.time()
         with self._connect() as database:
             database.execute(
-                "INSERT INTO jobs VALUES (?, ?, ?, ?, '', ?, ?, ?, ?, '{}', NULL, NULL) ON CONFLICT (job) DO UPDATE SET "
+                "INSERT INTO jobs VALUES (?, ?, ?, ?, '', ?, ?, ?, ?, '{}', NULL, NULL) "
+                "ON CONFLICT (job) DO UPDATE SET "
                 "source = excluded.source, target = excluded.target, fingerprint = excluded.fingerprint, "
                 "state = excluded.state, updated = excluded.updated, pid = excluded.pid, summary = NULL, error = NULL",
                 (job, source, target, fingerprint, JobState.RUNNING, now, now, os.getpid()),

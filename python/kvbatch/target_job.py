@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 import threading
 from collections.abc import Iterator
@@ -56,12 +55,13 @@ def check_writable(path: Path, manifest: Manifest) -> None:
             return
         if not path.is_dir():
             raise RefusedError(f"the target {path} is a file; choose another path")
-        names = os.listdir(path)
+        names = [entry.name for entry in path.iterdir()]
     if "CURRENT" not in names:
         foreign = [name for name in names if not _BIRTH_FILE.fullmatch(name)]
         if foreign:
             raise RefusedError(
-                f"the target {path} is not empty and no RocksDB directory (it holds {foreign[0]!r}); choose another path"
+                f"the target {path} is not empty and no RocksDB directory "
+                f"(it holds {foreign[0]!r}); choose another path"
             )
         return
     families = [family.name for family in describe_store(str(path))]

@@ -279,28 +279,67 @@ TEST_F(ConnectionFaultTest, BytesThatTrickleInAreNoTimeOut) {
   EXPECT_EQ(frame_.payload(), "payload");
 }
 
+// Interrupts the calls of a thread, as a profiler does, until told to stop or for three seconds.
+class Interrupter {
+ public:
+  explicit Interrupter(std::thread* victim) : victim_(victim) {
+    struct sigaction action {};
+    action.sa_handler = [](int) {};
+    ::sigaction(SIGUSR1, &action, &before_);
+    thread_ = std::thread([this] {
+      for (int i = 0; i < 1500 && !done_; ++i) {
+        ::pthread_kill(victim_->native_handle(), SIGUSR1);
+        std::this_thread::sleep_for(std::chrono::milliseconds(2));
+      }
+    });
+  }
+  ~Interrupter() {
+    done_ = true;
+    thread_.join();
+    victim_->join();
+    ::sigaction(SIGUSR1, &before_, nullptr);
+  }
+  Interrupter(const Interrupter&) = delete;
+  Interrupter& operator=(const Interrupter&) = delete;
+
+ private:
+  std::thread* victim_;
+  std::atomic<bool> done_ = false;
+  struct sigaction before_ {};
+  std::thread thread_;
+};
+
 TEST_F(ConnectionFaultTest, SignalsDoNotBreakAFrame) {
-  struct sigaction action{};
-  action.sa_handler = [](int) {};
-  struct sigaction before{};
-  ASSERT_EQ(::sigaction(SIGUSR1, &action, &before), 0);
   const std::string bytes = Bytes(FrameHeader(), std::string(5000, 'p'));
   std::atomic<bool> done = false;
   std::thread receiver([&] {
     EXPECT_THAT(connection_.Receive(&frame_), IsOk());
-    EXPECT_THAT(connection_.WaitReadable(20), IsOk());
     done = true;
+    EXPECT_TRUE(Must(connection_.WaitReadable(10'000)));
   });
-  for (size_t at = 0; !done; at += 100) {
-    if (at < bytes.size()) {
-      Write(std::string_view(bytes).substr(at, 100));
-    }
-    ::pthread_kill(receiver.native_handle(), SIGUSR1);
+  const Interrupter interrupter(&receiver);
+  for (size_t at = 0; at < bytes.size(); at += 100) {
+    Write(std::string_view(bytes).substr(at, 100));
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
-  receiver.join();
-  ::sigaction(SIGUSR1, &before, nullptr);
-  EXPECT_EQ(frame_.payload().size(), 5000U);
+  EXPECT_TRUE(Eventually([&] { return done.load(); }));
+  Write("x");
+}
+
+TEST_F(ConnectionFaultTest, SignalsDoNotProlongWaitReadable) {
+  std::atomic<bool> done = false;
+  std::chrono::milliseconds waited{};
+  std::thread waiter([&] {
+    const auto start = std::chrono::steady_clock::now();
+    EXPECT_FALSE(Must(connection_.WaitReadable(100)));
+    waited = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start);
+    done = true;
+  });
+  {
+    const Interrupter interrupter(&waiter);
+    EXPECT_TRUE(Eventually([&] { return done.load(); }));
+  }
+  EXPECT_LT(waited.count(), 1500);
 }
 
 TEST_F(ConnectionFaultTest, AFlippedPayloadBitIsCorruption) {

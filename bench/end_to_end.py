@@ -1,0 +1,361 @@
+"""The end-to-end bench: whole migrations against their stages alone and against a rocksdict loop, in one run.
+
+    python bench/end_to_end.py --json out.json [--entries 5000000] [--rounds 3] [--skip-large]
+
+Every round measures everything once, one thing after the other, on fresh targets; a ratio is taken within a round and
+the median over the rounds is what is reported. Rates are millions of entries a second. The source is in the page cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import rocksdict
+
+import kvbatch
+from kvbatch._core.codec import Codec
+from kvbatch._core.frame import BufferPool, Frame
+from kvbatch._core.store import (
+    ROCKSDB_VERSION,
+    ApplyMode,
+    ColumnFamilyDescription,
+    Cursor,
+    RangeApplier,
+    RangeReader,
+    SourceStore,
+    StopReason,
+    TargetStore,
+    write_sample_store,
+)
+from kvbatch.demo import receiver_process
+
+MIB = 1 << 20
+BATCH_BYTES = MIB
+ROCKSDICT_BATCH = 1000
+
+
+def peak_rss(pid: int | str) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def reset_peak_rss() -> None:
+    """Makes VmHWM count from now on; where the kernel refuses, it stays a larger, thus stricter, figure."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+
+
+class Bench:
+    def __init__(self, folder: Path, entries: int) -> None:
+        self.folder = folder
+        self.entries = entries
+        self.source = folder / "source"
+        self.target = folder / "target"
+        self.runs = 0
+
+    def make_source(self) -> None:
+        write_sample_store(str(self.source), entries=self.entries)
+
+    @contextmanager
+    def fresh_target(self) -> Iterator[Path]:
+        shutil.rmtree(self.target, ignore_errors=True)
+        # What the last measurement left to the disk is not this one's to pay.
+        os.sync()
+        yield self.target
+        shutil.rmtree(self.target, ignore_errors=True)
+
+    def rate(self, seconds: float) -> float:
+        return self.entries / seconds / 1e6
+
+    # -- stages alone, one thread --------------------------------------------------------------------------------------
+
+    def iterate_and_pack(self) -> float:
+        store = SourceStore(str(self.source))
+        frame = Frame(BufferPool(64 * MIB))
+        began = time.perf_counter()
+        reader = RangeReader(store, "default", None, None)
+        entries = 0
+        while True:
+            filled = reader.fill(frame, BATCH_BYTES, Codec.NONE)
+            entries += filled.entries
+            if filled.stop == StopReason.END:
+                break
+        seconds = time.perf_counter() - began
+        assert entries == self.entries
+        return self.rate(seconds)
+
+    def build_and_ingest(self, compression: str) -> float:
+        """SST build and ingest of ready frames, durable at the end."""
+        store = SourceStore(str(self.source))
+        reader = RangeReader(store, "default", None, None)
+        pool = BufferPool(4096 * MIB)
+        frames = []
+        while True:
+            frame = Frame(pool)
+            filled = reader.fill(frame, BATCH_BYTES, Codec.NONE)
+            frames.append(frame)
+            if filled.stop == StopReason.END:
+                break
+        with self.fresh_target() as path:
+            target = TargetStore(str(path))
+            family = target.ensure_family(ColumnFamilyDescription("default", compression=compression))
+            began = time.perf_counter()
+            applier = RangeApplier(target, family, None, None, ApplyMode.INGEST, Cursor(0))
+            for frame in frames:
+                applier.apply(frame)
+            applied = applier.applied
+            applier.finish(applied.entries, applied.raw_bytes, applied.digest)
+            applier.drain()
+            seconds = time.perf_counter() - began
+            assert applied.entries == self.entries
+            del applier
+            target.close()
+        return self.rate(seconds)
+
+    # -- the whole way -------------------------------------------------------------------------------------------------
+
+    def _migrate(self, target: str, **options: Any) -> kvbatch.Summary:
+        self.runs += 1
+        options = {"compression": "none", **options}
+        migration = kvbatch.migrate(self.source, target, state_dir=self.folder / f"state-{self.runs}", **options)
+        summary = migration.wait()
+        assert summary.entries == self.entries
+        return summary
+
+    def over_loopback(self, **options: Any) -> dict[str, float]:
+        """Directory → receiver in a process of its own → directory."""
+        reset_peak_rss()
+        with self.fresh_target() as path, receiver_process(path) as (process, port):
+            summary = self._migrate(f"kvbatch://127.0.0.1:{port}/copy", **options)
+            receiver_rss = peak_rss(process.pid)
+        return {
+            "rate": self.rate(summary.seconds),
+            "sender_rss_mib": summary.peak_rss_bytes / MIB,
+            "receiver_rss_mib": receiver_rss / MIB,
+        }
+
+    def in_process(self, **options: Any) -> float:
+        with self.fresh_target() as path:
+            return self.rate(self._migrate(str(path), **options).seconds)
+
+    def verify(self) -> float:
+        with self.fresh_target() as path:
+            self._migrate(str(path))
+            began = time.perf_counter()
+            report = kvbatch.verify(str(self.source), str(path))
+            seconds = time.perf_counter() - began
+            assert report.equal
+            assert report.entries_source == self.entries
+        return self.rate(seconds)
+
+    def rocksdict_loop(self) -> float:
+        """What a script around a RocksDB binding does: iterate, write batches of 1000, flush."""
+        with self.fresh_target() as path:
+            options = rocksdict.Options(raw_mode=True)
+            began = time.perf_counter()
+            source = rocksdict.Rdict(str(self.source), options, access_type=rocksdict.AccessType.read_only())
+            target = rocksdict.Rdict(str(path), options)
+            batch = rocksdict.WriteBatch(raw_mode=True)
+            entries = 0
+            for key, value in source.items():
+                batch.put(key, value)
+                entries += 1
+                if len(batch) >= ROCKSDICT_BATCH:
+                    target.write(batch)
+                    batch = rocksdict.WriteBatch(raw_mode=True)
+            target.write(batch)
+            target.flush()
+            seconds = time.perf_counter() - began
+            source.close()
+            target.close()
+            assert entries == self.entries
+        return self.rate(seconds)
+
+    def python_share(self) -> float:
+        """Python's share of the sender's CPU time during a migration over loopback.
+
+        The CPU time of each thread inside the calls into C++ is summed (CLOCK_THREAD_CPUTIME_ID around each call, whose
+        own cost counts as Python) and compared with the CPU time of the process from the first call of `migrate` to
+        the end of `wait`. Starting the interpreter and importing is left out.
+        """
+        from kvbatch import job_stream, protocol
+
+        spent = 0.0
+        lock = threading.Lock()
+
+        def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*arguments: Any, **keywords: Any) -> Any:
+                nonlocal spent
+                began = time.thread_time()
+                try:
+                    return function(*arguments, **keywords)
+                finally:
+                    seconds = time.thread_time() - began
+                    with lock:
+                        spent += seconds
+
+            return call
+
+        class TimedReader:
+            def __init__(self, *arguments: Any, **keywords: Any) -> None:
+                self._reader = timed(RangeReader)(*arguments, **keywords)
+                self.fill = timed(self._reader.fill)
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self._reader, name)
+
+        class TimedConnection:
+            def __init__(self, *arguments: Any) -> None:
+                self._connection = protocol_connection(*arguments)
+                for name in ("send", "send_control", "receive", "wait_readable"):
+                    setattr(self, name, timed(getattr(self._connection, name)))
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self._connection, name)
+
+        protocol_connection = protocol.Connection
+        job_stream.RangeReader, protocol.Connection = TimedReader, TimedConnection  # type: ignore[misc,assignment]
+        try:
+            with self.fresh_target() as path, receiver_process(path) as (_, port):
+                before = time.process_time()
+                self._migrate(f"kvbatch://127.0.0.1:{port}/copy")
+                total = time.process_time() - before
+        finally:
+            job_stream.RangeReader, protocol.Connection = RangeReader, protocol_connection  # type: ignore[misc]
+        return (total - spent) / total
+
+
+def one_round(bench: Bench) -> dict[str, Any]:
+    loopback, loopback_lz4 = bench.over_loopback(), bench.over_loopback(target_compression="lz4")
+    figures = {
+        "iterate_and_pack": bench.iterate_and_pack(),
+        "build_and_ingest": bench.build_and_ingest("none"),
+        "build_and_ingest_lz4": bench.build_and_ingest("lz4"),
+        "loopback": loopback["rate"],
+        "loopback_lz4": loopback_lz4["rate"],
+        "in_process": bench.in_process(),
+        "in_process_lz4": bench.in_process(target_compression="lz4"),
+        "rocksdict_loop": bench.rocksdict_loop(),
+        "verify": bench.verify(),
+        "python_share": bench.python_share(),
+        "sender_rss_mib": max(loopback["sender_rss_mib"], loopback_lz4["sender_rss_mib"]),
+        "receiver_rss_mib": max(loopback["receiver_rss_mib"], loopback_lz4["receiver_rss_mib"]),
+    }
+    slowest = min(figures["iterate_and_pack"], figures["build_and_ingest"])
+    slowest_lz4 = min(figures["iterate_and_pack"], figures["build_and_ingest_lz4"])
+    figures |= {
+        "loopback_to_slowest_stage": figures["loopback"] / slowest,
+        "loopback_lz4_to_slowest_stage": figures["loopback_lz4"] / slowest_lz4,
+        "in_process_to_slowest_stage": figures["in_process"] / slowest,
+        "in_process_lz4_to_slowest_stage": figures["in_process_lz4"] / slowest_lz4,
+        "loopback_to_rocksdict": figures["loopback"] / figures["rocksdict_loop"],
+    }
+    return figures
+
+
+# name: (bar, whether the figure must be at least that, or at most)
+BARS = {
+    "loopback_to_slowest_stage": (0.8, "at least"),
+    "loopback_lz4_to_slowest_stage": (0.8, "at least"),
+    "in_process_to_slowest_stage": (0.8, "at least"),
+    "loopback_to_rocksdict": (4.0, "at least"),
+    "verify": (4.0, "at least"),
+    "python_share": (0.05, "at most"),
+    "sender_rss_mib": (400.0, "at most"),
+    "receiver_rss_mib": (400.0, "at most"),
+    "large_sender_rss_to_small": (1.1, "at most"),
+    "large_receiver_rss_to_small": (1.1, "at most"),
+}
+
+
+def run_in_child(arguments: list[str]) -> dict[str, Any]:
+    """A run of this file in a process of its own, so that its peak memory is its own."""
+    import subprocess
+
+    command = [sys.executable, __file__, *arguments]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def memory_only(folder: Path, entries: int) -> dict[str, float]:
+    bench = Bench(folder, entries)
+    bench.make_source()
+    return bench.over_loopback()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--entries", type=int, default=5_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--skip-large", action="store_true", help="leave out the job five times as large")
+    parser.add_argument("--directory", type=Path, help="work on this file system (default: the temporary directory)")
+    parser.add_argument("--memory-only", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+
+    with tempfile.TemporaryDirectory(prefix="kvbatch-bench-", dir=arguments.directory) as folder_name:
+        folder = Path(folder_name)
+        if arguments.memory_only:
+            print(json.dumps(memory_only(folder, arguments.entries)))
+            return
+        bench = Bench(folder, arguments.entries)
+        bench.make_source()
+        bench.in_process()  # fills the page cache, and the disk's too
+        rounds = []
+        for number in range(arguments.rounds):
+            rounds.append(one_round(bench))
+            print(f"round {number + 1}: " + ", ".join(f"{k} {v:.3g}" for k, v in rounds[-1].items()), file=sys.stderr)
+        shutil.rmtree(bench.source)
+    figures = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
+    if not arguments.skip_large:
+        base = ["--memory-only"] + (["--directory", str(arguments.directory)] if arguments.directory else [])
+        small = run_in_child([*base, "--entries", str(arguments.entries)])
+        large = run_in_child([*base, "--entries", str(5 * arguments.entries)])
+        for side in ("sender", "receiver"):
+            figures[f"{side}_rss_mib"] = small[f"{side}_rss_mib"]
+            figures[f"large_{side}_rss_mib"] = large[f"{side}_rss_mib"]
+            figures[f"large_{side}_rss_to_small"] = large[f"{side}_rss_mib"] / small[f"{side}_rss_mib"]
+        figures["large_loopback"] = 5 * large["rate"]
+
+    result = {
+        "entries": arguments.entries,
+        "rocksdb": ROCKSDB_VERSION,
+        "machine": {"cores": len(os.sched_getaffinity(0)), "python": platform.python_version()},
+        "medians": figures,
+        "rounds": rounds,
+        "bars": {
+            name: {
+                "figure": figures[name],
+                "bar": bar,
+                "kind": kind,
+                "reached": figures[name] >= bar if kind == "at least" else figures[name] <= bar,
+            }
+            for name, (bar, kind) in BARS.items()
+            if name in figures
+        },
+    }
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    for name, bar in result["bars"].items():
+        print(f"{name:32} {bar['figure']:8.3f}  {bar['kind']} {bar['bar']}  {'ok' if bar['reached'] else 'MISSED'}")
+
+
+if __name__ == "__main__":
+    main()
