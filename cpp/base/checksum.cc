@@ -1,7 +1,17 @@
 #include "base/checksum.h"
 
 #include <isa-l/crc.h>
+// On x86-64 the library picks the widest vectors the CPU has; its plain entry points are compiled for SSE2 and were
+// measured 19 times slower on 1 MiB (4.6 against 88 GB/s).
+#if defined(__x86_64__) && __has_include(<xxh_x86dispatch.h>)
+#include <xxh_x86dispatch.h>
+#else
 #include <xxhash.h>
+#endif
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #include <cstring>
 
@@ -11,12 +21,34 @@ namespace kvbatch {
 
 namespace {
 
+#if defined(__x86_64__)
+__attribute__((target("avx"))) void ZeroUpper() { _mm256_zeroupper(); }
+#endif
+
+// ISA-L and xxHash return with the upper halves of the vector registers in use, and every SSE instruction after that is
+// slowed down on this thread: RocksDB's block checksums were measured four times slower (4.7 against 19.6 GB/s).
+class CleanVectorState {
+ public:
+  CleanVectorState() = default;
+  CleanVectorState(const CleanVectorState&) = delete;
+  CleanVectorState& operator=(const CleanVectorState&) = delete;
+  ~CleanVectorState() {
+#if defined(__x86_64__)
+    static const bool has_avx = __builtin_cpu_supports("avx");
+    if (has_avx) {
+      ZeroUpper();
+    }
+#endif
+  }
+};
+
 Digest FromHash(XXH128_hash_t hash) { return Digest{hash.low64, hash.high64}; }
 
 }  // namespace
 
 uint32_t Crc32c(std::string_view data) {
   // ISA-L takes an int length and a pointer to non-const that it does not write to.
+  const CleanVectorState clean;
   constexpr size_t kStep = size_t{1} << 30;
   uint32_t state = 0xffffffff;
   while (!data.empty()) {
@@ -61,11 +93,15 @@ std::string Digest::Hex() const {
   return text;
 }
 
-Digest Xxh3(std::string_view data) { return FromHash(XXH3_128bits(data.data(), data.size())); }
+Digest Xxh3(std::string_view data) {
+  const CleanVectorState clean;
+  return FromHash(XXH3_128bits(data.data(), data.size()));
+}
 
 uint64_t Xxh3Short(std::string_view data) { return XXH3_64bits(data.data(), data.size()); }
 
 Digest EntryDigest(std::string_view key, std::string_view value, uint64_t kind) {
+  const CleanVectorState clean;
   const uint64_t seed = XXH3_64bits_withSeed(key.data(), key.size(), kind);
   return FromHash(XXH3_128bits_withSeed(value.data(), value.size(), seed));
 }

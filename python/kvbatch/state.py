@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import mmap
 import os
 import sqlite3
 import time
@@ -12,9 +13,6 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from kvbatch.errors import RefusedError, UsageError
 
@@ -166,14 +164,15 @@ class SentLog:
                 file.truncate(0)
                 file.truncate(size)
         self._path = path
-        self._sent: NDArray[np.uint64] = np.memmap(path, dtype=np.uint64, mode="r+")
+        with path.open("r+b") as file:
+            self._sent = memoryview(mmap.mmap(file.fileno(), size)).cast("Q")
 
     def record(self, range_id: int, raw_bytes: int) -> None:
         self._sent[range_id] = raw_bytes
 
     def beyond(self, range_id: int, raw_bytes: int) -> int:
         """Bytes of the range that were sent but lie behind `raw_bytes`, its cursor."""
-        return max(0, int(self._sent[range_id]) - raw_bytes)
+        return max(0, self._sent[range_id] - raw_bytes)
 
     def remove(self) -> None:
         self._path.unlink(missing_ok=True)

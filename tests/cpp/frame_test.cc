@@ -171,7 +171,7 @@ TEST(Frame, AClosedPoolEndsTheWait) {
     Frame frame(pool);
     EXPECT_THAT(frame.Reserve(1000, Codec::kNone), Fails(Code::kClosed));
   });
-  ASSERT_TRUE(Eventually([&] { return pool->waiting() == 1; }));
+  EXPECT_TRUE(Eventually([&] { return pool->waiting() == 1; }));
   pool->Close();
   waiter.join();
 }

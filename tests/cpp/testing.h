@@ -23,8 +23,14 @@
 
 namespace kvbatch {
 
+// Statuses in the messages of failed expectations.
 inline void PrintTo(const Status& status, std::ostream* out) {
   *out << "code " << static_cast<int>(status.code()) << ": " << status.message();
+}
+
+template <typename T>
+void PrintTo(const Result<T>& result, std::ostream* out) {
+  PrintTo(result.status(), out);
 }
 
 inline void PrintTo(Code code, std::ostream* out) { *out << "code " << static_cast<int>(code); }
@@ -41,15 +47,12 @@ Status StatusOf(const Result<T>& result) {
 }
 
 // EXPECT_THAT(status or result, IsOk())
-MATCHER(IsOk, "is ok") {
-  *result_listener << ::testing::PrintToString(StatusOf(arg));
-  return StatusOf(arg).ok();
-}
+MATCHER(IsOk, "is ok") { return StatusOf(arg).ok(); }
 
 // EXPECT_THAT(status or result, Fails(Code::kCorruption)), Fails(Code::kCorruption, "part of the message")
-MATCHER_P2(FailsWith, code, text, "fails with that code and names \"" + std::string(text) + "\"") {
+MATCHER_P2(FailsWith, code, text,
+           "fails with code " + std::to_string(static_cast<int>(code)) + " and says \"" + std::string(text) + "\"") {
   const Status status = StatusOf(arg);
-  *result_listener << ::testing::PrintToString(status);
   return status.code() == code && status.message().find(text) != std::string::npos;
 }
 
