@@ -9,6 +9,7 @@ the median over the rounds is what is reported. Rates are millions of entries a 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -19,7 +20,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,8 @@ def peak_rss(pid: int | str) -> int:
 
 def reset_peak_rss() -> None:
     """Makes VmHWM count from now on; where the kernel refuses, it stays a larger, thus stricter, figure."""
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 class Bench:
@@ -73,7 +71,7 @@ class Bench:
     def make_source(self) -> None:
         write_sample_store(str(self.source), entries=self.entries)
 
-    @contextmanager
+    @contextlib.contextmanager
     def fresh_target(self) -> Iterator[Path]:
         shutil.rmtree(self.target, ignore_errors=True)
         # What the last measurement left to the disk is not this one's to pay.

@@ -3,9 +3,7 @@
 namespace kvbatch {
 
 bool BatchBuilder::AddKey(Tag plain, Tag with_family, uint32_t column_family, std::string_view key) {
-  const size_t exact = 1 + (column_family == 0 ? 0 : Varint32Length(column_family)) +
-                       Varint32Length(static_cast<uint32_t>(key.size())) + key.size();
-  if (exact > left()) {
+  if (KeySize(column_family, key) > left()) {
     return false;
   }
   cursor_ = WriteBytes(WriteTag(cursor_, plain, with_family, column_family), key);

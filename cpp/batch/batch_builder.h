@@ -38,9 +38,9 @@ class BatchBuilder {
   }
   bool PutLogData(std::string_view blob);
 
-  // The most bytes that a batch with this one record can take, its header included.
-  static size_t SpaceFor(size_t key_size, size_t value_size) {
-    return kBatchHeaderSize + 1 + 3 * kMaxVarint32Length + key_size + value_size;
+  // The bytes of a batch with one Put (Merge, PutEntity, DeleteRange) alone, its header included.
+  static size_t SpaceFor(uint32_t column_family, std::string_view key, std::string_view value) {
+    return kBatchHeaderSize + PairSize(column_family, key, value);
   }
 
   uint32_t count() const { return count_; }
@@ -50,6 +50,14 @@ class BatchBuilder {
   std::string_view Finish();
 
  private:
+  static size_t KeySize(uint32_t column_family, std::string_view key) {
+    return 1 + (column_family == 0 ? 0 : Varint32Length(column_family)) +
+           Varint32Length(static_cast<uint32_t>(key.size())) + key.size();
+  }
+  static size_t PairSize(uint32_t column_family, std::string_view first, std::string_view second) {
+    return KeySize(column_family, first) + Varint32Length(static_cast<uint32_t>(second.size())) + second.size();
+  }
+
   size_t left() const { return static_cast<size_t>(end_ - cursor_); }
 
   char* WriteTag(char* out, Tag plain, Tag with_family, uint32_t column_family) {
@@ -68,10 +76,7 @@ class BatchBuilder {
   }
 
   bool AddPair(Tag plain, Tag with_family, uint32_t column_family, std::string_view first, std::string_view second) {
-    const size_t exact = 1 + (column_family == 0 ? 0 : Varint32Length(column_family)) +
-                         Varint32Length(static_cast<uint32_t>(first.size())) + first.size() +
-                         Varint32Length(static_cast<uint32_t>(second.size())) + second.size();
-    if (exact > left()) {
+    if (PairSize(column_family, first, second) > left()) {
       return false;
     }
     char* out = WriteTag(cursor_, plain, with_family, column_family);

@@ -48,7 +48,7 @@ bool Add(BatchBuilder* builder, const RecordTuple& record) {
 Bytes EncodeBatch(const std::vector<RecordTuple>& records) {
   size_t capacity = kBatchHeaderSize;
   for (const auto& [kind, family, key, value] : records) {
-    capacity += BatchBuilder::SpaceFor(key.value.size(), value.value.size());
+    capacity += BatchBuilder::SpaceFor(family, key.value, value.value);
   }
   std::string buffer(capacity, '\0');
   BatchBuilder builder(buffer.data(), buffer.size());

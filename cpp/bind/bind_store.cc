@@ -13,19 +13,25 @@ void RegisterDescription(py::module_& module) {
   py::class_<Family>(module, "ColumnFamilyDescription",
                      "The traits of a column family that a copy keeps; names as RocksDB's OPTIONS file has them.")
       .def(py::init([](Text name, std::string comparator, std::string merge_operator, std::string compression,
-                       std::string filter_policy, uint64_t block_size) {
-             return Family{std::move(name.value),  std::move(comparator),    std::move(merge_operator),
-                           std::move(compression), std::move(filter_policy), block_size};
+                       std::string filter_policy, uint64_t block_size, int num_levels) {
+             return Family{std::move(name.value),
+                           std::move(comparator),
+                           std::move(merge_operator),
+                           std::move(compression),
+                           std::move(filter_policy),
+                           block_size,
+                           num_levels};
            }),
            py::arg("name"), py::kw_only(), py::arg("comparator") = Family().comparator, py::arg("merge_operator") = "",
            py::arg("compression") = Family().compression, py::arg("filter_policy") = "",
-           py::arg("block_size") = Family().block_size)
+           py::arg("block_size") = Family().block_size, py::arg("num_levels") = Family().num_levels)
       .def_property_readonly("name", [](const Family& family) { return Text{family.name}; })
       .def_readonly("comparator", &Family::comparator)
       .def_readonly("merge_operator", &Family::merge_operator)
       .def_readonly("compression", &Family::compression)
       .def_readonly("filter_policy", &Family::filter_policy)
-      .def_readonly("block_size", &Family::block_size);
+      .def_readonly("block_size", &Family::block_size)
+      .def_readonly("num_levels", &Family::num_levels);
   module.attr("RESERVED_COLUMN_FAMILY") = kReservedColumnFamily;
   module.attr("ROCKSDB_VERSION") = RocksdbVersion();
   module.def(

@@ -14,12 +14,18 @@ using Key = std::optional<Bytes>;
 void RegisterTargetStore(py::module_& module) {
   py::class_<TargetStore, TargetHandle>(module, "TargetStore",
                                         "A RocksDB directory that a job writes into, with the job's records.")
-      .def(py::init([](const Text& path, bool create, uint64_t sst_file_bytes) {
-             return Get([&] { return TargetStore::Open(path.value, TargetOptions{create, sst_file_bytes}); });
+      .def(py::init([](const Text& path, bool create, uint64_t sst_file_bytes,
+                       const std::optional<ColumnFamilyDescription>& default_family) {
+             TargetOptions options;
+             options.create = create;
+             options.sst_file_bytes = sst_file_bytes;
+             options.default_family = default_family.value_or(options.default_family);
+             return Get([&] { return TargetStore::Open(path.value, options); });
            }),
            py::arg("path"), py::kw_only(), py::arg("create") = true,
-           py::arg("sst_file_bytes") = TargetOptions().sst_file_bytes,
-           "Raises UsageError, RefusedError or TargetError.")
+           py::arg("sst_file_bytes") = TargetOptions().sst_file_bytes, py::arg("default_family") = std::nullopt,
+           "A store that does not exist yet gets `default_family`'s traits. Raises UsageError, RefusedError or "
+           "TargetError.")
       .def_property_readonly("path", [](const TargetStore& store) { return Text{store.path()}; })
       .def_property_readonly("column_families", &TargetStore::Families)
       .def_property_readonly(

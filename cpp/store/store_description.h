@@ -22,6 +22,9 @@ struct ColumnFamilyDescription {
   std::string compression = "lz4";  // none, snappy, zlib, bzip2, lz4, lz4hc or zstd: that of the bottommost level
   std::string filter_policy;        // as FilterPolicy::CreateFromString takes it; empty: none
   uint64_t block_size = 16 << 10;
+  // A store opens only with at least as many levels as its files stand in, so a copy must not have more than its
+  // source.
+  int num_levels = 7;
 };
 
 // Lists the column families in the order of their ids, traits from the newest OPTIONS file; a store without one
@@ -29,12 +32,19 @@ struct ColumnFamilyDescription {
 // Opens nothing for writing.
 Result<std::vector<ColumnFamilyDescription>> DescribeStore(const std::string& path);
 
+// Where the store keeps its WAL: mostly `path` itself; else the directory that its OPTIONS file names. A store that was
+// copied may still name the place it came from; a directory that is a store of its own, or is gone, is not taken.
+std::string WalDirectory(const std::string& path);
+
 // kRefused, by name, for a comparator this build does not know and for user-defined timestamps.
 Status CheckComparator(const ColumnFamilyDescription& family);
 
 // RocksDB options that open the family: comparator, merge operator where this build knows it, table format.
-// Requires CheckComparator to have passed.
+// Requires CheckComparator to have passed. An operator that it does not know is replaced by a failing one.
 rocksdb::ColumnFamilyOptions OpenOptions(const ColumnFamilyDescription& family);
+
+// Merges nothing. Without any operator RocksDB ends the replay of a WAL at the first merge operand.
+std::shared_ptr<rocksdb::MergeOperator> FailingMergeOperator(const std::string& name);
 
 // Whether the family's merge operator is set and known to this build.
 bool HasUsableMergeOperator(const ColumnFamilyDescription& family);

@@ -51,9 +51,8 @@ Result<std::shared_ptr<TargetStore>> TargetStore::Open(const std::string& path, 
     }
     families = described.Take();
   } else if (options.create) {
-    ColumnFamilyDescription family;
-    family.name = rocksdb::kDefaultColumnFamilyName;
-    families.push_back(family);
+    families.push_back(options.default_family);
+    families.back().name = rocksdb::kDefaultColumnFamilyName;
   } else {
     return Status(Code::kUsage, path + " holds no RocksDB store");
   }
@@ -73,6 +72,7 @@ Result<std::shared_ptr<TargetStore>> TargetStore::Open(const std::string& path, 
   db_options.max_open_files = kMaxOpenFiles;
   db_options.skip_stats_update_on_db_open = true;
   db_options.info_log_level = rocksdb::InfoLogLevel::WARN_LEVEL;
+  db_options.wal_dir = WalDirectory(path);
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* db = nullptr;
   const auto opened = rocksdb::DB::Open(db_options, path, descriptors, &handles, &db);

@@ -3,6 +3,7 @@
 
 #include <rocksdb/db.h>
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -22,6 +23,7 @@ namespace kvbatch {
 
 struct TargetOptions {
   bool create = true;                            // make the store where there is none
+  ColumnFamilyDescription default_family;        // its default family then; the name does not matter
   uint64_t sst_file_bytes = uint64_t{64} << 20;  // size at which a file is ingested
 };
 
@@ -86,6 +88,8 @@ class TargetStore : public std::enable_shared_from_this<TargetStore> {
   std::map<uint32_t, ColumnFamilyDescription> families_;
   rocksdb::ColumnFamilyHandle* reserved_ = nullptr;
   uint64_t next_spool_file_ = 0;
+  // Whether the file system takes direct writes, as far as is known.
+  std::atomic<bool> direct_writes_{true};
   std::unique_ptr<rocksdb::DB> db_;
   std::unique_ptr<Finisher> finisher_;
 };

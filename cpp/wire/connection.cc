@@ -6,6 +6,7 @@
 #include <sys/uio.h>
 
 #include <cerrno>
+#include <chrono>
 
 #include "base/checksum.h"
 
@@ -140,14 +141,21 @@ Status Connection::Receive(Frame* frame) {
 }
 
 Result<bool> Connection::WaitReadable(int timeout_ms) {
+  using Clock = std::chrono::steady_clock;
+  const auto start = Clock::now();
   pollfd entry{fd_.get(), POLLIN, 0};
+  int left_ms = timeout_ms;
   while (true) {
-    const int ready = ::poll(&entry, 1, timeout_ms);
+    const int ready = ::poll(&entry, 1, left_ms);
     if (ready >= 0) {
       return ready > 0;
     }
     if (errno != EINTR) {
       return FromErrno(Code::kTransport, "poll " + peer_, errno);
+    }
+    if (timeout_ms > 0) {
+      const auto waited = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - start).count();
+      left_ms = waited < timeout_ms ? timeout_ms - static_cast<int>(waited) : 0;
     }
   }
 }

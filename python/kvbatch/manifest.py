@@ -28,6 +28,7 @@ def _family_to_json(family: ColumnFamilyDescription) -> dict[str, Any]:
         "compression": family.compression,
         "filter_policy": family.filter_policy,
         "block_size": family.block_size,
+        "num_levels": family.num_levels,
     }
 
 
@@ -39,6 +40,7 @@ def _family_from_json(value: dict[str, Any]) -> ColumnFamilyDescription:
         compression=value["compression"],
         filter_policy=value["filter_policy"],
         block_size=value["block_size"],
+        num_levels=value["num_levels"],
     )
 
 

@@ -104,6 +104,7 @@ def _target_family(family: ColumnFamilyDescription, options: MigrationOptions) -
         compression=options.target_compression,
         filter_policy=family.filter_policy,
         block_size=family.block_size,
+        num_levels=family.num_levels,
     )
 
 

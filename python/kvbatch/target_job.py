@@ -71,8 +71,8 @@ def check_writable(path: Path, manifest: Manifest) -> None:
     for family in families:
         if store.first_and_last_key(family) is not None:
             raise RefusedError(
-                f'the target {path} already holds data (column family "{family}"). Nothing was changed. Compare it with '
-                "`kvbatch verify SOURCE TARGET`, choose another target, or pass --allow-nonempty to write over it"
+                f'the target {path} already holds data (column family "{family}"). Nothing was changed. Compare it '
+                "with `kvbatch verify SOURCE TARGET`, choose another target, or pass --allow-nonempty to write over it"
             )
 
 
@@ -86,7 +86,8 @@ class TargetJob:
             path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._active: set[int] = set()
-        self._store = TargetStore(str(path), sst_file_bytes=manifest.sst_file_bytes)
+        default_family = next((family for family in manifest.families if family.name == "default"), None)
+        self._store = TargetStore(str(path), sst_file_bytes=manifest.sst_file_bytes, default_family=default_family)
         try:
             self._take_up(manifest)
         except BaseException:

@@ -223,13 +223,16 @@ TEST(BatchBuilder, ARecordThatDoesNotFitWritesNothing) {
   }
 }
 
-TEST(BatchBuilder, SpaceForIsEnoughForAnyFamily) {
+TEST(BatchBuilder, SpaceForIsExact) {
   for (const size_t size : {0, 1, 127, 128, 16383, 16384, 3000000}) {
     const std::string key(size / 3, 'k');
     const std::string value(size, 'v');
-    std::string buffer(BatchBuilder::SpaceFor(key.size(), value.size()), '\0');
-    BatchBuilder builder(buffer.data(), buffer.size());
-    EXPECT_TRUE(builder.Put(0xffffffff, key, value)) << size;
+    for (const uint32_t family : {0U, 1U, 0xffffffffU}) {
+      std::string buffer(BatchBuilder::SpaceFor(family, key, value), '\0');
+      BatchBuilder builder(buffer.data(), buffer.size());
+      EXPECT_TRUE(builder.Put(family, key, value)) << size;
+      EXPECT_EQ(builder.size(), buffer.size());
+    }
   }
 }
 

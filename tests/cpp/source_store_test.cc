@@ -93,6 +93,42 @@ TEST_F(SourceStoreTest, DataOnlyInTheWalIsThere) {
   EXPECT_EQ(store->LatestSequence(), 2U);
 }
 
+TEST_F(SourceStoreTest, AWalThatIsDamagedInItsMiddleIsASourceError) {
+  {
+    OwnedStore store(path_);
+    for (const auto& [key, value] : SomeEntries(5000)) {
+      store.Put(key, value);
+    }
+  }
+  const auto logs = FilesEndingWith(path_, ".log");
+  ASSERT_EQ(logs.size(), 1U);
+  std::fstream log(logs[0], std::ios::in | std::ios::out | std::ios::binary);
+  log.seekp(100'000);
+  log << "garbage";
+  log.close();
+  const auto store = SourceStore::Open(path_, {});
+  EXPECT_THAT(store, Fails(Code::kSource));
+  if (store.ok()) {
+    EXPECT_EQ(Read(*store.value()).size(), 5000U) << "entries are missing and nothing says so";
+  }
+}
+
+// A writer that was killed in the middle of a write leaves this; nobody was told that the write was done.
+TEST_F(SourceStoreTest, AWalThatIsCutInItsLastRecordOpens) {
+  {
+    OwnedStore store(path_);
+    for (const auto& [key, value] : SomeEntries(1000)) {
+      store.Put(key, value);
+    }
+  }
+  const auto logs = FilesEndingWith(path_, ".log");
+  ASSERT_EQ(logs.size(), 1U);
+  for (const uintmax_t cut : {3, 10, 30}) {
+    fs::resize_file(logs[0], fs::file_size(logs[0]) - cut);
+    EXPECT_EQ(Read(*OpenSource(path_)).size(), 999U);
+  }
+}
+
 // Its owner keeps the WAL elsewhere: without it the newest entries would be missing, and nothing would say so.
 TEST_F(SourceStoreTest, AWalInAnotherDirectoryIsReadOrRefused) {
   rocksdb::DBOptions options;
@@ -108,6 +144,22 @@ TEST_F(SourceStoreTest, AWalInAnotherDirectoryIsReadOrRefused) {
     EXPECT_EQ(Read(*store.value()), (Entries{{"a", "in a file"}, {"b", "in the WAL"}}));
   } else {
     EXPECT_THAT(store, Fails(Code::kRefused));
+  }
+}
+
+TEST_F(SourceStoreTest, FilesInAnotherDirectoryAreReadOrAnError) {
+  rocksdb::DBOptions options;
+  options.db_paths = {{directory_ / "files", uint64_t{1} << 40}};
+  {
+    OwnedStore store(path_, {}, options);
+    store.Put("k", "v");
+    store.Flush();
+  }
+  const auto store = SourceStore::Open(path_, {});
+  if (store.ok()) {
+    EXPECT_EQ(Read(*store.value()), (Entries{{"k", "v"}}));
+  } else {
+    EXPECT_THAT(store, ::testing::AnyOf(Fails(Code::kSource), Fails(Code::kRefused)));
   }
 }
 
@@ -231,6 +283,24 @@ TEST_F(SourceStoreTest, MergeOperandsOfAnUnknownOperatorInTheWalAreRefused) {
   }
   EXPECT_THAT(SourceStore::Open(path_, {}), Fails(Code::kRefused, "\"counters\" holds merge operands"));
   EXPECT_THAT(SourceStore::Open(path_, {"default"}), IsOk()) << "the other family can be moved";
+}
+
+// The replay of the WAL ends at an operand without its operator; what stands behind it must not be left out silently.
+TEST_F(SourceStoreTest, WritesBehindAnUnknownMergeInTheWalAreNotLost) {
+  {
+    OwnedStore store(path_, {FamilyNamed("counters", WithMerge(std::make_shared<CustomOperator>()))});
+    store.Put("before", "1");
+    Merge(store, "k", "operand", "counters");
+    store.Put("behind", "2");
+  }
+  const Entries all{{"before", "1"}, {"behind", "2"}};
+  EXPECT_EQ(Read(*OpenSource(path_, {"default"})), all);
+  const auto store = SourceStore::Open(path_, {});
+  if (store.ok()) {
+    EXPECT_EQ(Read(*store.value()), all);
+  } else {
+    EXPECT_THAT(store, Fails(Code::kRefused));
+  }
 }
 
 TEST_F(SourceStoreTest, AnUnknownOperatorWithoutOperandsIsFine) {

@@ -273,7 +273,16 @@ TEST(DescribeStore, CustomMergeOperatorsAreNamedAndNotUsable) {
   const auto family = Described(options);
   EXPECT_THAT(family.merge_operator, ::testing::HasSubstr("example.LastOperator"));
   EXPECT_FALSE(HasUsableMergeOperator(family));
-  EXPECT_EQ(OpenOptions(family).merge_operator, nullptr);
+  const auto stand_in = OpenOptions(family).merge_operator;
+  ASSERT_NE(stand_in, nullptr) << "the WAL would be read up to its first operand only";
+  EXPECT_EQ(stand_in->Name(), family.merge_operator);
+  const std::vector<rocksdb::Slice> operands = {"operand"};
+  const rocksdb::Slice key("k");
+  std::string merged;
+  rocksdb::Slice chosen;
+  const rocksdb::MergeOperator::MergeOperationInput input(key, nullptr, operands, nullptr);
+  rocksdb::MergeOperator::MergeOperationOutput output(merged, chosen);
+  EXPECT_FALSE(stand_in->FullMergeV2(input, &output));
 }
 
 TEST(DescribeStore, FiltersAndBlockSizesComeAlong) {

@@ -170,7 +170,7 @@ inline std::vector<std::string> FilesEndingWith(const std::string& path, const s
 inline std::string BatchOf(const Entries& entries, uint32_t family = 0) {
   size_t room = kBatchHeaderSize;
   for (const auto& [key, value] : entries) {
-    room += BatchBuilder::SpaceFor(key.size(), value.size());
+    room += BatchBuilder::SpaceFor(family, key, value);
   }
   std::string buffer(room, '\0');
   BatchBuilder builder(buffer.data(), buffer.size());

@@ -44,6 +44,7 @@ class ColumnFamilyDescription:
         compression: str = "lz4",
         filter_policy: str = "",
         block_size: typing.SupportsIndex = 16384,
+        num_levels: typing.SupportsIndex = 7,
     ) -> None: ...
     @property
     def block_size(self) -> int: ...
@@ -57,6 +58,8 @@ class ColumnFamilyDescription:
     def merge_operator(self) -> str: ...
     @property
     def name(self) -> str: ...
+    @property
+    def num_levels(self) -> int: ...
 
 class Cursor:
     """
@@ -240,9 +243,16 @@ class TargetStore:
     """
     A RocksDB directory that a job writes into, with the job's records.
     """
-    def __init__(self, path: str, *, create: bool = True, sst_file_bytes: typing.SupportsIndex = 67108864) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        create: bool = True,
+        sst_file_bytes: typing.SupportsIndex = 67108864,
+        default_family: ColumnFamilyDescription | None = None,
+    ) -> None:
         """
-        Raises UsageError, RefusedError or TargetError.
+        A store that does not exist yet gets `default_family`'s traits. Raises UsageError, RefusedError or TargetError.
         """
     def close(self) -> None: ...
     def cursors(self) -> list[Cursor]: ...
