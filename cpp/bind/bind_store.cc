@@ -38,6 +38,9 @@ void RegisterDescription(py::module_& module) {
       "describe_store", [](const Text& path) { return Get([&] { return DescribeStore(path.value); }); },
       py::arg("path"), "The column families of a directory in the order of their ids, without opening the store.");
   module.def(
+      "wal_directory", [](const Text& path) { return Text{WithoutGil([&] { return WalDirectory(path.value); })}; },
+      py::arg("path"), "Where a store keeps its WAL: mostly `path` itself.");
+  module.def(
       "check_compression", [](const std::string& name) { RaiseIfError(ParseCompression(name).status()); },
       py::arg("name"), "UsageError unless SST files can be compressed with `name`.");
 }

@@ -37,6 +37,8 @@ void RegisterWire(py::module_& module) {
             Run([&] { return connection.SetTimeout(milliseconds); });
           },
           py::arg("milliseconds"), "No progress for this long is a broken connection; 0 waits forever.")
+      .def("set_limits", &Connection::SetLimits, py::arg("limits"),
+           "What `receive` accepts from now on; for the thread that receives.")
       .def("shutdown", &Connection::Shutdown, "Ends both directions; calls blocked in other threads return.")
       .def_property_readonly("peer", [](const Connection& connection) { return Text{connection.peer()}; })
       .def_property_readonly("bytes_sent", &Connection::bytes_sent)

@@ -36,6 +36,9 @@ class Connection {
   // Whether a Receive would find bytes, or the end, within `timeout_ms`.
   Result<bool> WaitReadable(int timeout_ms);
 
+  // What Receive accepts from now on. Called by the thread that receives.
+  void SetLimits(const FrameLimits& limits) { limits_ = limits; }
+
   // No progress for this long is a broken connection; 0 waits forever.
   Status SetTimeout(int64_t milliseconds);
 

@@ -16,8 +16,9 @@ from kvbatch.errors import (
     UsageError,
 )
 from kvbatch.events import Event, Progress, Summary
-from kvbatch.migration import Migration, Plan
+from kvbatch.migration import Migration
 from kvbatch.options import MigrationOptions
+from kvbatch.plan import Plan
 from kvbatch.ranges import KeyRange, Range
 from kvbatch.server import Receiver
 from kvbatch.verify import Difference, VerifyReport

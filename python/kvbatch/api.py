@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from kvbatch.endpoints import check_apart, parse_endpoint
-from kvbatch.migration import Migration, Plan, make_plan, open_source
+from kvbatch.migration import Migration
 from kvbatch.options import MigrationOptions
+from kvbatch.plan import Plan, make_plan, open_source
 from kvbatch.server import Receiver
 from kvbatch.verify import verify
 

@@ -23,10 +23,12 @@ from rich.table import Table
 
 from kvbatch import api
 from kvbatch.demo import run_demo
+from kvbatch.endpoints import format_address
 from kvbatch.errors import KvbatchError, UsageError
 from kvbatch.events import Summary
-from kvbatch.migration import Migration, Plan
+from kvbatch.migration import Migration
 from kvbatch.options import MigrationOptions, default_state_dir
+from kvbatch.plan import Plan
 from kvbatch.progress_view import follow
 from kvbatch.server import Receiver
 from kvbatch.state import JobRecord, StateStore
@@ -295,7 +297,7 @@ def serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: done.set())
     receiver.start()
-    print(f"listening on {receiver.host}:{receiver.port}, root {receiver.root}", flush=True)
+    print(f"listening on {format_address(receiver.host, receiver.port)}, root {receiver.root}", flush=True)
     done.wait()
     receiver.stop()
 
@@ -308,11 +310,14 @@ def verify(
     source: SourceArgument,
     target: TargetArgument,
     repair: Annotated[bool, typer.Option("--repair", help="Send the keys that differ, and only those.")] = False,
+    column_families: FamilyOption = None,
     key_range: RangeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare every entry of SOURCE and TARGET by digests. Exit 0: equal; 3: they differ."""
-    report = api.verify(source, target, repair=repair, key_range=key_range)
+    report = api.verify(
+        source, target, repair=repair, column_families=tuple(column_families or ()), key_range=key_range
+    )
     if report.unfinished:
         print("note: the target belongs to an unfinished migration", file=sys.stderr)
     if as_json:
@@ -334,6 +339,8 @@ def _show_report(report: VerifyReport) -> None:
     ]
     if report.keys_repaired:
         rows.append(("keys repaired", f"{report.keys_repaired:,}"))
+    rows += [("column family missing", f'"{name}"') for name in report.families_missing]
+    rows += [("column family extra", f'"{name}"') for name in report.families_extra]
     rows += [(f'digest of "{family}"', digest) for family, digest in report.digests.items()]
     rows += [(found.kind, f'"{found.column_family}" {found.key.hex()}') for found in report.samples]
     _table(rows)
@@ -451,9 +458,15 @@ def main() -> None:
     _configure_logs()
     # Accepted at any place, since it is typed behind a command that just failed.
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
     try:
         app(arguments)
     except KvbatchError as error:
-        if len(arguments) < len(sys.argv) - 1:
+        if debug:
             raise
         _fail(error, arguments)
+    except Exception as error:
+        if debug:
+            raise
+        print(f"kvbatch: {type(error).__name__}: {error} (this is a bug; --debug shows where)", file=sys.stderr)
+        sys.exit(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kvbatch._core.codec import Codec
 from kvbatch._core.frame import Frame
-from kvbatch.endpoints import DirectoryEndpoint, Endpoint
+from kvbatch.endpoints import DirectoryEndpoint, Endpoint, is_loopback
 
 __all__ = ["CodecChooser"]
 
@@ -19,7 +19,7 @@ class CodecChooser:
     while sampled frames do not shrink below 0.9."""
 
     def __init__(self, compression: str, target: Endpoint) -> None:
-        local = isinstance(target, DirectoryEndpoint) or target.host.startswith(("127.", "::1", "localhost"))
+        local = isinstance(target, DirectoryEndpoint) or is_loopback(target.host)
         if compression == "auto":
             self._fixed = Codec.NONE if local else None
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,16 @@ from urllib.parse import unquote, urlsplit
 
 from kvbatch.errors import RefusedError, UsageError
 
-__all__ = ["DEFAULT_PORT", "DirectoryEndpoint", "Endpoint", "ReceiverEndpoint", "check_apart", "parse_endpoint"]
+__all__ = [
+    "DEFAULT_PORT",
+    "DirectoryEndpoint",
+    "Endpoint",
+    "ReceiverEndpoint",
+    "check_apart",
+    "format_address",
+    "is_loopback",
+    "parse_endpoint",
+]
 
 DEFAULT_PORT = 7720
 
@@ -33,8 +43,20 @@ class ReceiverEndpoint:
     name: str
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"kvbatch://{host}:{self.port}/{self.name}"
+        return f"kvbatch://{format_address(self.host, self.port)}/{self.name}"
+
+
+def format_address(host: str, port: int) -> str:
+    """host:port, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the name or address can only mean this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 Endpoint = DirectoryEndpoint | ReceiverEndpoint

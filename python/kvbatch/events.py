@@ -21,9 +21,9 @@ class Event:
     job      job, lane, lane_reason, ranges, resumed
     range    range, state ("started", "complete")
     sample   the fields of Progress
-    retry    attempt, wait_seconds, error
+    retry    attempt (the failed one, from 1), wait_seconds (until the next), error
     warning  message
-    done     state, and the fields of Summary when the job is done, error otherwise
+    done     state: "done" with the fields of Summary, or "stopped" (resumable) or "failed" with error
     """
 
     kind: EventKind

@@ -6,6 +6,7 @@ import hashlib
 import re
 from pathlib import Path
 
+from kvbatch._core.store import wal_directory
 from kvbatch.errors import SourceError
 
 __all__ = ["fingerprint_directory"]
@@ -23,7 +24,10 @@ def fingerprint_directory(path: Path) -> str:
     digest = hashlib.sha256()
     try:
         files = sorted(
-            (entry.name, entry.stat().st_size) for entry in path.iterdir() if _DATA_FILE.fullmatch(entry.name)
+            (entry.name, entry.stat().st_size)
+            for directory in {path, Path(wal_directory(str(path)))}
+            for entry in directory.iterdir()
+            if _DATA_FILE.fullmatch(entry.name)
         )
         digest.update((path / "CURRENT").read_bytes())
     except OSError as error:

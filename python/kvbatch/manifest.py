@@ -92,7 +92,7 @@ class Manifest:
                 sst_file_bytes=int(value["sst_file_bytes"]),
                 written_ranges=tuple(int(number) for number in value["written_ranges"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise CorruptionError(f"malformed manifest: {error!r}", retryable=False) from error
         names = {family.name for family in manifest.families}
         if [part.id for part in manifest.ranges] != list(range(len(manifest.ranges))) or any(
@@ -108,7 +108,7 @@ class Manifest:
     def decode(record: bytes) -> Manifest:
         try:
             value = json.loads(record)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CorruptionError(f"malformed manifest: {error}", retryable=False) from error
         return Manifest.from_json(value)
 

@@ -3,38 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import stamina
 
 from kvbatch._core.frame import BufferPool
-from kvbatch._core.store import RESERVED_COLUMN_FAMILY, ColumnFamilyDescription, Cursor, SourceStore
+from kvbatch._core.store import Cursor
 from kvbatch.compression import CodecChooser
 from kvbatch.endpoints import DirectoryEndpoint, Endpoint, check_apart, parse_endpoint
-from kvbatch.errors import KvbatchError, RefusedError, SourceError, StoppedError, UsageError
+from kvbatch.errors import KvbatchError, RefusedError, SourceError, StoppedError
 from kvbatch.events import Event, EventBus, Progress, Summary
 from kvbatch.fingerprint import fingerprint_directory
 from kvbatch.job_stream import JobStream, RangeQueue, StreamCounters
-from kvbatch.manifest import Manifest
 from kvbatch.options import MigrationOptions
-from kvbatch.planner import plan_ranges
+from kvbatch.plan import make_plan, open_source
 from kvbatch.process import peak_rss_bytes
-from kvbatch.ranges import Range
 from kvbatch.state import JobRecord, JobState, SentLog, StateStore, job_lock
 from kvbatch.store_reader import open_reader
 from kvbatch.target import TargetSession
 from kvbatch.target_local import LocalSession
 from kvbatch.target_remote import RemoteSession
 
-__all__ = ["Migration", "Plan", "make_plan", "open_source"]
+__all__ = ["Migration"]
 
-_LANE = "batch"
 _SAMPLE_SECONDS = 0.5
 # A stream that waits for a silent target is cut loose this long after a stop.
 _STOP_GRACE_SECONDS = 3.0
@@ -42,104 +36,6 @@ _STOP_GRACE_SECONDS = 3.0
 _RATE_SAMPLES = 7
 _RETRY_WAIT_SECONDS = 0.2
 _RETRY_WAIT_MAX_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a migration would do. `estimated_*` come from table properties; bytes are keys and values, uncompressed."""
-
-    job: str
-    source: str
-    target: str
-    lane: str
-    lane_reason: str
-    streams: int
-    estimated_entries: int
-    estimated_bytes: int
-    column_families: tuple[str, ...]
-    ranges: tuple[Range, ...]
-    manifest: Manifest
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "job": self.job,
-            "source": self.source,
-            "target": self.target,
-            "lane": self.lane,
-            "lane_reason": self.lane_reason,
-            "streams": self.streams,
-            "estimated_entries": self.estimated_entries,
-            "estimated_bytes": self.estimated_bytes,
-            "column_families": list(self.column_families),
-            "ranges": [part.to_json() for part in self.ranges],
-        }
-
-
-def open_source(endpoint: Endpoint, options: MigrationOptions) -> SourceStore:
-    if not isinstance(endpoint, DirectoryEndpoint):
-        raise UsageError(f"{endpoint} cannot be a source: a source is a RocksDB directory on this machine")
-    store = SourceStore(str(endpoint.path), list(options.column_families))
-    if any(family.name == RESERVED_COLUMN_FAMILY for family in store.column_families):
-        raise RefusedError(
-            f"the source {endpoint} is the unfinished target of another migration; finish that one with its own command"
-        )
-    return store
-
-
-def _job_id(fingerprint: str, target: Endpoint, options: MigrationOptions) -> str:
-    """The same source, target and selection give the same job, so that the same command carries on."""
-    if options.job is not None:
-        return options.job
-    selection = "\0".join([fingerprint, str(target), str(options.key_range), *sorted(options.column_families)])
-    return hashlib.sha256(selection.encode(errors="surrogateescape")).hexdigest()[:12]
-
-
-def _target_family(family: ColumnFamilyDescription, options: MigrationOptions) -> ColumnFamilyDescription:
-    if options.target_compression == "auto":
-        return family
-    return ColumnFamilyDescription(
-        family.name,
-        comparator=family.comparator,
-        merge_operator=family.merge_operator,
-        compression=options.target_compression,
-        filter_policy=family.filter_policy,
-        block_size=family.block_size,
-        num_levels=family.num_levels,
-    )
-
-
-def make_plan(source: Endpoint, target: Endpoint, store: SourceStore, options: MigrationOptions) -> Plan:
-    """Looks at the source only."""
-    assert isinstance(source, DirectoryEndpoint)
-    fingerprint = fingerprint_directory(source.path)
-    ranges = tuple(
-        plan_ranges(store, key_range=options.key_range, range_bytes=options.range_bytes, max_ranges=options.max_ranges)
-    )
-    manifest = Manifest(
-        job=_job_id(fingerprint, target, options),
-        source=str(source),
-        fingerprint=fingerprint,
-        lane=_LANE,
-        key_range=options.key_range,
-        families=tuple(_target_family(family, options) for family in store.column_families),
-        ranges=ranges,
-        allow_nonempty=options.allow_nonempty,
-        sst_file_bytes=options.sst_file_bytes,
-    )
-    reason = "asked for with --lane" if options.lane == _LANE else "the lane that serves any range into any store"
-    return Plan(
-        job=manifest.job,
-        source=str(source),
-        target=str(target),
-        lane=_LANE,
-        lane_reason=reason,
-        streams=min(options.streams, max(1, len(ranges))),
-        estimated_entries=sum(part.estimated_entries for part in ranges),
-        estimated_bytes=sum(part.estimated_bytes for part in ranges),
-        column_families=tuple(family.name for family in store.column_families),
-        ranges=ranges,
-        manifest=manifest,
-    )
 
 
 class Migration:
@@ -178,6 +74,7 @@ class Migration:
         self._marks = deque([(time.monotonic(), 0, 0)], maxlen=_RATE_SAMPLES)
         self._summary: Summary | None = None
         self._error: BaseException | None = None
+        self._attempt: stamina.Attempt
         self._thread = threading.Thread(target=self._run, name=f"kvbatch-{self.job}", daemon=True)
 
     # -- what the caller sees -----------------------------------------------------------------------------------------
@@ -216,7 +113,7 @@ class Migration:
             self._bus.publish("done", **dataclasses.asdict(self._summary))
         except BaseException as error:
             self._error = error
-            self._bus.publish("done", state="failed", error=str(error))
+            self._bus.publish("done", state=_state_after(error), error=str(error))
         finally:
             self._finished.set()
 
@@ -226,9 +123,10 @@ class Migration:
         try:
             finished_before = self._attempt_until_done(known)
         except BaseException as error:
-            state = JobState.STOPPED if isinstance(error, KvbatchError) and error.resumable else JobState.FAILED
             self._sample()
-            self._state.update(self.job, state=state, error=str(error), progress=dataclasses.asdict(self._progress))
+            self._state.update(
+                self.job, state=_state_after(error), error=str(error), progress=dataclasses.asdict(self._progress)
+            )
             raise
         if finished_before is not None:
             return finished_before
@@ -258,6 +156,7 @@ class Migration:
                     wait_initial=_RETRY_WAIT_SECONDS,
                     wait_max=_RETRY_WAIT_MAX_SECONDS,
                 ):
+                    self._attempt = attempt
                     with attempt:
                         return self._run_session(known)
             except KvbatchError as error:
@@ -268,7 +167,8 @@ class Migration:
     def _note_retry(self, error: Exception) -> bool:
         retry = isinstance(error, KvbatchError) and error.retryable and not self._stopping.is_set()
         if retry:
-            self._bus.publish("retry", error=str(error))
+            attempt = self._attempt
+            self._bus.publish("retry", attempt=attempt.num, wait_seconds=attempt.next_wait, error=str(error))
         return retry
 
     def _open_session(self) -> TargetSession:
@@ -301,7 +201,7 @@ class Migration:
             self._bus.publish(
                 "job",
                 job=self.job,
-                lane=_LANE,
+                lane=self.plan.lane,
                 lane_reason=self.plan.lane_reason,
                 ranges=len(reply.manifest.ranges),
                 resumed=reply.resumed,
@@ -460,7 +360,7 @@ class Migration:
         return Summary(
             job=self.job,
             state=JobState.DONE,
-            lane=_LANE,
+            lane=self.plan.lane,
             lane_reason=self.plan.lane_reason,
             entries=sum(cursor.entries for cursor in cursors),
             raw_bytes=sum(cursor.raw_bytes for cursor in cursors),
@@ -474,6 +374,10 @@ class Migration:
             peak_rss_bytes=peak_rss_bytes(),
             ranges=len(self._manifest.ranges),
         )
+
+
+def _state_after(error: BaseException) -> str:
+    return JobState.STOPPED if isinstance(error, KvbatchError) and error.resumable else JobState.FAILED
 
 
 def _add(total: StreamCounters, part: StreamCounters) -> None:

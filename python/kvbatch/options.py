@@ -20,7 +20,9 @@ MIB = 1 << 20
 AUTO_BATCH_BYTES = MIB
 MAX_STREAMS = 64
 
-Size = Annotated[int, BeforeValidator(parse_bytes)]
+# No machine has more, and it stays far from where sums of sizes would overflow in the core.
+MAX_SIZE = 1 << 50
+Size = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0, le=MAX_SIZE)]
 
 
 def default_streams() -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+from collections.abc import Iterator
 from typing import Any
 
 from kvbatch._core.frame import PROTOCOL_VERSION, BufferPool, Frame, FrameLimits, FrameType
@@ -18,14 +19,31 @@ from kvbatch._core.wire import Connection
 from kvbatch.errors import CorruptionError, KvbatchError, ProtocolError, TransportError, error_for_kind
 from kvbatch.version import __version__
 
-__all__ = ["Peer", "connect", "cursor_from_json", "cursor_to_json"]
+__all__ = [
+    "Peer",
+    "connect",
+    "cursor_from_json",
+    "cursor_to_json",
+    "decode_payload",
+    "hello",
+    "malformed_is_protocol_error",
+]
 
 CONTROL_POOL_BYTES = 64 << 20
 _SOCKET_BUFFER_BYTES = 4 << 20
 _CONNECT_SECONDS = 10.0
 # A dead peer is noticed by TCP itself; a silent but living one after this long.
-_SILENCE_MILLISECONDS = 300_000
+SILENCE_MILLISECONDS = 300_000
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 20), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 4))
+
+
+@contextlib.contextmanager
+def malformed_is_protocol_error(peer: str, what: str) -> Iterator[None]:
+    """For the code that takes a peer's JSON apart: what is missing there or of another type is the peer's fault."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ProtocolError(f"{peer} sent a malformed {what}: {error!r}") from error
 
 
 def cursor_to_json(cursor: Cursor) -> dict[str, Any]:
@@ -105,6 +123,13 @@ class Peer:
             self.raise_reported(error)
         return self.receive(FrameType.REPLY)[1]
 
+    def send_frame(self, frame: Frame) -> None:
+        """Sends a data frame; when the peer is gone, raises what it said last."""
+        try:
+            self.connection.send(frame)
+        except TransportError as error:
+            self.raise_reported(error)
+
     def raise_reported(self, broken: TransportError) -> None:
         """A peer that reports an error closes behind it: what it said tells more than the broken pipe."""
         while True:
@@ -124,7 +149,7 @@ def decode_payload(frame: Frame) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(payload)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptionError(f"control frame without valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise CorruptionError("control frame whose JSON is no object")
@@ -145,8 +170,8 @@ def connect(host: str, port: int, role: str, **more: Any) -> tuple[Peer, dict[st
         sock = socket.create_connection((host, port), timeout=_CONNECT_SECONDS)
     except OSError as error:
         raise TransportError(f"connect to {host}:{port}: {error.strerror or error}") from error
-    peer = Peer(sock, FrameLimits())
-    peer.connection.set_timeout(_SILENCE_MILLISECONDS)
+    peer = Peer(sock, FrameLimits(max_data_bytes=0))
+    peer.connection.set_timeout(SILENCE_MILLISECONDS)
     try:
         peer.send(FrameType.HELLO, hello(role, **more))
         welcome = peer.receive(FrameType.WELCOME)[1]

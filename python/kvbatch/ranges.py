@@ -76,7 +76,7 @@ def parse_key_range(text: str | KeyRange) -> KeyRange:
     """`HEX..HEX`; either side may be empty. Raises UsageError."""
     if isinstance(text, KeyRange):
         return text
-    start, separator, end = text.partition("..")
+    start, separator, end = text.partition("..") if isinstance(text, str) else ("", "", "")
     if not separator:
         raise UsageError(f"malformed range {text!r}: write HEX..HEX, for example 6100..62 or 61..")
     try:

@@ -95,13 +95,11 @@ class StateStore:
     def __init__(self, directory: Path) -> None:
         """Raises UsageError when the directory cannot be used."""
         self._path = directory / "kvbatch.sqlite3"
-        try:
+        with _usable(directory):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             with self._connect() as database:
                 database.execute("PRAGMA journal_mode = WAL")
                 database.execute(_SCHEMA)
-        except (OSError, sqlite3.Error) as error:
-            raise UsageError(f"the state directory {directory} cannot be used: {error}; try --state-dir") from error
 
     @contextmanager
     def _connect(self) -> Iterator[sqlite3.Connection]:
@@ -157,15 +155,16 @@ class SentLog:
 
     def __init__(self, directory: Path, job: str, ranges: int) -> None:
         path = directory / "jobs" / f"{job}.sent"
-        path.parent.mkdir(parents=True, exist_ok=True)
         size = 8 * max(1, ranges)
-        with path.open("ab") as file:
-            if file.tell() != size:
-                file.truncate(0)
-                file.truncate(size)
+        with _usable(directory):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as file:
+                if file.tell() != size:
+                    file.truncate(0)
+                    file.truncate(size)
+            with path.open("r+b") as file:
+                self._sent = memoryview(mmap.mmap(file.fileno(), size)).cast("Q")
         self._path = path
-        with path.open("r+b") as file:
-            self._sent = memoryview(mmap.mmap(file.fileno(), size)).cast("Q")
 
     def record(self, range_id: int, raw_bytes: int) -> None:
         self._sent[range_id] = raw_bytes
@@ -179,11 +178,21 @@ class SentLog:
 
 
 @contextmanager
+def _usable(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        raise UsageError(f"the state directory {directory} cannot be used: {error}; try --state-dir") from error
+
+
+@contextmanager
 def job_lock(directory: Path, job: str) -> Iterator[None]:
     """Holds the job for this process. Raises RefusedError when another one runs it."""
     path = directory / "jobs" / f"{job}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    with _usable(directory):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

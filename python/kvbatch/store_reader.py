@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from kvbatch._core.store import RESERVED_COLUMN_FAMILY, SourceStore
 from kvbatch.endpoints import DirectoryEndpoint, Endpoint, ReceiverEndpoint
-from kvbatch.protocol import connect
+from kvbatch.protocol import connect, malformed_is_protocol_error
 from kvbatch.ranges import optional_hex
 
 __all__ = ["DirectoryReader", "Run", "StoreReader", "open_reader"]
@@ -51,8 +52,9 @@ class StoreReader(Protocol):
 
 
 class DirectoryReader:
-    def __init__(self, path: Path) -> None:
-        self.store = SourceStore(str(path))
+    def __init__(self, path: Path, column_families: Sequence[str] = ()) -> None:
+        """`column_families`: only these, all when empty; UsageError for one that is not there."""
+        self.store = SourceStore(str(path), list(column_families))
 
     def column_families(self) -> list[str]:
         return [family.name for family in self.store.column_families if family.name != RESERVED_COLUMN_FAMILY]
@@ -82,42 +84,52 @@ class ReceiverReader:
     def __init__(self, endpoint: ReceiverEndpoint) -> None:
         self._peer, _ = connect(endpoint.host, endpoint.port, "control")
         try:
-            self._inspected = self._peer.request("inspect", name=endpoint.name)
+            inspected = self._peer.request("inspect", name=endpoint.name)
+            with malformed_is_protocol_error(self._peer.name, "answer to inspect"):
+                self._column_families = [str(name) for name in inspected["column_families"]]
+                self._identity = str(inspected["identity"])
+                self._unfinished = bool(inspected["unfinished"])
         except BaseException:
             self._peer.close()
             raise
 
     def column_families(self) -> list[str]:
-        return list(self._inspected["column_families"])
+        return list(self._column_families)
 
     def identity(self) -> str:
-        return str(self._inspected["identity"])
+        return self._identity
 
     def unfinished(self) -> bool:
-        return bool(self._inspected["unfinished"])
+        return self._unfinished
 
     def _range(self, family: str, start: bytes | None, end: bytes | None) -> dict[str, Any]:
         return {"column_family": family, "start": optional_hex(start), "end": optional_hex(end)}
 
     def digest(self, family: str, start: bytes | None, end: bytes | None, run_entries: int = 0) -> list[Run]:
         answer = self._peer.request("digest", **self._range(family, start, end), run_entries=run_entries)
-        return [
-            Run(entries, raw_bytes, bytes.fromhex(digest), bytes.fromhex(last_key))
-            for entries, raw_bytes, digest, last_key in answer["runs"]
-        ]
+        with malformed_is_protocol_error(self._peer.name, "answer to digest"):
+            return [
+                Run(int(entries), int(raw_bytes), bytes.fromhex(digest), bytes.fromhex(last_key))
+                for entries, raw_bytes, digest, last_key in answer["runs"]
+            ]
 
     def list_entries(
         self, family: str, start: bytes | None, end: bytes | None, max_key_bytes: int
     ) -> tuple[list[tuple[bytes, bytes]], bool]:
         answer = self._peer.request("list", **self._range(family, start, end), max_key_bytes=max_key_bytes)
-        entries = [(bytes.fromhex(key), bytes.fromhex(digest)) for key, digest in answer["entries"]]
-        return entries, bool(answer["complete"])
+        with malformed_is_protocol_error(self._peer.name, "answer to list"):
+            entries = [(bytes.fromhex(key), bytes.fromhex(digest)) for key, digest in answer["entries"]]
+            complete = bool(answer["complete"])
+            if not entries and not complete:
+                raise ValueError("an empty page before the end")
+            return entries, complete
 
     def close(self) -> None:
         self._peer.close()
 
 
-def open_reader(endpoint: Endpoint) -> StoreReader:
+def open_reader(endpoint: Endpoint, column_families: Sequence[str] = ()) -> StoreReader:
+    """A receiver's reader sees all families always."""
     if isinstance(endpoint, DirectoryEndpoint):
-        return DirectoryReader(endpoint.path)
+        return DirectoryReader(endpoint.path, column_families)
     return ReceiverReader(endpoint)

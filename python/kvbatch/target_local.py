@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kvbatch._core.frame import Frame
 from kvbatch._core.store import Cursor, RangeApplier
-from kvbatch.errors import CorruptionError, KvbatchError
+from kvbatch.errors import CorruptionError, KvbatchError, ProtocolError
 from kvbatch.manifest import Manifest
 from kvbatch.ranges import Range
 from kvbatch.target_job import OpenReply, TargetJob
@@ -26,12 +26,12 @@ class AppliedRanges:
 
     def begin(self, range_id: int) -> None:
         if self._open is not None:
-            raise KvbatchError(f"range {self._open.applied.range} is still open in this stream")
+            raise ProtocolError(f"range {self._open.applied.range} is still open in this stream")
         self._open = self._job.open_range(range_id)
 
     def current(self) -> RangeApplier:
         if self._open is None:
-            raise KvbatchError("no range is open in this stream")
+            raise ProtocolError("no range is open in this stream")
         return self._open
 
     def finish(self, entries: int, raw_bytes: int, digest: bytes) -> None:

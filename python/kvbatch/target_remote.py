@@ -10,7 +10,7 @@ from kvbatch._core.store import Cursor
 from kvbatch.endpoints import ReceiverEndpoint
 from kvbatch.errors import CorruptionError, TransportError
 from kvbatch.manifest import Manifest
-from kvbatch.protocol import Peer, connect, cursor_from_json
+from kvbatch.protocol import Peer, connect, cursor_from_json, malformed_is_protocol_error
 from kvbatch.ranges import Range
 from kvbatch.target_job import OpenReply
 
@@ -49,10 +49,7 @@ class RemoteStream:
 
     def put(self, frame: Frame, digest: bytes) -> None:
         frame.set_route(self._job_hash, self._index, self._range)
-        try:
-            self._peer.connection.send(frame)
-        except TransportError as error:
-            self._peer.raise_reported(error)
+        self._peer.send_frame(frame)
         self._unacknowledged.append(digest)
         self._since_look += 1
         if self._since_look >= _FRAMES_PER_LOOK:
@@ -65,12 +62,16 @@ class RemoteStream:
     def _take_ack(self) -> bool:
         """Whether it was the answer to DRAIN."""
         _, ack = self._peer.receive(FrameType.ACK)
-        for _ in range(ack["frames"]):
-            digest = self._unacknowledged.popleft()
-        if ack["frames"] and digest.hex() != ack["digest"]:
-            raise CorruptionError(f"range {self._range}: the receiver's running digest is not the sender's")
-        self._durable += [cursor_from_json(cursor) for cursor in ack["durable"]]
-        return bool(ack["drained"])
+        with malformed_is_protocol_error(self._peer.name, "ack"):
+            frames, digest = int(ack["frames"]), b""
+            if not 0 <= frames <= len(self._unacknowledged):
+                raise ValueError(f"{frames} frames where {len(self._unacknowledged)} are unacknowledged")
+            for _ in range(frames):
+                digest = self._unacknowledged.popleft()
+            if frames and digest.hex() != ack["digest"]:
+                raise CorruptionError(f"range {self._range}: the receiver's running digest is not the sender's")
+            self._durable += [cursor_from_json(cursor) for cursor in ack["durable"]]
+            return bool(ack["drained"])
 
     def end(self, entries: int, raw_bytes: int, digest: bytes) -> None:
         self._send(FrameType.RANGE_END, {"entries": entries, "raw_bytes": raw_bytes, "digest": digest.hex()})
@@ -99,15 +100,19 @@ class RemoteSession:
         self._control, welcome = connect(endpoint.host, endpoint.port, "control")
         try:
             answer = self._control.request("open", name=endpoint.name, manifest=manifest.to_json())
-            self._session = answer["session"]
-            self._reply = OpenReply(
-                identity=answer["identity"],
-                resumed=answer["resumed"],
-                family_ids=answer["family_ids"],
-                manifest=Manifest.from_json(answer["manifest"]),
-                cursors=tuple(cursor_from_json(cursor) for cursor in answer["cursors"]),
-                max_frame_bytes=welcome["max_frame_bytes"],
-            )
+            with malformed_is_protocol_error(self._control.name, "answer to open"):
+                self._session = str(answer["session"])
+                self._reply = OpenReply(
+                    identity=str(answer["identity"]),
+                    resumed=bool(answer["resumed"]),
+                    family_ids={str(name): int(id_) for name, id_ in answer["family_ids"].items()},
+                    manifest=Manifest.from_json(answer["manifest"]),
+                    cursors=tuple(cursor_from_json(cursor) for cursor in answer["cursors"]),
+                    max_frame_bytes=int(welcome["max_frame_bytes"]),
+                )
+                missing = {part.column_family for part in self._reply.manifest.ranges} - self._reply.family_ids.keys()
+                if missing:
+                    raise ValueError(f"no id for the column families {sorted(missing)}")
         except BaseException:
             self._control.close()
             raise

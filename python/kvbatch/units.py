@@ -20,7 +20,7 @@ def parse_bytes(text: str | int) -> int:
     """`64KiB`, `1.5GiB`, `200MB`, `4M` (binary) or a plain number, in bytes. Raises UsageError."""
     if isinstance(text, int):
         return text
-    match = _PATTERN.fullmatch(text)
+    match = _PATTERN.fullmatch(text) if isinstance(text, str) else None
     unit = match and match[2][:1].upper() + match[2][1:].replace("b", "B")
     if match is None or unit not in _UNITS:
         raise UsageError(f"malformed size {text!r}: write it like 64KiB, 1MiB or 2GiB")

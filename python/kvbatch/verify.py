@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import heapq
+import shlex
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from functools import partial
+from typing import Any, Literal
 
 from kvbatch._core.base import sum_digests
-from kvbatch._core.codec import Codec
-from kvbatch._core.frame import BufferPool, Frame, FrameType
-from kvbatch._core.store import SourceStore, TargetStore
-from kvbatch.endpoints import DirectoryEndpoint, Endpoint, ReceiverEndpoint, check_apart, parse_endpoint
+from kvbatch._core.store import SourceStore
+from kvbatch.endpoints import DirectoryEndpoint, Endpoint, check_apart, parse_endpoint
 from kvbatch.errors import RefusedError, UsageError
 from kvbatch.options import MIB, default_streams
 from kvbatch.planner import plan_ranges
-from kvbatch.protocol import Peer, connect
 from kvbatch.ranges import KeyRange, Range, parse_key_range
+from kvbatch.repair import repair_keys
 from kvbatch.store_reader import EMPTY_DIGEST, DirectoryReader, Run, StoreReader, open_reader
 
 __all__ = ["Difference", "VerifyReport", "verify"]
@@ -28,7 +28,9 @@ _MAX_RANGES = 256
 # A range that differs is looked at again in runs of so many entries, and a run that differs key by key.
 _RUN_ENTRIES = 4096
 _LIST_BYTES = MIB
-_REPAIR_BATCH_BYTES = MIB
+# A repair keeps so many bytes of differing keys at once, each counted with what Python adds to it.
+_KEPT_BYTES = 64 * MIB
+_KEY_OVERHEAD_BYTES = 64
 # How many differing keys a report names.
 _SAMPLE_KEYS = 20
 
@@ -59,7 +61,13 @@ class VerifyReport:
     keys_repaired: int = 0
     digests: dict[str, str] = field(default_factory=dict)
     samples: list[Difference] = field(default_factory=list)
+    families_missing: list[str] = field(default_factory=list)
+    families_extra: list[str] = field(default_factory=list)
     unfinished: bool = False
+
+    @property
+    def keys_differing(self) -> int:
+        return self.keys_missing + self.keys_extra + self.keys_different
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -71,6 +79,8 @@ class VerifyReport:
             "keys_extra": self.keys_extra,
             "keys_different": self.keys_different,
             "keys_repaired": self.keys_repaired,
+            "families_missing": self.families_missing,
+            "families_extra": self.families_extra,
             "digests": self.digests,
             "samples": [
                 {"column_family": found.column_family, "key": found.key.hex(), "kind": found.kind}
@@ -82,11 +92,11 @@ class VerifyReport:
 class _Readers:
     """Readers of one endpoint for several threads: a directory's is shared, a receiver's is one a thread."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, column_families: Sequence[str] = ()) -> None:
         self._endpoint = endpoint
         self._lock = threading.Lock()
         self._local = threading.local()
-        self.first = open_reader(endpoint)
+        self.first = open_reader(endpoint, column_families)
         self._all = [self.first]
 
     def get(self) -> StoreReader:
@@ -130,11 +140,11 @@ class _Comparison:
         self._reverse = reverse
         self._lock = threading.Lock()
         self.differences: dict[str, list[bytes]] = {}
-        self._keep_all = False
+        self._keep_bytes = 0
 
-    def keep_all(self) -> None:
-        """Keeps every differing key, for a repair."""
-        self._keep_all = True
+    def keep(self, max_bytes: int) -> None:
+        """Keeps differing keys, for a repair, up to so many bytes."""
+        self._keep_bytes = max_bytes
 
     def compare_runs(self, part: Range) -> None:
         """Goes through a range that differs: runs of the source against the same bounds of the target."""
@@ -184,21 +194,13 @@ class _Comparison:
                 report.keys_different += 1
             if len(report.samples) < _SAMPLE_KEYS:
                 report.samples.append(Difference(family, key, kind))
-            if self._keep_all:
+            if self._keep_bytes > 0:
+                self._keep_bytes -= len(key) + _KEY_OVERHEAD_BYTES
                 self.differences.setdefault(family, []).append(key)
 
 
 def _plan(store: SourceStore, key_range: KeyRange) -> list[Range]:
     return plan_ranges(store, key_range=key_range, range_bytes=_RANGE_BYTES, max_ranges=_MAX_RANGES)
-
-
-def _extra_families(source: StoreReader, target: StoreReader, first_id: int) -> list[Range]:
-    """Whole families that only the target has: their entries are extra keys."""
-    ours = set(source.column_families())
-    return [
-        Range(first_id + i, family, None, None)
-        for i, family in enumerate(name for name in target.column_families() if name not in ours)
-    ]
 
 
 class _Missing:
@@ -238,70 +240,12 @@ class _TolerantReaders(_Readers):
         return _Missing(super().get())
 
 
-class _Repairer(Protocol):
-    def family_id(self, name: str) -> int: ...
-    def write(self, frame: Frame) -> None: ...
-    def close(self) -> None: ...
-
-
-class _DirectoryRepairer:
-    def __init__(self, endpoint: DirectoryEndpoint) -> None:
-        self._store = TargetStore(str(endpoint.path), create=False)
-
-    def family_id(self, name: str) -> int:
-        return self._store.family_id(name)
-
-    def write(self, frame: Frame) -> None:
-        self._store.write(frame)
-
-    def close(self) -> None:
-        self._store.flush()
-        self._store.close()
-
-
-class _ReceiverRepairer:
-    def __init__(self, endpoint: ReceiverEndpoint) -> None:
-        self._peer: Peer
-        self._peer, _ = connect(endpoint.host, endpoint.port, "control")
-        self._ids: dict[str, int] = self._peer.request("repair", name=endpoint.name)["family_ids"]
-
-    def family_id(self, name: str) -> int:
-        return self._ids[name]
-
-    def write(self, frame: Frame) -> None:
-        self._peer.connection.send(frame)
-        self._peer.receive(FrameType.REPLY)
-
-    def close(self) -> None:
-        end = Frame(BufferPool(MIB))
-        self._peer.connection.send(end)
-        self._peer.receive(FrameType.REPLY)
-        self._peer.close()
-
-
-def _repair(source: SourceStore, target: Endpoint, differences: dict[str, list[bytes]]) -> int:
-    """Sends what the source holds for the differing keys, deletes what only the target has; how many keys."""
-    repairer: _Repairer = (
-        _DirectoryRepairer(target) if isinstance(target, DirectoryEndpoint) else _ReceiverRepairer(target)
-    )
-    frame = Frame(BufferPool(1 << 30))
-    repaired = 0
-    for family, keys in differences.items():
-        family_id = repairer.family_id(family)
-        at = 0
-        while at < len(keys):
-            at += source.pack_repair(family, keys, at, family_id, frame, _REPAIR_BATCH_BYTES, Codec.NONE)
-            repairer.write(frame)
-        repaired += len(keys)
-    repairer.close()
-    return repaired
-
-
 def verify(
     source: str,
     target: str,
     *,
     repair: bool = False,
+    column_families: Sequence[str] = (),
     key_range: KeyRange | str | None = None,
     threads: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -309,46 +253,60 @@ def verify(
     """Compares every entry of `source` with `target`, both directions, by digests of ranges.
 
     Both are read as they stand at rest. With `repair` the differing keys, and only those, are written to the target,
-    and everything is compared again. `on_progress` gets entries compared and expected. Raises UsageError, RefusedError,
-    SourceError, TransportError.
+    and everything is compared again; very many differences take several such passes. `column_families` and `key_range`
+    restrict both sides. `on_progress` gets entries compared and expected. Raises UsageError, RefusedError, SourceError,
+    TransportError.
     """
     source_endpoint, target_endpoint = parse_endpoint(source), parse_endpoint(target)
     check_apart(source_endpoint, target_endpoint)
     if not isinstance(source_endpoint, DirectoryEndpoint):
         raise UsageError(f"{source_endpoint}: verify reads the source as a directory on this machine")
     wanted = KeyRange() if key_range is None else parse_key_range(key_range)
-    report, differences = _compare(source_endpoint, target_endpoint, wanted, threads, repair, on_progress)
+    compare = partial(
+        _compare, source_endpoint, target_endpoint, tuple(column_families), wanted, threads, repair, on_progress
+    )
+    report, differences = compare()
     if report.equal or not repair:
         return report
     if report.unfinished:
         raise RefusedError(
             f"{target_endpoint} is the target of an unfinished migration; run its `kvbatch migrate` again instead"
         )
-    missing = [family for family in differences if family not in report.digests]
-    store = SourceStore(str(source_endpoint.path))
-    if missing:
+    if report.families_extra:
         raise RefusedError(
-            f"the target has column families that the source lacks ({', '.join(missing)}); drop them with the program "
-            "they belong to"
+            f"the target has column families that the source lacks ({', '.join(report.families_extra)}); drop them "
+            "with the program they belong to"
         )
-    repaired = _repair(store, target_endpoint, differences)
-    again, _ = _compare(source_endpoint, target_endpoint, wanted, threads, False, on_progress)
+    if report.families_missing:
+        options = " ".join(f"--cf {shlex.quote(name)}" for name in report.families_missing)
+        raise RefusedError(
+            f"the target lacks whole column families: bring them with `kvbatch migrate {options} --allow-nonempty "
+            f"{shlex.quote(source)} {shlex.quote(target)}`, then verify again"
+        )
+    store = SourceStore(str(source_endpoint.path))
+    again = report
+    while differences:
+        differing = again.keys_differing
+        report.keys_repaired += repair_keys(store, target_endpoint, differences)
+        again, differences = compare()
+        if again.keys_differing >= differing:
+            break  # somebody else writes to the target, or its disk forgets
     report.equal = again.equal
     report.entries_target = again.entries_target
-    report.keys_repaired = repaired
     return report
 
 
 def _compare(
     source_endpoint: DirectoryEndpoint,
     target_endpoint: Endpoint,
+    column_families: tuple[str, ...],
     key_range: KeyRange,
     threads: int | None,
-    keep_all: bool,
+    keep: bool,
     on_progress: Callable[[int, int], None] | None,
 ) -> tuple[VerifyReport, dict[str, list[bytes]]]:
     report = VerifyReport()
-    source = _TolerantReaders(source_endpoint)
+    source = _TolerantReaders(source_endpoint, column_families)
     target = _TolerantReaders(target_endpoint)
     try:
         assert isinstance(source.first, DirectoryReader)
@@ -356,12 +314,17 @@ def _compare(
         report.unfinished = target.first.unfinished()
         parts = _plan(store, key_range)
         families = [family.name for family in store.column_families]
-        parts += _extra_families(source.first, target.first, len(parts))
+        theirs_named = target.first.column_families()
+        report.families_missing = [name for name in families if name not in theirs_named]
+        if not column_families:
+            report.families_extra = [name for name in theirs_named if name not in families]
+        # Their entries are extra keys.
+        parts += [Range(len(parts) + i, name, None, None) for i, name in enumerate(report.families_extra)]
         expected = sum(part.estimated_entries for part in parts)
         reverse = {family.name: "Reverse" in family.comparator for family in store.column_families}
         comparison = _Comparison(source, target, report, {**{part.column_family: False for part in parts}, **reverse})
-        if keep_all:
-            comparison.keep_all()
+        if keep:
+            comparison.keep(_KEPT_BYTES)
         workers = threads or default_streams()
         digests: dict[str, list[bytes]] = {family: [] for family in families}
         with ThreadPoolExecutor(workers) as ours, ThreadPoolExecutor(workers) as theirs:
@@ -388,8 +351,7 @@ def _compare(
         report.ranges = len(parts)
         report.ranges_differing = len(differing)
         report.digests = {family: sum_digests(all_).hex() for family, all_ in digests.items()}
-        missing_families = set(families) - set(target.first.column_families())
-        report.equal = not differing and not missing_families
+        report.equal = not differing and not report.families_missing and not report.families_extra
         report.samples.sort(key=lambda found: (found.column_family, found.key))
         return report, comparison.differences
     finally:

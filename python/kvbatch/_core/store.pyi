@@ -28,6 +28,7 @@ __all__: list[str] = [
     "TargetStore",
     "check_compression",
     "describe_store",
+    "wal_directory",
     "write_sample_store",
 ]
 
@@ -350,6 +351,11 @@ def check_compression(name: str) -> None:
 def describe_store(path: str) -> list[ColumnFamilyDescription]:
     """
     The column families of a directory in the order of their ids, without opening the store.
+    """
+
+def wal_directory(path: str) -> str:
+    """
+    Where a store keeps its WAL: mostly `path` itself.
     """
 
 def write_sample_store(

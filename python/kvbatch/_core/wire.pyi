@@ -31,6 +31,10 @@ class Connection:
         stream: typing.SupportsIndex = 0,
         range: typing.SupportsIndex = 0,
     ) -> None: ...
+    def set_limits(self, limits: kvbatch._core.frame.FrameLimits) -> None:
+        """
+        What `receive` accepts from now on; for the thread that receives.
+        """
     def set_timeout(self, milliseconds: typing.SupportsIndex) -> None:
         """
         No progress for this long is a broken connection; 0 waits forever.

@@ -1,0 +1,118 @@
+"""What a migration will do: lane, ranges and estimates, from a look at the source alone."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from kvbatch._core.store import RESERVED_COLUMN_FAMILY, ColumnFamilyDescription, SourceStore
+from kvbatch.endpoints import DirectoryEndpoint, Endpoint
+from kvbatch.errors import RefusedError, UsageError
+from kvbatch.fingerprint import fingerprint_directory
+from kvbatch.manifest import Manifest
+from kvbatch.options import MigrationOptions
+from kvbatch.planner import plan_ranges
+from kvbatch.ranges import Range
+
+__all__ = ["Plan", "make_plan", "open_source"]
+
+_LANE = "batch"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a migration would do. `estimated_*` come from table properties; bytes are keys and values, uncompressed."""
+
+    job: str
+    source: str
+    target: str
+    lane: str
+    lane_reason: str
+    streams: int
+    estimated_entries: int
+    estimated_bytes: int
+    column_families: tuple[str, ...]
+    ranges: tuple[Range, ...]
+    manifest: Manifest
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "job": self.job,
+            "source": self.source,
+            "target": self.target,
+            "lane": self.lane,
+            "lane_reason": self.lane_reason,
+            "streams": self.streams,
+            "estimated_entries": self.estimated_entries,
+            "estimated_bytes": self.estimated_bytes,
+            "column_families": list(self.column_families),
+            "ranges": [part.to_json() for part in self.ranges],
+        }
+
+
+def open_source(endpoint: Endpoint, options: MigrationOptions) -> SourceStore:
+    if not isinstance(endpoint, DirectoryEndpoint):
+        raise UsageError(f"{endpoint} cannot be a source: a source is a RocksDB directory on this machine")
+    store = SourceStore(str(endpoint.path), list(options.column_families))
+    if any(family.name == RESERVED_COLUMN_FAMILY for family in store.column_families):
+        raise RefusedError(
+            f"the source {endpoint} is the unfinished target of another migration; finish that one with its own command"
+        )
+    return store
+
+
+def _job_id(fingerprint: str, target: Endpoint, options: MigrationOptions) -> str:
+    """The same source, target and selection give the same job, so that the same command carries on."""
+    if options.job is not None:
+        return options.job
+    selection = "\0".join([fingerprint, str(target), str(options.key_range), *sorted(options.column_families)])
+    return hashlib.sha256(selection.encode(errors="surrogateescape")).hexdigest()[:12]
+
+
+def _target_family(family: ColumnFamilyDescription, options: MigrationOptions) -> ColumnFamilyDescription:
+    if options.target_compression == "auto":
+        return family
+    return ColumnFamilyDescription(
+        family.name,
+        comparator=family.comparator,
+        merge_operator=family.merge_operator,
+        compression=options.target_compression,
+        filter_policy=family.filter_policy,
+        block_size=family.block_size,
+        num_levels=family.num_levels,
+    )
+
+
+def make_plan(source: Endpoint, target: Endpoint, store: SourceStore, options: MigrationOptions) -> Plan:
+    """Looks at the source only."""
+    assert isinstance(source, DirectoryEndpoint)
+    fingerprint = fingerprint_directory(source.path)
+    ranges = tuple(
+        plan_ranges(store, key_range=options.key_range, range_bytes=options.range_bytes, max_ranges=options.max_ranges)
+    )
+    manifest = Manifest(
+        job=_job_id(fingerprint, target, options),
+        source=str(source),
+        fingerprint=fingerprint,
+        lane=_LANE,
+        key_range=options.key_range,
+        families=tuple(_target_family(family, options) for family in store.column_families),
+        ranges=ranges,
+        allow_nonempty=options.allow_nonempty,
+        sst_file_bytes=options.sst_file_bytes,
+    )
+    reason = "asked for with --lane" if options.lane == _LANE else "the lane that serves any range into any store"
+    return Plan(
+        job=manifest.job,
+        source=str(source),
+        target=str(target),
+        lane=_LANE,
+        lane_reason=reason,
+        streams=min(options.streams, max(1, len(ranges))),
+        estimated_entries=sum(part.estimated_entries for part in ranges),
+        estimated_bytes=sum(part.estimated_bytes for part in ranges),
+        column_families=tuple(family.name for family in store.column_families),
+        ranges=ranges,
+        manifest=manifest,
+    )

@@ -1,0 +1,134 @@
+"""The receiving end of a control connection: opening and finishing jobs, digests, listings, repairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from kvbatch._core.frame import Frame, FrameLimits, FrameType
+from kvbatch._core.store import TargetStore
+from kvbatch.errors import ProtocolError
+from kvbatch.manifest import Manifest
+from kvbatch.protocol import Peer, cursor_to_json, malformed_is_protocol_error
+from kvbatch.ranges import optional_bytes
+from kvbatch.receiver_session import Session, resolve_name
+from kvbatch.store_reader import DirectoryReader
+
+if TYPE_CHECKING:
+    from kvbatch.server import Receiver
+
+__all__ = ["CONTROL_LIMITS", "ReceiverControl"]
+
+log = structlog.get_logger("kvbatch.receiver")
+
+# Data frames come on streams, and in a repair.
+CONTROL_LIMITS = FrameLimits(max_data_bytes=0)
+
+
+class ReceiverControl:
+    """Answers the requests of one control connection."""
+
+    def __init__(self, receiver: Receiver, peer: Peer) -> None:
+        self._receiver = receiver
+        self._peer = peer
+        self._session: Session | None = None
+        self._reader: DirectoryReader | None = None
+        self._operations: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+            "open": self._open,
+            "finish": self._finish,
+            "inspect": self._inspect,
+            "digest": self._digest,
+            "list": self._list,
+            "repair": self._repair,
+        }
+
+    def run(self) -> None:
+        try:
+            while True:
+                self._peer.connection.wait_readable(-1)
+                _, request = self._peer.receive(FrameType.REQUEST)
+                operation = self._operations.get(str(request.get("operation")))
+                if operation is None:
+                    raise ProtocolError(f"unknown operation {request.get('operation')!r}")
+                with malformed_is_protocol_error(self._peer.name, f"request {request['operation']!r}"):
+                    answer = operation(request)
+                self._peer.send(FrameType.REPLY, answer)
+        finally:
+            if self._session is not None:
+                self._receiver.close_session(self._session)
+
+    def _open(self, request: dict[str, Any]) -> dict[str, Any]:
+        if self._session is not None:
+            raise ProtocolError("this connection has a job open already")
+        self._session = self._receiver.open_job(request["name"], Manifest.from_json(request["manifest"]), self._peer)
+        reply = self._session.job.reply(0)
+        return {
+            "session": self._session.id,
+            "identity": reply.identity,
+            "resumed": reply.resumed,
+            "family_ids": reply.family_ids,
+            "manifest": reply.manifest.to_json(),
+            "cursors": [cursor_to_json(cursor) for cursor in reply.cursors],
+        }
+
+    def _finish(self, request: dict[str, Any]) -> dict[str, Any]:
+        del request
+        if self._session is None:
+            raise ProtocolError("finish without an open job")
+        self._session.job.finish()
+        log.info("job finished", job=self._session.job.manifest.job)
+        return {}
+
+    def _inspect(self, request: dict[str, Any]) -> dict[str, Any]:
+        path = resolve_name(self._receiver.root, request["name"])
+        self._receiver.check_idle(path)
+        self._reader = DirectoryReader(path)
+        return {
+            "column_families": self._reader.column_families(),
+            "identity": self._reader.identity(),
+            "unfinished": self._reader.unfinished(),
+        }
+
+    def _opened(self) -> DirectoryReader:
+        if self._reader is None:
+            raise ProtocolError("inspect a store first")
+        return self._reader
+
+    def _digest(self, request: dict[str, Any]) -> dict[str, Any]:
+        start, end = optional_bytes(request["start"]), optional_bytes(request["end"])
+        runs = self._opened().digest(request["column_family"], start, end, request["run_entries"])
+        return {"runs": [(run.entries, run.raw_bytes, run.digest.hex(), run.last_key.hex()) for run in runs]}
+
+    def _list(self, request: dict[str, Any]) -> dict[str, Any]:
+        start, end = optional_bytes(request["start"]), optional_bytes(request["end"])
+        limit = min(int(request["max_key_bytes"]), self._receiver.limits.max_control_bytes // 8)
+        entries, complete = self._opened().list_entries(request["column_family"], start, end, limit)
+        return {"entries": [(key.hex(), digest.hex()) for key, digest in entries], "complete": complete}
+
+    def _repair(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Writes the DATA frames that follow, each answered, until one without entries."""
+        path = resolve_name(self._receiver.root, request["name"])
+        self._receiver.check_idle(path)
+        self._reader = None
+        store = TargetStore(str(path), create=False)
+        self._peer.connection.set_limits(self._receiver.limits)
+        try:
+            self._peer.send(
+                FrameType.REPLY, {"family_ids": {f.name: store.family_id(f.name) for f in store.column_families}}
+            )
+            frame = Frame(self._receiver.pool)
+            while True:
+                self._peer.connection.receive(frame)
+                if frame.type != FrameType.DATA:
+                    raise ProtocolError("a repair is made of data frames")
+                if frame.entries == 0:
+                    break
+                store.write(frame)
+                self._peer.send(FrameType.REPLY, {})
+            store.flush()
+        finally:
+            store.close()
+        self._peer.connection.set_limits(CONTROL_LIMITS)
+        return {}

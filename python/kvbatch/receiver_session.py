@@ -1,0 +1,60 @@
+"""A job that is open at a receiver."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from pathlib import Path
+
+from kvbatch.errors import RefusedError, TransportError
+from kvbatch.protocol import Peer
+from kvbatch.target_job import TargetJob
+
+__all__ = ["Session", "resolve_name"]
+
+
+def resolve_name(root: Path, name: str) -> Path:
+    """The directory below `root` that `name` stands for. Raises RefusedError for anything that leads elsewhere."""
+    parts = name.split("/")
+    if not name or any(part in ("", ".", "..") or part.startswith(".") or "\0" in part for part in parts):
+        raise RefusedError(f"{name!r} names no directory below the receiver's root")
+    path = root.joinpath(*parts)
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise RefusedError(f"{name!r} leads out of the receiver's root")
+    return path
+
+
+class Session:
+    """A job that is open, and the connections that belong to it."""
+
+    def __init__(self, path: Path, job: TargetJob, control: Peer) -> None:
+        self.id = secrets.token_hex(8)
+        self.path = path
+        self.job = job
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
+        self._streams: set[Peer] = set()
+        self._control = control
+        self._closing = False
+
+    def join(self, stream: Peer) -> None:
+        with self._lock:
+            if self._closing:
+                raise TransportError("the session is closing")
+            self._streams.add(stream)
+
+    def leave(self, stream: Peer) -> None:
+        with self._idle:
+            self._streams.discard(stream)
+            self._idle.notify_all()
+
+    def close(self) -> None:
+        """Ends the streams, which makes durable what they applied, then the job. Idempotent."""
+        with self._idle:
+            already, self._closing = self._closing, True
+            for stream in self._streams:
+                stream.close()
+            self._idle.wait_for(lambda: not self._streams)
+        if not already:
+            self._control.close()
+            self.job.close()

@@ -1,0 +1,70 @@
+"""The receiving end of one stream."""
+
+from __future__ import annotations
+
+from kvbatch._core.frame import BufferPool, Frame, FrameType
+from kvbatch.errors import ProtocolError
+from kvbatch.protocol import Peer, cursor_to_json, decode_payload, malformed_is_protocol_error
+from kvbatch.target_local import AppliedRanges
+
+__all__ = ["ReceiverStream"]
+
+# One ack speaks for up to this many frames, fewer when the sender has nothing more under way.
+_FRAMES_PER_ACK = 4
+# A buffer this large served one large value and goes back to the pool at once.
+_LARGE_FRAME_BYTES = 8 << 20
+
+
+class ReceiverStream:
+    """Applies the frames of one connection and acknowledges them."""
+
+    def __init__(self, peer: Peer, ranges: AppliedRanges, pool: BufferPool) -> None:
+        self._peer = peer
+        self._ranges = ranges
+        self._frame = Frame(pool)
+        self._unacknowledged = 0
+        self._digest = bytes(16)
+
+    def run(self) -> None:
+        """Serves frames until the sender closes (ClosedError) or something fails."""
+        connection, frame = self._peer.connection, self._frame
+        # A sender may have nothing to send for as long as it likes, but a frame that has begun must go on.
+        connection.wait_readable(-1)
+        while True:
+            connection.receive(frame)
+            type_ = frame.type
+            if type_ == FrameType.DATA:
+                applier = self._ranges.current()
+                if frame.range != applier.applied.range:
+                    raise ProtocolError(f"data of range {frame.range} while range {applier.applied.range} is open")
+                applier.apply(frame)
+                self._digest = applier.applied.digest
+                self._unacknowledged += 1
+                if frame.raw_length >= _LARGE_FRAME_BYTES:
+                    frame.release()
+                more = connection.wait_readable(0)
+                if self._unacknowledged >= _FRAMES_PER_ACK or not more:
+                    self._acknowledge()
+                if more:
+                    continue
+            elif type_ == FrameType.RANGE_BEGIN:
+                self._ranges.begin(frame.range)
+            elif type_ == FrameType.RANGE_END:
+                totals = decode_payload(frame)
+                self._acknowledge()
+                with malformed_is_protocol_error(self._peer.name, "RANGE_END"):
+                    self._ranges.finish(totals["entries"], totals["raw_bytes"], bytes.fromhex(totals["digest"]))
+            elif type_ == FrameType.DRAIN:
+                self._ranges.drain()
+                self._acknowledge(drained=True)
+            else:
+                raise ProtocolError(f"{self._peer.name} sent {FrameType(type_).name} on a stream")
+            connection.wait_readable(-1)
+
+    def _acknowledge(self, *, drained: bool = False) -> None:
+        durable = [cursor_to_json(cursor) for cursor in self._ranges.take_durable()]
+        self._peer.send(
+            FrameType.ACK,
+            {"frames": self._unacknowledged, "digest": self._digest.hex(), "durable": durable, "drained": drained},
+        )
+        self._unacknowledged = 0
