@@ -12,14 +12,16 @@ import shlex
 import signal
 import sys
 import threading
+import time
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
+import stamina
 import structlog
 import typer
-from rich.console import Console
-from rich.table import Table
+from rich.cells import cell_len, set_cell_size
 
 from kvbatch import api
 from kvbatch.demo import run_demo
@@ -30,6 +32,7 @@ from kvbatch.migration import Migration
 from kvbatch.options import MigrationOptions, default_state_dir
 from kvbatch.plan import Plan
 from kvbatch.progress_view import follow
+from kvbatch.ranges import describe_key
 from kvbatch.server import Receiver
 from kvbatch.state import JobRecord, StateStore
 from kvbatch.units import format_bytes, format_count, format_seconds, parse_bytes
@@ -39,7 +42,8 @@ from kvbatch.version import __version__
 __all__ = ["app", "main"]
 
 EXIT_DIFFERENT = 3
-EXIT_RESUMABLE = 75
+# `timeout` signals a child and then its whole group: that is one request to stop, not two.
+_SAME_REQUEST_SECONDS = 0.5
 
 app = typer.Typer(
     name="kvbatch",
@@ -141,10 +145,14 @@ def _print_json(value: dict[str, Any]) -> None:
 
 
 def _table(rows: list[tuple[str, str]]) -> None:
-    table = Table(box=None, show_header=False, pad_edge=False)
+    _print_columns(rows)
+
+
+def _print_columns(rows: Sequence[Sequence[str]]) -> None:
+    """Aligned, and whole: in a pipe nothing may be cut to the width of a terminal that is not there."""
+    widths = [max(cell_len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
-        table.add_row(*row)
-    Console(highlight=False, soft_wrap=True).print(table)
+        print("  ".join(set_cell_size(text, width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
 # -- migrate and plan -------------------------------------------------------------------------------------------------
@@ -207,10 +215,17 @@ class _StopOnSignals:
 
     def __init__(self, migration: Migration) -> None:
         self._migration = migration
+        self._asked = 0.0
 
     def _stop(self, number: int, frame: object) -> None:
         del frame
-        signal.signal(number, signal.SIG_DFL)
+        now = time.monotonic()
+        if now - self._asked < _SAME_REQUEST_SECONDS:
+            return
+        if self._asked:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self._asked = now
         print("stopping; the job stays resumable (once more: at once)", file=sys.stderr, flush=True)
         self._migration.cancel()
 
@@ -342,7 +357,7 @@ def _show_report(report: VerifyReport) -> None:
     rows += [("column family missing", f'"{name}"') for name in report.families_missing]
     rows += [("column family extra", f'"{name}"') for name in report.families_extra]
     rows += [(f'digest of "{family}"', digest) for family, digest in report.digests.items()]
-    rows += [(found.kind, f'"{found.column_family}" {found.key.hex()}') for found in report.samples]
+    rows += [(found.kind, f'"{found.column_family}" {describe_key(found.key)}') for found in report.samples]
     _table(rows)
 
 
@@ -383,13 +398,14 @@ def _share(record: JobRecord) -> str:
 
 
 def _show_jobs(records: list[JobRecord]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for column in ("job", "state", "done", "entries", "source", "target"):
-        table.add_column(column)
+    if not records:
+        print("no jobs")
+        return
+    rows = [("job", "state", "done", "entries", "source", "target")]
     for record in records:
         entries = format_count(record.progress.get("durable_entries", 0))
-        table.add_row(record.job, record.shown_state, _share(record), entries, record.source, record.target)
-    Console(highlight=False, soft_wrap=True).print(table)
+        rows.append((record.job, record.shown_state, _share(record), entries, record.source, record.target))
+    _print_columns(rows)
 
 
 @app.command()
@@ -430,6 +446,8 @@ def _common(
 
 
 def _configure_logs() -> None:
+    # The events tell of every retry already.
+    stamina.instrumentation.set_on_retry_hooks([])
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Iterator
 
@@ -75,6 +76,7 @@ class Migration:
         self._summary: Summary | None = None
         self._error: BaseException | None = None
         self._attempt: stamina.Attempt
+        self._opened = False
         self._thread = threading.Thread(target=self._run, name=f"kvbatch-{self.job}", daemon=True)
 
     # -- what the caller sees -----------------------------------------------------------------------------------------
@@ -112,9 +114,12 @@ class Migration:
                 self._summary = self._run_job()
             self._bus.publish("done", **dataclasses.asdict(self._summary))
         except BaseException as error:
+            # The frames behind it hold on to the source, which stays locked as long as this object lives.
+            traceback.clear_frames(error.__traceback__)
             self._error = error
             self._bus.publish("done", state=_state_after(error), error=str(error))
         finally:
+            del self._store
             self._finished.set()
 
     def _run_job(self) -> Summary:
@@ -123,6 +128,9 @@ class Migration:
         try:
             finished_before = self._attempt_until_done(known)
         except BaseException as error:
+            if isinstance(error, RefusedError) and known is None and not self._opened:
+                self._state.forget(self.job)  # it never was a job
+                raise
             self._sample()
             self._state.update(
                 self.job, state=_state_after(error), error=str(error), progress=dataclasses.asdict(self._progress)
@@ -166,8 +174,8 @@ class Migration:
 
     def _note_retry(self, error: Exception) -> bool:
         retry = isinstance(error, KvbatchError) and error.retryable and not self._stopping.is_set()
-        if retry:
-            attempt = self._attempt
+        attempt = self._attempt
+        if retry and attempt.num <= self._options.retries:
             self._bus.publish("retry", attempt=attempt.num, wait_seconds=attempt.next_wait, error=str(error))
         return retry
 
@@ -191,6 +199,7 @@ class Migration:
             raise
         try:
             reply = session.reply
+            self._opened = True
             self._session = session
             self._resumed = self._resumed or reply.resumed
             self._manifest = reply.manifest

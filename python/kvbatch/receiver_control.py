@@ -35,27 +35,20 @@ class ReceiverControl:
         self._peer = peer
         self._session: Session | None = None
         self._reader: DirectoryReader | None = None
-        self._operations: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-            "open": self._open,
-            "finish": self._finish,
-            "inspect": self._inspect,
-            "digest": self._digest,
-            "list": self._list,
-            "repair": self._repair,
-        }
 
     def run(self) -> None:
         try:
             while True:
                 self._peer.connection.wait_readable(-1)
                 _, request = self._peer.receive(FrameType.REQUEST)
-                operation = self._operations.get(str(request.get("operation")))
+                operation = _OPERATIONS.get(str(request.get("operation")))
                 if operation is None:
                     raise ProtocolError(f"unknown operation {request.get('operation')!r}")
                 with malformed_is_protocol_error(self._peer.name, f"request {request['operation']!r}"):
-                    answer = operation(request)
+                    answer = operation(self, request)
                 self._peer.send(FrameType.REPLY, answer)
         finally:
+            self._close_reader()
             if self._session is not None:
                 self._receiver.close_session(self._session)
 
@@ -84,12 +77,19 @@ class ReceiverControl:
     def _inspect(self, request: dict[str, Any]) -> dict[str, Any]:
         path = resolve_name(self._receiver.root, request["name"])
         self._receiver.check_idle(path)
+        self._close_reader()
         self._reader = DirectoryReader(path)
         return {
             "column_families": self._reader.column_families(),
             "identity": self._reader.identity(),
             "unfinished": self._reader.unfinished(),
         }
+
+    def _close_reader(self) -> None:
+        """Nobody can write to a store while it is read here."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
 
     def _opened(self) -> DirectoryReader:
         if self._reader is None:
@@ -111,7 +111,7 @@ class ReceiverControl:
         """Writes the DATA frames that follow, each answered, until one without entries."""
         path = resolve_name(self._receiver.root, request["name"])
         self._receiver.check_idle(path)
-        self._reader = None
+        self._close_reader()
         store = TargetStore(str(path), create=False)
         self._peer.connection.set_limits(self._receiver.limits)
         try:
@@ -132,3 +132,13 @@ class ReceiverControl:
             store.close()
         self._peer.connection.set_limits(CONTROL_LIMITS)
         return {}
+
+
+_OPERATIONS: dict[str, Callable[[ReceiverControl, dict[str, Any]], dict[str, Any]]] = {
+    "open": ReceiverControl._open,
+    "finish": ReceiverControl._finish,
+    "inspect": ReceiverControl._inspect,
+    "digest": ReceiverControl._digest,
+    "list": ReceiverControl._list,
+    "repair": ReceiverControl._repair,
+}

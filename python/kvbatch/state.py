@@ -130,6 +130,10 @@ class StateStore:
         with self._connect() as database:
             database.execute(f"UPDATE jobs SET {assignments} WHERE job = :job", {**encoded, "job": job})
 
+    def forget(self, job: str) -> None:
+        with self._connect() as database:
+            database.execute("DELETE FROM jobs WHERE job = ?", (job,))
+
     def find(self, job: str) -> JobRecord | None:
         with self._connect() as database:
             row = database.execute("SELECT * FROM jobs WHERE job = ?", (job,)).fetchone()
@@ -189,12 +193,20 @@ def _usable(directory: Path) -> Iterator[None]:
 def job_lock(directory: Path, job: str) -> Iterator[None]:
     """Holds the job for this process. Raises RefusedError when another one runs it."""
     path = directory / "jobs" / f"{job}.lock"
-    with _usable(directory):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RefusedError(f"job {job} is being run by another process; see `kvbatch status {job}`") from error
-        yield
+    while True:
+        with _usable(directory):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+")
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RefusedError(f"job {job} is being run by another process; see `kvbatch status {job}`") from error
+            # Its last holder may have removed the file between our open and our lock.
+            if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return

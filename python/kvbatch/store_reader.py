@@ -75,7 +75,8 @@ class DirectoryReader:
         return self.store.list_entries(family, start, end, max_key_bytes)
 
     def close(self) -> None:
-        """The store closes with its last reader."""
+        """Lets go of the store and its LOCK."""
+        del self.store
 
 
 class ReceiverReader:

@@ -319,7 +319,9 @@ def _compare(
         if not column_families:
             report.families_extra = [name for name in theirs_named if name not in families]
         # Their entries are extra keys.
-        parts += [Range(len(parts) + i, name, None, None) for i, name in enumerate(report.families_extra)]
+        parts += [
+            Range(len(parts) + i, name, key_range.start, key_range.end) for i, name in enumerate(report.families_extra)
+        ]
         expected = sum(part.estimated_entries for part in parts)
         reverse = {family.name: "Reverse" in family.comparator for family in store.column_families}
         comparison = _Comparison(source, target, report, {**{part.column_family: False for part in parts}, **reverse})
