@@ -17,11 +17,11 @@ from kvbatch.errors import (
 )
 from kvbatch.events import Event, Progress, Summary
 from kvbatch.migration import Migration
+from kvbatch.migration_plan import Plan
 from kvbatch.options import MigrationOptions
-from kvbatch.plan import Plan
 from kvbatch.ranges import KeyRange, Range
 from kvbatch.server import Receiver
-from kvbatch.verify import Difference, VerifyReport
+from kvbatch.verification import Difference, VerifyReport
 from kvbatch.version import __version__
 
 __all__ = [

@@ -8,10 +8,10 @@ from typing import Any
 
 from kvbatch.endpoints import check_apart, parse_endpoint
 from kvbatch.migration import Migration
+from kvbatch.migration_plan import Plan, make_plan, open_source
 from kvbatch.options import MigrationOptions
-from kvbatch.plan import Plan, make_plan, open_source
 from kvbatch.server import Receiver
-from kvbatch.verify import verify
+from kvbatch.verification import verify
 
 __all__ = ["migrate", "plan", "serve", "verify"]
 

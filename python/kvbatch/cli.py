@@ -29,14 +29,14 @@ from kvbatch.endpoints import format_address
 from kvbatch.errors import KvbatchError, UsageError
 from kvbatch.events import Summary
 from kvbatch.migration import Migration
+from kvbatch.migration_plan import Plan
 from kvbatch.options import MigrationOptions, default_state_dir
-from kvbatch.plan import Plan
 from kvbatch.progress_view import follow
 from kvbatch.ranges import describe_key
 from kvbatch.server import Receiver
 from kvbatch.state import JobRecord, StateStore
 from kvbatch.units import format_bytes, format_count, format_seconds, parse_bytes
-from kvbatch.verify import VerifyReport
+from kvbatch.verification import VerifyReport
 from kvbatch.version import __version__
 
 __all__ = ["app", "main"]

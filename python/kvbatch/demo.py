@@ -19,7 +19,7 @@ from kvbatch.events import Summary
 from kvbatch.migration import Migration
 from kvbatch.options import MigrationOptions
 from kvbatch.units import format_bytes, format_count, format_seconds
-from kvbatch.verify import VerifyReport, verify
+from kvbatch.verification import VerifyReport, verify
 
 __all__ = ["DemoReport", "receiver_process", "run_demo"]
 

@@ -19,8 +19,8 @@ from kvbatch.errors import KvbatchError, RefusedError, SourceError, StoppedError
 from kvbatch.events import Event, EventBus, Progress, Summary
 from kvbatch.fingerprint import fingerprint_directory
 from kvbatch.job_stream import JobStream, RangeQueue, StreamCounters
+from kvbatch.migration_plan import make_plan, open_source
 from kvbatch.options import MigrationOptions
-from kvbatch.plan import make_plan, open_source
 from kvbatch.process import peak_rss_bytes
 from kvbatch.state import JobRecord, JobState, SentLog, StateStore, job_lock
 from kvbatch.store_reader import open_reader
