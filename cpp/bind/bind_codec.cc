@@ -1,5 +1,3 @@
-#include <pybind11/native_enum.h>
-
 #include "bind/convert.h"
 #include "codec/codec.h"
 
@@ -11,6 +9,7 @@ void RegisterCodec(py::module_& module) {
       .value("LZ4", Codec::kLz4)
       .value("ZSTD", Codec::kZstd)
       .finalize();
+  KeepMembers<Codec>(module.attr("Codec"));
 }
 
 }  // namespace kvbatch::bind

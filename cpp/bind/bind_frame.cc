@@ -1,5 +1,3 @@
-#include <pybind11/native_enum.h>
-
 #include "bind/convert.h"
 #include "frame/frame.h"
 
@@ -18,6 +16,7 @@ void RegisterFrame(py::module_& module) {
       .value("ACK", FrameType::kAck)
       .value("DRAIN", FrameType::kDrain)
       .finalize();
+  KeepMembers<FrameType>(module.attr("FrameType"));
   module.attr("PROTOCOL_VERSION") = kProtocolVersion;
   module.attr("HEADER_BYTES") = kFrameHeaderSize;
 
@@ -86,14 +85,6 @@ void RegisterFrame(py::module_& module) {
       .def(
           "raw", [](Frame& frame) { return Bytes{std::string(Get([&] { return frame.OpenRaw(); }))}; },
           "A copy of the payload, decompressed. Raises CorruptionError.")
-      .def(
-          "set_route",
-          [](Frame& frame, uint64_t job, uint32_t stream, uint32_t range) {
-            frame.header().job = job;
-            frame.header().stream = stream;
-            frame.header().range = range;
-          },
-          py::arg("job"), py::arg("stream"), py::arg("range"))
       .def_property_readonly("type", [](const Frame& frame) { return frame.header().type; })
       .def_property_readonly("codec", [](const Frame& frame) { return frame.header().codec; })
       .def_property_readonly("range", [](const Frame& frame) { return frame.header().range; })

@@ -1,9 +1,9 @@
-#include <pybind11/native_enum.h>
-
 #include "bind/bind_store.h"
 #include "store/range_digest.h"
 #include "store/range_reader.h"
 #include "store/source_store.h"
+
+KVBATCH_FAST_ENUM(kvbatch::StopReason);
 
 namespace kvbatch::bind {
 
@@ -138,6 +138,7 @@ void RegisterRangeReader(py::module_& module) {
       .value("END", StopReason::kEnd)
       .value("LARGE_ENTRY", StopReason::kLargeEntry)
       .finalize();
+  KeepMembers<StopReason>(module.attr("StopReason"));
   py::class_<FillResult>(module, "FillResult")
       .def_readonly("stop", &FillResult::stop)
       .def_readonly("entries", &FillResult::entries)

@@ -13,6 +13,8 @@ void RegisterWire(py::module_& module) {
            }),
            py::arg("fd"), py::arg("peer"), py::arg("limits") = FrameLimits(),
            "Takes ownership of the blocking socket `fd` (socket.detach()); `peer` names it in messages.")
+      .def("set_route", &Connection::SetRoute, py::arg("job"), py::arg("stream"), py::arg("range"),
+           "What the data frames sent from now on belong to: job (xxh3_64 of its id), stream and range.")
       .def(
           "send", [](Connection& connection, Frame& frame) { Run([&] { return connection.Send(&frame); }); },
           py::arg("frame"))

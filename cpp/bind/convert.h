@@ -10,6 +10,12 @@
 
 #include "base/checksum.h"
 #include "base/status.h"
+#include "bind/fast_enum.h"
+#include "codec/codec.h"
+#include "frame/frame_format.h"
+
+KVBATCH_FAST_ENUM(kvbatch::Codec);
+KVBATCH_FAST_ENUM(kvbatch::FrameType);
 
 namespace kvbatch::bind {
 

@@ -67,9 +67,18 @@ Status Connection::ReceiveAll(char* out, size_t size, bool at_frame_start) {
   return Status::Ok();
 }
 
+void Connection::SetRoute(uint64_t job, uint32_t stream, uint32_t range) {
+  job_ = job;
+  stream_ = stream;
+  range_ = range;
+}
+
 Status Connection::Send(Frame* frame) {
   FrameHeader& header = frame->header();
   const std::string_view payload = frame->payload();
+  header.job = job_;
+  header.stream = stream_;
+  header.range = range_;
   header.sequence = next_send_sequence_;
   header.payload_crc32c = Crc32c(payload);
   char bytes[kFrameHeaderSize];

@@ -21,7 +21,10 @@ class Connection {
   // Takes ownership of `fd`, a connected blocking stream socket. `peer` is for messages.
   Connection(UniqueFd fd, std::string peer, const FrameLimits& limits);
 
-  // Sends header and payload with one vectored call where the socket takes it. Fills in sequence and crc32c.
+  // What the data frames sent from now on belong to: job (xxh3-64 of its id), stream and range.
+  void SetRoute(uint64_t job, uint32_t stream, uint32_t range);
+
+  // Sends header and payload with one vectored call where the socket takes it. Fills in route, sequence and crc32c.
   // kTransport when the connection breaks or no byte moves for the time-out.
   Status Send(Frame* frame);
 
@@ -56,6 +59,9 @@ class Connection {
   UniqueFd fd_;
   std::string peer_;
   FrameLimits limits_;
+  uint64_t job_ = 0;
+  uint32_t stream_ = 0;
+  uint32_t range_ = 0;
   uint64_t next_send_sequence_ = 0;
   uint64_t next_receive_sequence_ = 0;
   std::atomic<uint64_t> bytes_sent_{0};

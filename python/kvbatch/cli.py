@@ -207,7 +207,7 @@ def migrate(
     if as_json:
         _print_json(dataclasses.asdict(summary))
     else:
-        _show_summary(summary)
+        _show_summary(summary, moved=not migration.finished_before)
 
 
 class _StopOnSignals:
@@ -237,8 +237,9 @@ class _StopOnSignals:
             signal.signal(number, handler)
 
 
-def _show_summary(summary: Summary) -> None:
-    rows = [
+def _show_summary(summary: Summary, *, moved: bool) -> None:
+    rows = [] if moved else [("finished before", "nothing was moved now; this is what the run that finished it did")]
+    rows += [
         ("job", summary.job),
         ("entries", f"{summary.entries:,}"),
         ("keys and values", format_bytes(summary.raw_bytes)),

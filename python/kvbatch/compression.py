@@ -34,7 +34,7 @@ class CodecChooser:
 
     def learn(self, frame: Frame) -> None:
         """Takes notice of how a frame came out."""
-        if self._fixed is not None or frame.raw_length == 0:
+        if self._fixed is not None:
             return
         if self._frames_until_sample > 0:
             self._frames_until_sample -= 1

@@ -17,7 +17,8 @@ from kvbatch.units import format_bytes
 
 __all__ = ["JobStream", "RangeQueue", "StreamCounters"]
 
-_LARGE_FRAME_BYTES = 8 << 20
+# Asking what became durable costs little, but not nothing.
+_FRAMES_PER_LOOK = 4
 
 
 class RangeQueue:
@@ -41,6 +42,12 @@ class StreamCounters:
     batches: int = 0
     wire_bytes: int = 0
     resent_bytes: int = 0
+
+    def add(self, entries: int, raw_bytes: int) -> None:
+        """Counts one batch."""
+        self.entries += entries
+        self.raw_bytes += raw_bytes
+        self.batches += 1
 
 
 @dataclass(slots=True)
@@ -104,29 +111,32 @@ class JobStream:
         )
         self.on_started(part)
         stream.begin(part)
-        while True:
+        stop = StopReason.FULL
+        while stop is not StopReason.END:
             if self.stopping.is_set():
                 raise StoppedError("stopped on request")
             codec = self.codecs.codec()
             filled = reader.fill(frame, self.batch_bytes, codec)
-            if filled.stop == StopReason.LARGE_ENTRY:
+            stop = filled.stop
+            large = stop is StopReason.LARGE_ENTRY
+            if large:
                 self._check_large(part, reader, filled.needed_bytes)
                 frame.release()
                 filled = reader.fill(frame, filled.needed_bytes, codec)
-            if filled.entries:
-                entries += filled.entries
-                raw_bytes += filled.raw_bytes
-                self.codecs.learn(frame)
-                self.sent.record(part.id, raw_bytes)
-                stream.put(frame, reader.digest)
-                if frame.raw_length >= _LARGE_FRAME_BYTES:
-                    frame.release()
-                self.counters.entries += filled.entries
-                self.counters.raw_bytes += filled.raw_bytes
-                self.counters.batches += 1
+                stop = filled.stop
+            batch_entries, batch_bytes = filled.entries, filled.raw_bytes
+            if not batch_entries:
+                continue
+            entries += batch_entries
+            raw_bytes += batch_bytes
+            self.codecs.learn(frame)
+            self.sent.record(part.id, raw_bytes)
+            stream.put(frame, reader.digest)
+            if large:
+                frame.release()
+            self.counters.add(batch_entries, batch_bytes)
+            if self.counters.batches % _FRAMES_PER_LOOK == 0:
                 self._take_durable(stream)
-            if filled.stop == StopReason.END:
-                break
         stream.end(entries, raw_bytes, reader.digest)
         self._take_durable(stream)
 

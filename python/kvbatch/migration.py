@@ -22,7 +22,7 @@ from kvbatch.job_stream import JobStream, RangeQueue, StreamCounters
 from kvbatch.migration_plan import make_plan, open_source
 from kvbatch.options import MigrationOptions
 from kvbatch.process import peak_rss_bytes
-from kvbatch.state import JobRecord, JobState, SentLog, StateStore, job_lock
+from kvbatch.state import JobState, SentLog, StateStore, job_lock
 from kvbatch.store_reader import open_reader
 from kvbatch.target import TargetSession
 from kvbatch.target_local import LocalSession
@@ -77,6 +77,8 @@ class Migration:
         self._error: BaseException | None = None
         self._attempt: stamina.Attempt
         self._opened = False
+        # Whether an earlier run had finished the job, so that this one moved nothing.
+        self.finished_before = False
         self._thread = threading.Thread(target=self._run, name=f"kvbatch-{self.job}", daemon=True)
 
     # -- what the caller sees -----------------------------------------------------------------------------------------
@@ -126,7 +128,7 @@ class Migration:
         known = self._state.find(self.job)
         self._state.start(self.job, self.plan.source, self.plan.target, self.plan.manifest.fingerprint)
         try:
-            finished_before = self._attempt_until_done(known)
+            finished_before = self._attempt_until_done()
         except BaseException as error:
             if isinstance(error, RefusedError) and known is None and not self._opened:
                 self._state.forget(self.job)  # it never was a job
@@ -149,7 +151,7 @@ class Migration:
         self._sent_log().remove()
         return summary
 
-    def _attempt_until_done(self, known: JobRecord | None) -> Summary | None:
+    def _attempt_until_done(self) -> Summary | None:
         """Runs sessions until one finishes the job. A broken one is tried again with growing pauses; the number of
         attempts counts from the last one that made anything durable.
 
@@ -166,7 +168,7 @@ class Migration:
                 ):
                     self._attempt = attempt
                     with attempt:
-                        return self._run_session(known)
+                        return self._run_session()
             except KvbatchError as error:
                 if not error.retryable or self._stopping.is_set() or self._durable_bytes() == before:
                     raise
@@ -185,17 +187,15 @@ class Migration:
             return LocalSession(target.path, self.plan.manifest, self._options.max_memory // 2)
         return RemoteSession(target, self.plan.manifest, self._options.window)
 
-    def _run_session(self, known: JobRecord | None) -> Summary | None:
+    def _run_session(self) -> Summary | None:
         try:
             session = self._open_session()
         except RefusedError:
             # Between the target's last step and its answer a sender may have died: then the target is whole and
             # holds no trace of the job but its identity.
-            for record in (self._state.find(self.job), known):
-                if record is not None and record.state in (JobState.DONE, JobState.FINISHING):
-                    done = self._finished_before(record)
-                    if done is not None:
-                        return done
+            done = self._finished_before()
+            if done is not None:
+                return done
             raise
         try:
             reply = session.reply
@@ -206,7 +206,9 @@ class Migration:
             self._cursors = {cursor.range: cursor for cursor in reply.cursors}
             self._base_entries = sum(cursor.entries for cursor in reply.cursors)
             self._base_bytes = sum(cursor.raw_bytes for cursor in reply.cursors)
-            self._state.update(self.job, identity=reply.identity)
+            self._state.update(
+                self.job, identity=reply.identity, fingerprint=self.plan.manifest.fingerprint, summary=None
+            )
             self._bus.publish(
                 "job",
                 job=self.job,
@@ -229,13 +231,19 @@ class Migration:
             self._session = None
         return None
 
-    def _finished_before(self, known: JobRecord) -> Summary | None:
+    def _finished_before(self) -> Summary | None:
         """The summary of the run that finished this job, if the target still is the store that it finished."""
-        identity = _identity_of(self._target_endpoint)
-        if known.summary is None or known.fingerprint != self.plan.manifest.fingerprint or identity != known.identity:
+        known = self._state.find(self.job)
+        if (
+            known is None
+            or known.summary is None
+            or known.fingerprint != self.plan.manifest.fingerprint
+            or known.identity != _identity_of(self._target_endpoint)
+        ):
             return None
+        self.finished_before = True
         self._bus.publish("warning", message=f"job {self.job} was finished before; nothing was moved")
-        self._state.update(self.job, state=JobState.DONE, summary=known.summary, progress=known.progress)
+        self._state.update(self.job, state=JobState.DONE)
         return Summary(**known.summary)
 
     def _sent_log(self) -> SentLog:

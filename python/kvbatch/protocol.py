@@ -32,6 +32,7 @@ __all__ = [
 CONTROL_POOL_BYTES = 64 << 20
 _SOCKET_BUFFER_BYTES = 4 << 20
 _CONNECT_SECONDS = 10.0
+_WELCOME_MILLISECONDS = 30_000
 # A dead peer is noticed by TCP itself; a silent but living one after this long.
 SILENCE_MILLISECONDS = 300_000
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 20), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 4))
@@ -171,10 +172,11 @@ def connect(host: str, port: int, role: str, **more: Any) -> tuple[Peer, dict[st
     except OSError as error:
         raise TransportError(f"connect to {host}:{port}: {error.strerror or error}") from error
     peer = Peer(sock, FrameLimits(max_data_bytes=0))
-    peer.connection.set_timeout(SILENCE_MILLISECONDS)
     try:
+        peer.connection.set_timeout(_WELCOME_MILLISECONDS)
         peer.send(FrameType.HELLO, hello(role, **more))
         welcome = peer.receive(FrameType.WELCOME)[1]
+        peer.connection.set_timeout(SILENCE_MILLISECONDS)
     except BaseException:
         peer.close()
         raise

@@ -9,8 +9,9 @@ from kvbatch.target_local import AppliedRanges
 
 __all__ = ["ReceiverStream"]
 
-# One ack speaks for up to this many frames, fewer when the sender has nothing more under way.
-_FRAMES_PER_ACK = 4
+# One ack speaks for half a window, so that the sender never waits for one; a sender that pauses gets one after this.
+_IDLE_ACK_MILLISECONDS = 50
+_MAX_FRAMES_PER_ACK = 64
 # A buffer this large served one large value and goes back to the pool at once.
 _LARGE_FRAME_BYTES = 8 << 20
 
@@ -18,7 +19,9 @@ _LARGE_FRAME_BYTES = 8 << 20
 class ReceiverStream:
     """Applies the frames of one connection and acknowledges them."""
 
-    def __init__(self, peer: Peer, ranges: AppliedRanges, pool: BufferPool) -> None:
+    def __init__(self, peer: Peer, ranges: AppliedRanges, pool: BufferPool, window: int) -> None:
+        """`window`: how many frames the sender keeps unacknowledged."""
+        self._frames_per_ack = max(1, min(window // 2, _MAX_FRAMES_PER_ACK))
         self._peer = peer
         self._ranges = ranges
         self._frame = Frame(pool)
@@ -33,7 +36,7 @@ class ReceiverStream:
         while True:
             connection.receive(frame)
             type_ = frame.type
-            if type_ == FrameType.DATA:
+            if type_ is FrameType.DATA:
                 applier = self._ranges.current()
                 if frame.range != applier.applied.range:
                     raise ProtocolError(f"data of range {frame.range} while range {applier.applied.range} is open")
@@ -42,24 +45,22 @@ class ReceiverStream:
                 self._unacknowledged += 1
                 if frame.raw_length >= _LARGE_FRAME_BYTES:
                     frame.release()
-                more = connection.wait_readable(0)
-                if self._unacknowledged >= _FRAMES_PER_ACK or not more:
+                if self._unacknowledged >= self._frames_per_ack or not connection.wait_readable(_IDLE_ACK_MILLISECONDS):
                     self._acknowledge()
-                if more:
-                    continue
-            elif type_ == FrameType.RANGE_BEGIN:
+            elif type_ is FrameType.RANGE_BEGIN:
                 self._ranges.begin(frame.range)
-            elif type_ == FrameType.RANGE_END:
+            elif type_ is FrameType.RANGE_END:
                 totals = decode_payload(frame)
                 self._acknowledge()
                 with malformed_is_protocol_error(self._peer.name, "RANGE_END"):
                     self._ranges.finish(totals["entries"], totals["raw_bytes"], bytes.fromhex(totals["digest"]))
-            elif type_ == FrameType.DRAIN:
+            elif type_ is FrameType.DRAIN:
                 self._ranges.drain()
                 self._acknowledge(drained=True)
             else:
                 raise ProtocolError(f"{self._peer.name} sent {FrameType(type_).name} on a stream")
-            connection.wait_readable(-1)
+            if not self._unacknowledged:
+                connection.wait_readable(-1)
 
     def _acknowledge(self, *, drained: bool = False) -> None:
         durable = [cursor_to_json(cursor) for cursor in self._ranges.take_durable()]

@@ -25,6 +25,7 @@ from kvbatch.protocol import (
     SILENCE_MILLISECONDS,
     Peer,
     hello,
+    malformed_is_protocol_error,
 )
 from kvbatch.receiver_control import CONTROL_LIMITS, ReceiverControl
 from kvbatch.receiver_session import Session, resolve_name
@@ -164,17 +165,19 @@ class Receiver:
                 session = self._sessions.get(str(greeting.get("session")))
             if session is None:
                 raise TransportError("the session of this stream is over; open the job again")
-            self._serve_stream(peer, session)
+            with malformed_is_protocol_error(peer.name, "HELLO"):
+                window = int(greeting["window"])
+            self._serve_stream(peer, session, window)
         else:
             raise ProtocolError(f"unknown role {role!r}")
 
-    def _serve_stream(self, peer: Peer, session: Session) -> None:
+    def _serve_stream(self, peer: Peer, session: Session, window: int) -> None:
         session.join(peer)
         peer.connection.set_limits(self.limits)
         ranges = AppliedRanges(session.job)
         try:
             peer.send(FrameType.WELCOME, hello("receiver"))
-            ReceiverStream(peer, ranges, self.pool).run()
+            ReceiverStream(peer, ranges, self.pool, window).run()
         except ClosedError:
             pass  # the sender is done, or gone; what it sent is kept below
         finally:

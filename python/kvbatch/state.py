@@ -109,14 +109,17 @@ class StateStore:
             yield database
 
     def start(self, job: str, source: str, target: str, fingerprint: str) -> None:
-        """Records that this process takes up the job; what was known of its progress stays."""
+        """Records that this process takes up the job.
+
+        Identity, fingerprint and summary stay as they are until the target is opened anew: they say that a finished job
+        is finished, whatever befalls the runs that ask for it again."""
         now = time.time()
         with self._connect() as database:
             database.execute(
                 "INSERT INTO jobs VALUES (?, ?, ?, ?, '', ?, ?, ?, ?, '{}', NULL, NULL) "
                 "ON CONFLICT (job) DO UPDATE SET "
-                "source = excluded.source, target = excluded.target, fingerprint = excluded.fingerprint, "
-                "state = excluded.state, updated = excluded.updated, pid = excluded.pid, summary = NULL, error = NULL",
+                "source = excluded.source, target = excluded.target, "
+                "state = excluded.state, updated = excluded.updated, pid = excluded.pid, error = NULL",
                 (job, source, target, fingerprint, JobState.RUNNING, now, now, os.getpid()),
             )
 

@@ -45,10 +45,10 @@ class RemoteStream:
 
     def begin(self, part: Range) -> None:
         self._range = part.id
+        self._peer.connection.set_route(self._job_hash, self._index, part.id)
         self._send(FrameType.RANGE_BEGIN)
 
     def put(self, frame: Frame, digest: bytes) -> None:
-        frame.set_route(self._job_hash, self._index, self._range)
         self._peer.send_frame(frame)
         self._unacknowledged.append(digest)
         self._since_look += 1
@@ -122,7 +122,14 @@ class RemoteSession:
         return self._reply
 
     def stream(self, index: int) -> RemoteStream:
-        peer, _ = connect(self._endpoint.host, self._endpoint.port, "stream", session=self._session, stream=index)
+        peer, _ = connect(
+            self._endpoint.host,
+            self._endpoint.port,
+            "stream",
+            session=self._session,
+            stream=index,
+            window=self._window,
+        )
         return RemoteStream(peer, index, self._job_hash, self._window)
 
     def finish(self) -> None:

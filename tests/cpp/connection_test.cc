@@ -62,13 +62,14 @@ TEST_P(ConnectionTest, FramesArriveAsTheyWereSent) {
   for (const Codec codec : {Codec::kNone, Codec::kLz4, Codec::kZstd}) {
     for (const std::string& raw : {std::string(), std::string("x"), Repetitive(50'000), RandomBytes(random, 3000)}) {
       Frame sent = FrameOf(pool_, raw, 3, codec);
-      sent.header().job = 0x1122334455667788;
-      sent.header().stream = 5;
-      sent.header().range = 6;
+      left_.SetRoute(0x1122334455667788, 5, 6);
       ASSERT_THAT(left_.Send(&sent), IsOk());
       Frame received(pool_);
       ASSERT_THAT(right_.Receive(&received), IsOk());
       EXPECT_EQ(received.header(), sent.header());
+      EXPECT_EQ(received.header().job, 0x1122334455667788U);
+      EXPECT_EQ(received.header().stream, 5U);
+      EXPECT_EQ(received.header().range, 6U);
       EXPECT_EQ(Must(received.OpenRaw()), raw);
     }
   }

@@ -132,9 +132,6 @@ class Frame:
         """
         Gives its memory back to the pool.
         """
-    def set_route(
-        self, job: typing.SupportsIndex, stream: typing.SupportsIndex, range: typing.SupportsIndex
-    ) -> None: ...
     @property
     def codec(self) -> kvbatch._core.codec.Codec: ...
     @property

@@ -35,6 +35,10 @@ class Connection:
         """
         What `receive` accepts from now on; for the thread that receives.
         """
+    def set_route(self, job: typing.SupportsIndex, stream: typing.SupportsIndex, range: typing.SupportsIndex) -> None:
+        """
+        What the data frames sent from now on belong to: job (xxh3_64 of its id), stream and range.
+        """
     def set_timeout(self, milliseconds: typing.SupportsIndex) -> None:
         """
         No progress for this long is a broken connection; 0 waits forever.
