@@ -128,6 +128,11 @@ Result<BatchSummary> ValidateBatch(std::string_view batch, const BatchRules& rul
     if (record.kind == RecordKind::kEntity && !IsWellFormedEntity(record.value)) {
       return Status(Code::kCorruption, "batch: record " + std::to_string(reader.counted()) + " has malformed columns");
     }
+    if (rules.check) {
+      if (Status status = rules.check(record); !status.ok()) {
+        return status;
+      }
+    }
     summary.key_bytes += record.key.size();
     summary.value_bytes += record.value.size();
     if (reader.counted() == 1) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <set>
 #include <string>
 #include <string_view>
@@ -48,9 +49,10 @@ struct BatchSummary {
 struct BatchRules {
   // Column family ids that may occur. Null: any.
   const std::set<uint32_t>* column_families = nullptr;
-  // Only plain values and entities. Their order is not checked here: it belongs to the column family's comparator and
-  // the SST writer refuses keys out of order.
+  // Only plain values and entities. Their order is not checked here: it belongs to the column family's comparator.
   bool only_puts = false;
+  // Asked about every counted record besides; what it returns ends the check. May be empty.
+  std::function<Status(const Record&)> check;
 };
 
 // The full structural check that stands before every write: tags, lengths, column families, the declared count, the

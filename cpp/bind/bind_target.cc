@@ -69,8 +69,8 @@ void RegisterTargetStore(py::module_& module) {
           "drop_records", [](TargetStore& store) { Run([&] { return store.DropRecords(); }); },
           "From here on the directory is an ordinary store.")
       .def(
-          "write", [](TargetStore& store, Frame& frame) { Run([&] { return store.Write(&frame, nullptr); }); },
-          py::arg("frame"), "Validates the batch and writes it with the WAL on, not synced.")
+          "write", [](TargetStore& store, Frame& frame) { Run([&] { return store.Write(&frame); }); }, py::arg("frame"),
+          "Validates the batch and writes it with the WAL on, not synced.")
       .def("sync_wal", [](TargetStore& store) { Run([&] { return store.SyncWal(); }); })
       .def("flush", [](TargetStore& store) { Run([&] { return store.Flush(); }); })
       .def("close", [](TargetStore& store) { Run([&] { return store.Close(); }); });

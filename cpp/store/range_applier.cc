@@ -69,7 +69,20 @@ Status RangeApplier::BackgroundStatus() {
   return background_;
 }
 
+Status RangeApplier::Latch(Status status) {
+  if (!status.ok()) {
+    const std::lock_guard lock(mutex_);
+    if (background_.ok()) {
+      background_ = status;
+    }
+  }
+  return status;
+}
+
 Status RangeApplier::OpenFile() {
+  if (Status status = store_->CheckOpen(); !status.ok()) {
+    return status;
+  }
   ColumnFamilyDescription family;
   {
     const std::lock_guard lock(store_->mutex_);
@@ -124,6 +137,10 @@ Status RangeApplier::Apply(Frame* frame) {
   if (Status status = BackgroundStatus(); !status.ok()) {
     return status;
   }
+  return Latch(ApplyFrame(frame));
+}
+
+Status RangeApplier::ApplyFrame(Frame* frame) {
   auto raw = frame->OpenRaw();
   if (!raw.ok()) {
     return raw.status();
@@ -132,6 +149,18 @@ Status RangeApplier::Apply(Frame* frame) {
   BatchRules rules;
   rules.column_families = &families;
   rules.only_puts = true;
+  std::optional<rocksdb::Slice> before;
+  if (mode_ == ApplyMode::kWrite) {
+    // The SST writer of the other mode looks at this itself.
+    rules.check = [this, &before](const Record& record) {
+      const rocksdb::Slice key = ToSlice(record.key);
+      if (before && comparator_->Compare(*before, key) >= 0) {
+        return Status(Code::kCorruption, "batch: keys out of order");
+      }
+      before = key;
+      return Status::Ok();
+    };
+  }
   auto summary = ValidateBatch(raw.value(), rules);
   if (!summary.ok()) {
     return summary.status();
@@ -158,13 +187,12 @@ Status RangeApplier::Apply(Frame* frame) {
   next.last_key.assign(summary.value().last_key);
   if (mode_ == ApplyMode::kIngest) {
     if (Status status = AddToFile(raw.value()); !status.ok()) {
-      const std::lock_guard lock(mutex_);
-      return background_ = status;
+      return status;
     }
     applied_ = std::move(next);
     return writer_->FileSize() >= store_->options_.sst_file_bytes ? Submit(false) : Status::Ok();
   }
-  if (Status status = store_->Write(frame, &next); !status.ok()) {
+  if (Status status = store_->WriteValidated(raw.value(), &next); !status.ok()) {
     return status;
   }
   applied_ = std::move(next);
@@ -173,12 +201,15 @@ Status RangeApplier::Apply(Frame* frame) {
 }
 
 Status RangeApplier::Finish(uint64_t entries, uint64_t raw_bytes, const Digest& digest) {
+  if (Status status = BackgroundStatus(); !status.ok()) {
+    return status;
+  }
   if (entries != applied_.entries || raw_bytes != applied_.raw_bytes || !(digest == applied_.digest)) {
-    return Status(Code::kCorruption, "range " + std::to_string(range_.range) + ": the sender counted " +
-                                         std::to_string(entries) + " entries, " + std::to_string(raw_bytes) +
-                                         " bytes, digest " + digest.Hex() + "; the receiver applied " +
-                                         std::to_string(applied_.entries) + ", " + std::to_string(applied_.raw_bytes) +
-                                         ", " + applied_.digest.Hex());
+    return Latch(Status(Code::kCorruption, "range " + std::to_string(range_.range) + ": the sender counted " +
+                                               std::to_string(entries) + " entries, " + std::to_string(raw_bytes) +
+                                               " bytes, digest " + digest.Hex() + "; the receiver applied " +
+                                               std::to_string(applied_.entries) + ", " +
+                                               std::to_string(applied_.raw_bytes) + ", " + applied_.digest.Hex()));
   }
   applied_.complete = true;
   return Submit(true);
@@ -192,6 +223,9 @@ Status RangeApplier::Flush() {
 Status RangeApplier::Submit(bool complete) {
   // Cursors of a range must become durable in their order, so one file at a time is under way.
   if (Status status = Drain(); !status.ok()) {
+    return status;
+  }
+  if (Status status = store_->CheckOpen(); !status.ok()) {
     return status;
   }
   Cursor cursor = applied_;

@@ -65,6 +65,9 @@ class RangeApplier {
 
  private:
   RangeApplier(std::shared_ptr<TargetStore> store, ApplyRange range, ApplyMode mode, Cursor cursor);
+  Status ApplyFrame(Frame* frame);
+  // Keeps the first error: the applier takes nothing more behind it.
+  Status Latch(Status status);
   Status AddToFile(std::string_view batch);
   Status OpenFile();
   Status Submit(bool complete);

@@ -44,6 +44,9 @@ void FillValue(uint64_t number, std::string* value) {
 }  // namespace
 
 Status WriteSampleStore(const std::string& path, const SampleOptions& options) {
+  if (Status status = ParseCompression(options.compression).status(); !status.ok()) {
+    return status;
+  }
   if (std::filesystem::exists(path)) {
     return Status(Code::kRefused, path + " exists already");
   }

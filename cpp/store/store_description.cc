@@ -293,7 +293,8 @@ bool HasUsableMergeOperator(const ColumnFamilyDescription& family) {
   return FindMergeOperator(family.merge_operator) != nullptr;
 }
 
-rocksdb::ColumnFamilyOptions OpenOptions(const ColumnFamilyDescription& family) {
+rocksdb::ColumnFamilyOptions OpenOptions(const ColumnFamilyDescription& family,
+                                         const std::shared_ptr<rocksdb::Cache>& cache) {
   rocksdb::ColumnFamilyOptions options;
   options.comparator = FindComparator(family.comparator);
   options.merge_operator = FindMergeOperator(family.merge_operator);
@@ -309,7 +310,8 @@ rocksdb::ColumnFamilyOptions OpenOptions(const ColumnFamilyDescription& family) 
   // Every reader since RocksDB 6.6, Kvrocks included, opens format 5.
   table.format_version = 5;
   table.block_size = family.block_size;
-  table.no_block_cache = true;
+  table.no_block_cache = cache == nullptr;
+  table.block_cache = cache;
   if (!family.filter_policy.empty()) {
     rocksdb::ConfigOptions config;
     config.ignore_unknown_options = true;

@@ -41,7 +41,9 @@ Status CheckComparator(const ColumnFamilyDescription& family);
 
 // RocksDB options that open the family: comparator, merge operator where this build knows it, table format.
 // Requires CheckComparator to have passed. An operator that it does not know is replaced by a failing one.
-rocksdb::ColumnFamilyOptions OpenOptions(const ColumnFamilyDescription& family);
+// Blocks are cached in `cache`, or not at all.
+rocksdb::ColumnFamilyOptions OpenOptions(const ColumnFamilyDescription& family,
+                                         const std::shared_ptr<rocksdb::Cache>& cache = nullptr);
 
 // Merges nothing. Without any operator RocksDB ends the replay of a WAL at the first merge operand.
 std::shared_ptr<rocksdb::MergeOperator> FailingMergeOperator(const std::string& name);

@@ -1,10 +1,14 @@
 #include "store/store_lock.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <fstream>
 #include <map>
 #include <mutex>
@@ -31,15 +35,23 @@ Status InUse(const std::string& path, pid_t pid) {
 // The pid of a process with an exclusive lock on the file, 0 if none is listed. /proc/locks is asked first because
 // closing any descriptor of a file drops this process's own locks on it: the file must not even be opened while a
 // RocksDB in this process has the store open.
-pid_t WriterListedInProc(ino_t inode) {
+//
+// The list names the device of the file system. Where stat(2) tells another one, by kinds of file systems that are
+// known for it, the number of the file alone decides: better refused once too often.
+pid_t WriterListedInProc(const std::string& path, const struct stat& information) {
+  struct statfs system{};
+  const bool own_devices = ::statfs(path.c_str(), &system) == 0 &&
+                           (system.f_type == BTRFS_SUPER_MAGIC || system.f_type == OVERLAYFS_SUPER_MAGIC);
   std::ifstream locks("/proc/locks");
   for (std::string line; std::getline(locks, line);) {
     std::istringstream fields(line);
     std::string number, kind, mode, access, pid, file;
     fields >> number >> kind >> mode >> access >> pid >> file;
-    const auto colon = file.rfind(':');
-    if (kind == "POSIX" && access == "WRITE" && colon != std::string::npos &&
-        file.substr(colon + 1) == std::to_string(inode)) {
+    unsigned major = 0;
+    unsigned minor = 0;
+    unsigned long long inode = 0;
+    if (kind == "POSIX" && access == "WRITE" && std::sscanf(file.c_str(), "%x:%x:%llu", &major, &minor, &inode) == 3 &&
+        inode == information.st_ino && (own_devices || ::makedev(major, minor) == information.st_dev)) {
       return static_cast<pid_t>(std::strtol(pid.c_str(), nullptr, 10));
     }
   }
@@ -61,7 +73,7 @@ Status StoreLock::CheckFree(const std::string& path) {
       known != Registry().end() && !known->second.expired()) {
     return Status(Code::kRefused, path + " is in use: this process is reading it");
   }
-  if (const pid_t writer = WriterListedInProc(information.st_ino); writer > 0) {
+  if (const pid_t writer = WriterListedInProc(path, information); writer > 0) {
     return InUse(path, writer);
   }
   const UniqueFd fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
@@ -88,12 +100,12 @@ Result<std::shared_ptr<StoreLock>> StoreLock::Acquire(const std::string& path) {
   if (auto held = known.lock()) {
     return held;
   }
-  if (const pid_t writer = WriterListedInProc(information.st_ino); writer == ::getpid()) {
+  if (const pid_t writer = WriterListedInProc(path, information); writer == ::getpid()) {
     return InUse(path, writer);
   }
   UniqueFd fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd.valid()) {
-    if (const pid_t writer = WriterListedInProc(information.st_ino); writer > 0) {
+    if (const pid_t writer = WriterListedInProc(path, information); writer > 0) {
       return InUse(path, writer);
     }
     return std::make_shared<StoreLock>(UniqueFd());

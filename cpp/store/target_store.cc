@@ -1,5 +1,7 @@
 #include "store/target_store.h"
 
+#include <rocksdb/cache.h>
+#include <rocksdb/comparator.h>
 #include <rocksdb/options.h>
 #include <rocksdb/write_batch.h>
 
@@ -22,10 +24,23 @@ constexpr char kSpoolDirectory[] = ".kvbatch";
 constexpr int kMaxOpenFiles = 64;
 constexpr size_t kFinisherThreads = 2;
 
+// Index blocks of new files pass through it, little else.
+constexpr size_t kCacheBytes = 8 << 20;
+
 rocksdb::ColumnFamilyOptions WriteOptionsFor(const ColumnFamilyDescription& family) {
-  rocksdb::ColumnFamilyOptions options = OpenOptions(family);
+  // The store's OPTIONS file says what it was opened with, and there are owners who do as it says: it must not tell
+  // them to go without a cache.
+  static const auto* const cache = new std::shared_ptr<rocksdb::Cache>(rocksdb::NewLRUCache(kCacheBytes));
+  rocksdb::ColumnFamilyOptions options = OpenOptions(family, *cache);
   options.disable_auto_compactions = true;
   return options;
+}
+
+Status CheckTraits(const ColumnFamilyDescription& family) {
+  if (Status status = CheckComparator(family); !status.ok()) {
+    return status;
+  }
+  return ParseCompression(family.compression).status();
 }
 
 ColumnFamilyDescription ReservedFamily() {
@@ -47,12 +62,16 @@ Result<std::shared_ptr<TargetStore>> TargetStore::Open(const std::string& path, 
   if (fs::exists(fs::path(path) / "CURRENT", error)) {
     auto described = DescribeStore(path);
     if (!described.ok()) {
-      return described.status();
+      const Status& status = described.status();
+      return status.code() == Code::kSource ? Status(Code::kTarget, status.message()) : status;
     }
     families = described.Take();
   } else if (options.create) {
     families.push_back(options.default_family);
     families.back().name = rocksdb::kDefaultColumnFamilyName;
+    if (Status status = CheckTraits(families.back()); !status.ok()) {
+      return status;
+    }
   } else {
     return Status(Code::kUsage, path + " holds no RocksDB store");
   }
@@ -90,6 +109,9 @@ Result<std::shared_ptr<TargetStore>> TargetStore::Open(const std::string& path, 
     }
     store->handles_[handles[i]->GetID()] = handles[i];
     store->families_[handles[i]->GetID()] = families[i];
+    if (HasUsableMergeOperator(families[i])) {
+      store->mergeable_.insert(handles[i]->GetID());
+    }
   }
   const fs::path spool = fs::path(path) / kSpoolDirectory;
   fs::remove_all(spool, error);
@@ -108,6 +130,10 @@ Status TargetStore::Close() {
     return Status::Ok();
   }
   finisher_.reset();
+  Status restored;
+  if (reserved_ == nullptr) {
+    restored = RestoreOwnersOptions();
+  }
   for (const auto& [id, handle] : handles_) {
     db_->DestroyColumnFamilyHandle(handle);
   }
@@ -116,11 +142,25 @@ Status TargetStore::Close() {
   if (reserved_ != nullptr) {
     db_->DestroyColumnFamilyHandle(std::exchange(reserved_, nullptr));
   }
-  const Status status = FromTarget(db_->Close(), "close " + path_);
+  const Status closed = FromTarget(db_->Close(), "close " + path_);
   db_.reset();
   std::error_code error;
   fs::remove_all(fs::path(path_) / kSpoolDirectory, error);
-  return status;
+  return restored.ok() ? closed : restored;
+}
+
+Status TargetStore::RestoreOwnersOptions() {
+  // Nothing may start to compact because it is allowed again.
+  if (Status status = FromTarget(db_->PauseBackgroundWork(), "pause " + path_); !status.ok()) {
+    return status;
+  }
+  for (const auto& [id, handle] : handles_) {
+    const auto status = db_->SetOptions(handle, {{"disable_auto_compactions", "false"}});
+    if (!status.ok()) {
+      return FromTarget(status, "write the options of " + path_);
+    }
+  }
+  return FromTarget(db_->SetDBOptions({{"max_open_files", "-1"}}), "write the options of " + path_);
 }
 
 Status TargetStore::CheckOpen() const {
@@ -148,6 +188,9 @@ Result<std::string> TargetStore::Identity() const {
 }
 
 Result<uint32_t> TargetStore::FamilyId(const std::string& name) const {
+  if (Status status = CheckOpen(); !status.ok()) {
+    return status;
+  }
   const std::lock_guard lock(mutex_);
   for (const auto& [id, family] : families_) {
     if (family.name == name) {
@@ -167,8 +210,12 @@ Result<uint32_t> TargetStore::EnsureFamily(const ColumnFamilyDescription& family
   if (Status status = CheckOpen(); !status.ok()) {
     return status;
   }
-  if (Status status = CheckComparator(family); !status.ok()) {
+  if (Status status = CheckTraits(family); !status.ok()) {
     return status;
+  }
+  if (family.name == kReservedColumnFamily) {
+    return Status(Code::kRefused, std::string("the column family ") + kReservedColumnFamily +
+                                      " belongs to kvbatch: it marks a store that is an unfinished target");
   }
   const std::lock_guard lock(mutex_);
   for (auto& [id, existing] : families_) {
@@ -189,6 +236,9 @@ Result<uint32_t> TargetStore::EnsureFamily(const ColumnFamilyDescription& family
   }
   handles_[handle->GetID()] = handle;
   families_[handle->GetID()] = family;
+  if (HasUsableMergeOperator(family)) {
+    mergeable_.insert(handle->GetID());
+  }
   return handle->GetID();
 }
 
@@ -200,6 +250,7 @@ Result<bool> TargetStore::HasData(const std::string& name, const std::optional<s
   }
   rocksdb::ReadOptions options;
   options.total_order_seek = true;
+  options.fill_cache = false;
   rocksdb::Slice upper;
   if (end) {
     upper = ToSlice(*end);
@@ -231,6 +282,9 @@ Status TargetStore::EnsureReserved() {
 }
 
 Result<std::optional<std::string>> TargetStore::GetRecord(std::string_view key) const {
+  if (Status status = CheckOpen(); !status.ok()) {
+    return status;
+  }
   if (!HasRecords()) {
     return std::optional<std::string>();
   }
@@ -258,6 +312,9 @@ Status TargetStore::PutRecord(std::string_view key, std::string_view value) {
 }
 
 Result<std::vector<Cursor>> TargetStore::Cursors() const {
+  if (Status status = CheckOpen(); !status.ok()) {
+    return status;
+  }
   std::vector<Cursor> cursors;
   if (!HasRecords()) {
     return cursors;
@@ -292,7 +349,19 @@ Status TargetStore::DropRecords() {
   return Status::Ok();
 }
 
-Status TargetStore::Write(Frame* frame, const Cursor* cursor) {
+Status TargetStore::CheckRecord(const Record& record) const {
+  // RocksDB looks at these two only after it has logged the batch, and takes no other write from then on.
+  if (record.kind == RecordKind::kDeleteRange &&
+      handles_.at(record.column_family)->GetComparator()->Compare(ToSlice(record.key), ToSlice(record.value)) > 0) {
+    return Status(Code::kCorruption, "batch: a range deletion whose end lies before its begin");
+  }
+  if (record.kind == RecordKind::kMerge && !mergeable_.contains(record.column_family)) {
+    return Status(Code::kCorruption, "batch: a merge into a column family without a merge operator");
+  }
+  return Status::Ok();
+}
+
+Status TargetStore::Write(Frame* frame) {
   if (Status status = CheckOpen(); !status.ok()) {
     return status;
   }
@@ -300,19 +369,27 @@ Status TargetStore::Write(Frame* frame, const Cursor* cursor) {
   if (!raw.ok()) {
     return raw.status();
   }
-  std::set<uint32_t> ids;
   {
     const std::lock_guard lock(mutex_);
+    std::set<uint32_t> ids;
     for (const auto& [id, handle] : handles_) {
       ids.insert(id);
     }
+    BatchRules rules;
+    rules.column_families = &ids;
+    rules.check = [this](const Record& record) { return CheckRecord(record); };
+    if (auto summary = ValidateBatch(raw.value(), rules); !summary.ok()) {
+      return summary.status();
+    }
   }
-  BatchRules rules;
-  rules.column_families = &ids;
-  if (auto summary = ValidateBatch(raw.value(), rules); !summary.ok()) {
-    return summary.status();
+  return WriteValidated(raw.value(), nullptr);
+}
+
+Status TargetStore::WriteValidated(std::string_view raw, const Cursor* cursor) {
+  if (Status status = CheckOpen(); !status.ok()) {
+    return status;
   }
-  rocksdb::WriteBatch batch{std::string(raw.value())};
+  rocksdb::WriteBatch batch{std::string(raw)};
   if (cursor != nullptr) {
     if (Status status = EnsureReserved(); !status.ok()) {
       return status;

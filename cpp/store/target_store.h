@@ -9,11 +9,13 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/status.h"
+#include "batch/batch_format.h"
 #include "frame/frame.h"
 #include "store/cursor.h"
 #include "store/finisher.h"
@@ -61,13 +63,14 @@ class TargetStore : public std::enable_shared_from_this<TargetStore> {
   // Drops the reserved family: from here on the directory is an ordinary store.
   Status DropRecords();
 
-  // Validates the batch in `frame` against this store's families and writes it with the WAL on, not synced. With
-  // `cursor`, the cursor stands in the same write.
-  Status Write(Frame* frame, const Cursor* cursor);
+  // Validates the batch in `frame` against this store's families and writes it with the WAL on, not synced.
+  // kCorruption, and nothing written, for whatever RocksDB itself would notice only behind its WAL.
+  Status Write(Frame* frame);
   Status SyncWal();
   // Memtables to files, so that the store is whole in its SST files.
   Status Flush();
-  // Waits for background work and closes. Everything else fails afterwards.
+  // Waits for background work and closes; a store that is nobody's unfinished target gets automatic compactions back.
+  // Everything else fails afterwards.
   Status Close();
 
  private:
@@ -76,6 +79,11 @@ class TargetStore : public std::enable_shared_from_this<TargetStore> {
   TargetStore() = default;
   Status CheckOpen() const;
   Status EnsureReserved();
+  Status RestoreOwnersOptions();
+  // Requires mutex_ and a record of a known family.
+  Status CheckRecord(const Record& record) const;
+  // With `cursor`, the cursor stands in the same write.
+  Status WriteValidated(std::string_view raw, const Cursor* cursor);
   rocksdb::ColumnFamilyHandle* Handle(uint32_t id) const;
   std::string NextSpoolFile();
   // Ingests a file that RangeApplier built (none: an empty path) and then writes the cursor, synced.
@@ -86,6 +94,7 @@ class TargetStore : public std::enable_shared_from_this<TargetStore> {
   mutable std::mutex mutex_;
   std::map<uint32_t, rocksdb::ColumnFamilyHandle*> handles_;
   std::map<uint32_t, ColumnFamilyDescription> families_;
+  std::set<uint32_t> mergeable_;  // ids of the families that the store itself can merge in
   rocksdb::ColumnFamilyHandle* reserved_ = nullptr;
   uint64_t next_spool_file_ = 0;
   // Whether the file system takes direct writes, as far as is known.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kvbatch._core.store import SourceStore
+from kvbatch.errors import UsageError
 from kvbatch.ranges import KeyRange, Range
 
 __all__ = ["plan_ranges"]
@@ -78,11 +79,20 @@ def _clip(first: bytes, last: bytes, wanted: KeyRange, reverse: bool) -> tuple[b
     return None if (low > high) != reverse and low != high else (low, high)
 
 
+def _check_not_empty(store: SourceStore, wanted: KeyRange) -> None:
+    if wanted.start is None or wanted.end is None:
+        return
+    reverse = [family.comparator == _REVERSE_COMPARATOR for family in store.column_families]
+    if all((wanted.start <= wanted.end) if each else (wanted.start >= wanted.end) for each in reverse):
+        raise UsageError(f"the range {wanted} is empty: its end does not lie behind its start")
+
+
 def plan_ranges(store: SourceStore, *, key_range: KeyRange, range_bytes: int, max_ranges: int) -> list[Range]:
     """One range for each `range_bytes` of a column family, `max_ranges` at most; one for an empty family.
 
-    Together the ranges of a family are exactly `key_range`. `estimated_bytes` are keys and values before compression.
+    Raises UsageError when `key_range` is empty. Together the ranges of a family are exactly `key_range`. `estimated_bytes` are keys and values before compression.
     """
+    _check_not_empty(store, key_range)
     ranges: list[Range] = []
     for family in store.column_families:
         figures = store.figures(family.name)

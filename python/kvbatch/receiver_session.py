@@ -36,6 +36,7 @@ class Session:
         self._streams: set[Peer] = set()
         self._control = control
         self._closing = False
+        self._closed = threading.Event()
 
     def join(self, stream: Peer) -> None:
         with self._lock:
@@ -49,12 +50,18 @@ class Session:
             self._idle.notify_all()
 
     def close(self) -> None:
-        """Ends the streams, which makes durable what they applied, then the job. Idempotent."""
+        """Ends the streams, which makes durable what they applied, then the job. Idempotent; the store is free when it
+        returns, whoever closed it."""
         with self._idle:
             already, self._closing = self._closing, True
             for stream in self._streams:
                 stream.close()
             self._idle.wait_for(lambda: not self._streams)
-        if not already:
+        if already:
+            self._closed.wait()
+            return
+        try:
             self._control.close()
             self.job.close()
+        finally:
+            self._closed.set()
