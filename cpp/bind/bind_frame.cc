@@ -76,7 +76,7 @@ void RegisterFrame(py::module_& module) {
       .def_property_readonly("waiting", &BufferPool::waiting, "Threads that wait for memory now.");
 
   py::class_<Frame>(module, "Frame", "A header and a payload in pooled memory; used by one thread at a time.")
-      .def(py::init<std::shared_ptr<BufferPool>>(), py::arg("pool"))
+      .def(py::init<std::shared_ptr<BufferPool>>(), py::arg("pool").none(false))
       .def(
           "release", [](Frame& frame) { WithoutGil([&] { frame.Release(); }); }, "Gives its memory back to the pool.")
       .def(

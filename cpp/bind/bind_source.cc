@@ -105,10 +105,12 @@ void RegisterSourceStore(py::module_& module) {
           "One EntryRun for each `run_entries` entries of [start, end); one for all when 0.")
       .def(
           "list_entries",
-          [](const SourceStore& store, const Text& family, Key start, Key end, size_t max_key_bytes) {
+          [](const SourceStore& store, const Text& family, Key start, Key end, size_t max_key_bytes, Key after) {
             auto* handle = FamilyOf(store, family);
-            auto listing = Get(
-                [&] { return ListEntries(store, handle, Bounds(std::move(start), std::move(end)), max_key_bytes); });
+            auto listing = Get([&] {
+              return ListEntries(store, handle, Bounds(std::move(start), std::move(end), std::move(after)),
+                                 max_key_bytes);
+            });
             std::vector<std::pair<Bytes, Bytes>> entries;
             entries.reserve(listing.entries.size());
             for (auto& [key, digest] : listing.entries) {
@@ -117,7 +119,9 @@ void RegisterSourceStore(py::module_& module) {
             return std::pair(std::move(entries), listing.complete);
           },
           py::arg("column_family"), py::arg("start"), py::arg("end"), py::arg("max_key_bytes"),
-          "([(key, digest)], whether the end was reached) from the start of the range on.")
+          py::arg("after") = std::nullopt,
+          "([(key, digest)], whether the end was reached) from the start of the range, or from behind `after`, on; at "
+          "least one entry if there is one.")
       .def(
           "pack_repair",
           [](const SourceStore& store, const Text& family, std::vector<Bytes> keys, size_t first,
@@ -153,7 +157,7 @@ void RegisterRangeReader(py::module_& module) {
              return WithoutGil(
                  [&] { return std::make_unique<RangeReader>(store, handle, std::move(bounds), target_family, from); });
            }),
-           py::arg("store"), py::arg("column_family"), py::arg("start"), py::arg("end"), py::kw_only(),
+           py::arg("store").none(false), py::arg("column_family"), py::arg("start"), py::arg("end"), py::kw_only(),
            py::arg("after") = std::nullopt, py::arg("target_family") = 0,
            py::arg("digest") = Bytes{std::string(16, '\0')})
       .def(

@@ -88,8 +88,8 @@ void RegisterRangeApplier(py::module_& module) {
              const ApplyRange range{cursor.range, family, Plain(std::move(start)), Plain(std::move(end))};
              return Get([&] { return RangeApplier::Create(store, range, mode, cursor); });
            }),
-           py::arg("store"), py::arg("family"), py::arg("start"), py::arg("end"), py::arg("mode"), py::arg("cursor"),
-           "Goes on from `cursor`; `family` is the target's id.")
+           py::arg("store").none(false), py::arg("family"), py::arg("start"), py::arg("end"), py::arg("mode"),
+           py::arg("cursor"), "Goes on from `cursor`; `family` is the target's id.")
       .def(
           "apply", [](RangeApplier& applier, Frame& frame) { Run([&] { return applier.Apply(&frame); }); },
           py::arg("frame"),

@@ -108,6 +108,10 @@ Status Connection::SendControl(FrameType type, uint32_t stream, uint32_t range, 
   return status;
 }
 
+Status Connection::Damaged(const Status& status) const {
+  return next_receive_sequence_ > 0 ? Status(Code::kCorruption, status.message()) : status;
+}
+
 Status Connection::Receive(Frame* frame) {
   char bytes[kFrameHeaderSize];
   if (Status status = ReceiveAll(bytes, sizeof(kFrameMagic), true); !status.ok()) {
@@ -120,7 +124,7 @@ Status Connection::Receive(Frame* frame) {
     std::string start(bytes, sizeof(kFrameMagic));
     start.append(rest, more > 0 ? static_cast<size_t>(more) : 0);
     start.resize(kFrameHeaderSize);
-    return DecodeFrameHeader(start, limits_).status();
+    return Damaged(DecodeFrameHeader(start, limits_).status());
   }
   if (Status status = ReceiveAll(bytes + sizeof(kFrameMagic), sizeof(bytes) - sizeof(kFrameMagic), false);
       !status.ok()) {
@@ -128,7 +132,9 @@ Status Connection::Receive(Frame* frame) {
   }
   auto header = DecodeFrameHeader({bytes, sizeof(bytes)}, limits_);
   if (!header.ok()) {
-    return header.status();
+    // The version stands before the header's checksum; what else is wrong behind a right checksum was meant so.
+    const bool other_version = static_cast<uint8_t>(bytes[sizeof(kFrameMagic)]) != kProtocolVersion;
+    return other_version ? Damaged(header.status()) : header.status();
   }
   if (header.value().sequence != next_receive_sequence_) {
     return Status(Code::kProtocol, "frame out of order from " + peer_ + ": sequence " +

@@ -54,6 +54,9 @@ class Connection {
 
  private:
   Status SendAll(std::string_view header, std::string_view payload);
+  // A peer that has shown that it speaks the protocol and then sends a header that makes no sense: bytes changed on the
+  // way.
+  Status Damaged(const Status& status) const;
   Status ReceiveAll(char* out, size_t size, bool at_frame_start);
 
   UniqueFd fd_;

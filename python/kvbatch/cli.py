@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import shlex
 import signal
 import sys
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import stamina
-import structlog
 import typer
 from rich.cells import cell_len, set_cell_size
 
@@ -28,6 +26,7 @@ from kvbatch.demo import run_demo
 from kvbatch.endpoints import format_address
 from kvbatch.errors import KvbatchError, UsageError
 from kvbatch.events import Summary
+from kvbatch.logs import configure_for_command_line
 from kvbatch.migration import Migration
 from kvbatch.migration_plan import Plan
 from kvbatch.options import MigrationOptions, default_state_dir
@@ -449,15 +448,7 @@ def _common(
 def _configure_logs() -> None:
     # The events tell of every retry already.
     stamina.instrumentation.set_on_retry_hooks([])
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
-    )
+    configure_for_command_line()
 
 
 def _fail(error: KvbatchError, arguments: list[str]) -> NoReturn:

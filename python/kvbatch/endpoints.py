@@ -86,7 +86,7 @@ def _parse_receiver(text: str) -> ReceiverEndpoint:
     except ValueError as error:
         raise UsageError(f"malformed endpoint {text!r}: {error}") from error
     name = unquote(parts.path.strip("/"))
-    if not parts.hostname or not name:
+    if not parts.hostname or not name or parts.query or parts.fragment or parts.username is not None:
         raise UsageError(f"malformed endpoint {text!r}: write kvbatch://host:port/NAME")
     return ReceiverEndpoint(parts.hostname, port, name)
 

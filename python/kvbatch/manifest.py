@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from kvbatch._core.store import ColumnFamilyDescription
+from kvbatch._core.store import RESERVED_COLUMN_FAMILY, ColumnFamilyDescription
 from kvbatch.errors import CorruptionError, RefusedError
 from kvbatch.ranges import KeyRange, Range, optional_bytes, optional_hex
 
@@ -94,12 +94,24 @@ class Manifest:
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise CorruptionError(f"malformed manifest: {error!r}", retryable=False) from error
-        names = {family.name for family in manifest.families}
-        if [part.id for part in manifest.ranges] != list(range(len(manifest.ranges))) or any(
-            part.column_family not in names for part in manifest.ranges
-        ):
-            raise CorruptionError("malformed manifest: its ranges do not fit its column families", retryable=False)
+        manifest._check_ranges()
         return manifest
+
+    def _check_ranges(self) -> None:
+        """Raises CorruptionError unless the ranges of each family follow one another from end to end of `key_range`."""
+        expected = [family.name for family in self.families]
+        if RESERVED_COLUMN_FAMILY in expected:
+            raise CorruptionError(f"malformed manifest: {RESERVED_COLUMN_FAMILY} is nobody's family", retryable=False)
+        bounds: dict[str, list[tuple[bytes | None, bytes | None]]] = {name: [] for name in expected}
+        whole = [part.id for part in self.ranges] == list(range(len(self.ranges)))
+        for part in self.ranges:
+            bounds.setdefault(part.column_family, []).append((part.start, part.end))
+        for name in bounds:
+            starts = [self.key_range.start, *(end for _, end in bounds[name])]
+            ends = [*(start for start, _ in bounds[name]), self.key_range.end]
+            whole = whole and name in expected and bool(bounds[name]) and starts == ends
+        if not whole:
+            raise CorruptionError("malformed manifest: its ranges do not make up its column families", retryable=False)
 
     def encode(self) -> bytes:
         return json.dumps(self.to_json(), separators=(",", ":")).encode()
@@ -129,6 +141,7 @@ class Manifest:
             if theirs != ours:
                 raise RefusedError(
                     f"the target holds the unfinished job {stored.job!r} of {stored.source}, which this one does not "
-                    f"continue: {field}: theirs {theirs!r}, ours {ours!r}. Nothing was changed; finish that job with "
-                    "its own command, or choose another target"
+                    f"continue: {field}: theirs {theirs!r}, ours {ours!r}. No entry was changed; finish that job with "
+                    f"its own command (with `--job {stored.job}` where only the target's address is another one now), "
+                    "or choose another target"
                 )

@@ -165,6 +165,7 @@ class Migration:
                     timeout=None,
                     wait_initial=_RETRY_WAIT_SECONDS,
                     wait_max=_RETRY_WAIT_MAX_SECONDS,
+                    wait_jitter=_RETRY_WAIT_SECONDS,
                 ):
                     self._attempt = attempt
                     with attempt:

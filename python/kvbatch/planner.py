@@ -79,7 +79,8 @@ def _clip(first: bytes, last: bytes, wanted: KeyRange, reverse: bool) -> tuple[b
     return None if (low > high) != reverse and low != high else (low, high)
 
 
-def _check_not_empty(store: SourceStore, wanted: KeyRange) -> None:
+def _check_key_range(store: SourceStore, wanted: KeyRange) -> None:
+    """Raises UsageError for a range that can hold no key in any family: most likely its ends were mixed up."""
     if wanted.start is None or wanted.end is None:
         return
     reverse = [family.comparator == _REVERSE_COMPARATOR for family in store.column_families]
@@ -90,9 +91,10 @@ def _check_not_empty(store: SourceStore, wanted: KeyRange) -> None:
 def plan_ranges(store: SourceStore, *, key_range: KeyRange, range_bytes: int, max_ranges: int) -> list[Range]:
     """One range for each `range_bytes` of a column family, `max_ranges` at most; one for an empty family.
 
-    Raises UsageError when `key_range` is empty. Together the ranges of a family are exactly `key_range`. `estimated_bytes` are keys and values before compression.
+    Together the ranges of a family are exactly `key_range`. `estimated_bytes` are keys and values before compression.
+    Raises UsageError when `key_range` is empty.
     """
-    _check_not_empty(store, key_range)
+    _check_key_range(store, key_range)
     ranges: list[Range] = []
     for family in store.column_families:
         figures = store.figures(family.name)

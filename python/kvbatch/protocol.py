@@ -35,6 +35,8 @@ _CONNECT_SECONDS = 10.0
 _WELCOME_MILLISECONDS = 30_000
 # A dead peer is noticed by TCP itself; a silent but living one after this long.
 SILENCE_MILLISECONDS = 300_000
+# What a peer may still have under way when it closes: acks.
+_MAX_LEFT_OVER_FRAMES = 2048
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 20), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 4))
 
 
@@ -88,6 +90,7 @@ class Peer:
         self.name = f"{host}:{port}"
         self.connection = Connection(sock.detach(), self.name, limits)
         self._frame = Frame(pool or BufferPool(CONTROL_POOL_BYTES))
+        self._told = False
 
     def send(self, type_: FrameType, value: dict[str, Any] | None = None, *, stream: int = 0, range_: int = 0) -> None:
         payload = b"" if value is None else json.dumps(value, separators=(",", ":")).encode()
@@ -110,7 +113,10 @@ class Peer:
         return type_, value
 
     def send_error(self, error: KvbatchError) -> None:
-        """Tells the peer why this ends, if it still listens."""
+        """Tells the peer why this ends, if it still listens; once."""
+        if self._told:
+            return
+        self._told = True
         with contextlib.suppress(TransportError):
             self.send(
                 FrameType.ERROR,
@@ -133,11 +139,12 @@ class Peer:
 
     def raise_reported(self, broken: TransportError) -> None:
         """A peer that reports an error closes behind it: what it said tells more than the broken pipe."""
-        while True:
+        for _ in range(_MAX_LEFT_OVER_FRAMES):
             try:
                 self.receive(FrameType.ACK, FrameType.REPLY)
             except TransportError:
-                raise broken from None
+                break
+        raise broken from None
 
     def close(self) -> None:
         self.connection.shutdown()

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from kvbatch._core.frame import Frame, FrameLimits, FrameType
 from kvbatch._core.store import TargetStore
-from kvbatch.errors import ProtocolError
+from kvbatch.errors import ClosedError, KvbatchError, ProtocolError
+from kvbatch.logs import get_logger
 from kvbatch.manifest import Manifest
 from kvbatch.protocol import Peer, cursor_to_json, malformed_is_protocol_error
 from kvbatch.ranges import optional_bytes
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CONTROL_LIMITS", "ReceiverControl"]
 
-log = structlog.get_logger("kvbatch.receiver")
+log = get_logger("kvbatch.receiver")
 
 # Data frames come on streams, and in a repair.
 CONTROL_LIMITS = FrameLimits(max_data_bytes=0)
@@ -47,6 +46,12 @@ class ReceiverControl:
                 with malformed_is_protocol_error(self._peer.name, f"request {request['operation']!r}"):
                     answer = operation(self, request)
                 self._peer.send(FrameType.REPLY, answer)
+        except ClosedError:
+            raise
+        except KvbatchError as error:
+            # Said before the session takes this connection down with it.
+            self._peer.send_error(error)
+            raise
         finally:
             self._close_reader()
             if self._session is not None:
@@ -81,6 +86,7 @@ class ReceiverControl:
         self._reader = DirectoryReader(path)
         return {
             "column_families": self._reader.column_families(),
+            "comparators": self._reader.comparators(),
             "identity": self._reader.identity(),
             "unfinished": self._reader.unfinished(),
         }
@@ -104,7 +110,8 @@ class ReceiverControl:
     def _list(self, request: dict[str, Any]) -> dict[str, Any]:
         start, end = optional_bytes(request["start"]), optional_bytes(request["end"])
         limit = min(int(request["max_key_bytes"]), self._receiver.limits.max_control_bytes // 8)
-        entries, complete = self._opened().list_entries(request["column_family"], start, end, limit)
+        after = optional_bytes(request["after"])
+        entries, complete = self._opened().list_entries(request["column_family"], start, end, limit, after)
         return {"entries": [(key.hex(), digest.hex()) for key, digest in entries], "complete": complete}
 
     def _repair(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,11 @@ def resolve_name(root: Path, name: str) -> Path:
     path = root.joinpath(*parts)
     if not path.resolve().is_relative_to(root.resolve()):
         raise RefusedError(f"{name!r} leads out of the receiver's root")
+    for parent in path.parents:
+        if parent == root:
+            break
+        if (parent / "CURRENT").exists():
+            raise RefusedError(f"{name!r} lies inside the store {str(parent.relative_to(root))!r}; choose another name")
     return path
 
 

@@ -7,8 +7,6 @@ import socket
 import threading
 from pathlib import Path
 
-import structlog
-
 from kvbatch._core.frame import BufferPool, FrameLimits, FrameType
 from kvbatch.endpoints import format_address, is_loopback
 from kvbatch.errors import (
@@ -19,6 +17,7 @@ from kvbatch.errors import (
     TransportError,
     UsageError,
 )
+from kvbatch.logs import get_logger
 from kvbatch.manifest import Manifest
 from kvbatch.options import MAX_SIZE, MIB
 from kvbatch.protocol import (
@@ -35,7 +34,7 @@ from kvbatch.target_local import AppliedRanges
 
 __all__ = ["Receiver"]
 
-log = structlog.get_logger("kvbatch.receiver")
+log = get_logger("kvbatch.receiver")
 
 _FIRST_FRAME_MILLISECONDS = 30_000
 # What a connection may send before it has said what it is.

@@ -34,6 +34,9 @@ class StoreReader(Protocol):
     def column_families(self) -> list[str]:
         """Names in the order of their ids, kvbatch's own family left out."""
 
+    def comparators(self) -> dict[str, str]:
+        """The order of each of them, by its name in RocksDB."""
+
     def identity(self) -> str:
         """RocksDB's id of the store, which no other store has."""
 
@@ -44,9 +47,10 @@ class StoreReader(Protocol):
         """Runs of `run_entries` entries (0: one for all) of [start, end)."""
 
     def list_entries(
-        self, family: str, start: bytes | None, end: bytes | None, max_key_bytes: int
+        self, family: str, start: bytes | None, end: bytes | None, max_key_bytes: int, after: bytes | None = None
     ) -> tuple[list[tuple[bytes, bytes]], bool]:
-        """(key, digest) from the start of the range on, and whether its end was reached."""
+        """(key, digest) from the start of the range, or from behind `after`, on, and whether its end was reached. At
+        least one entry if there is one, whatever `max_key_bytes` says."""
 
     def close(self) -> None: ...
 
@@ -59,6 +63,9 @@ class DirectoryReader:
     def column_families(self) -> list[str]:
         return [family.name for family in self.store.column_families if family.name != RESERVED_COLUMN_FAMILY]
 
+    def comparators(self) -> dict[str, str]:
+        return {family.name: family.comparator for family in self.store.column_families}
+
     def identity(self) -> str:
         return self.store.identity
 
@@ -70,9 +77,9 @@ class DirectoryReader:
         return [Run(run.entries, run.raw_bytes, run.digest, run.last_key) for run in runs]
 
     def list_entries(
-        self, family: str, start: bytes | None, end: bytes | None, max_key_bytes: int
+        self, family: str, start: bytes | None, end: bytes | None, max_key_bytes: int, after: bytes | None = None
     ) -> tuple[list[tuple[bytes, bytes]], bool]:
-        return self.store.list_entries(family, start, end, max_key_bytes)
+        return self.store.list_entries(family, start, end, max_key_bytes, after)
 
     def close(self) -> None:
         """Lets go of the store and its LOCK."""
@@ -88,6 +95,7 @@ class ReceiverReader:
             inspected = self._peer.request("inspect", name=endpoint.name)
             with malformed_is_protocol_error(self._peer.name, "answer to inspect"):
                 self._column_families = [str(name) for name in inspected["column_families"]]
+                self._comparators = {str(name): str(order) for name, order in inspected["comparators"].items()}
                 self._identity = str(inspected["identity"])
                 self._unfinished = bool(inspected["unfinished"])
         except BaseException:
@@ -96,6 +104,9 @@ class ReceiverReader:
 
     def column_families(self) -> list[str]:
         return list(self._column_families)
+
+    def comparators(self) -> dict[str, str]:
+        return dict(self._comparators)
 
     def identity(self) -> str:
         return self._identity
@@ -115,9 +126,11 @@ class ReceiverReader:
             ]
 
     def list_entries(
-        self, family: str, start: bytes | None, end: bytes | None, max_key_bytes: int
+        self, family: str, start: bytes | None, end: bytes | None, max_key_bytes: int, after: bytes | None = None
     ) -> tuple[list[tuple[bytes, bytes]], bool]:
-        answer = self._peer.request("list", **self._range(family, start, end), max_key_bytes=max_key_bytes)
+        answer = self._peer.request(
+            "list", **self._range(family, start, end), max_key_bytes=max_key_bytes, after=optional_hex(after)
+        )
         with malformed_is_protocol_error(self._peer.name, "answer to list"):
             entries = [(bytes.fromhex(key), bytes.fromhex(digest)) for key, digest in answer["entries"]]
             complete = bool(answer["complete"])

@@ -29,6 +29,7 @@ class RemoteStream:
         self._job_hash = job_hash
         self._window = window
         self._range = 0
+        self._begun: set[int] = set()
         self._unacknowledged: deque[bytes] = deque()
         self._durable: list[Cursor] = []
         self._since_look = 0
@@ -45,6 +46,7 @@ class RemoteStream:
 
     def begin(self, part: Range) -> None:
         self._range = part.id
+        self._begun.add(part.id)
         self._peer.connection.set_route(self._job_hash, self._index, part.id)
         self._send(FrameType.RANGE_BEGIN)
 
@@ -70,7 +72,11 @@ class RemoteStream:
                 digest = self._unacknowledged.popleft()
             if frames and digest.hex() != ack["digest"]:
                 raise CorruptionError(f"range {self._range}: the receiver's running digest is not the sender's")
-            self._durable += [cursor_from_json(cursor) for cursor in ack["durable"]]
+            durable = [cursor_from_json(cursor) for cursor in ack["durable"]]
+            for cursor in durable:
+                if cursor.range not in self._begun:
+                    raise ValueError(f"a cursor of range {cursor.range}, which this stream did not send")
+            self._durable += durable
             return bool(ack["drained"])
 
     def end(self, entries: int, raw_bytes: int, digest: bytes) -> None:
@@ -110,9 +116,14 @@ class RemoteSession:
                     cursors=tuple(cursor_from_json(cursor) for cursor in answer["cursors"]),
                     max_frame_bytes=int(welcome["max_frame_bytes"]),
                 )
+                manifest.check_resumes(self._reply.manifest)
                 missing = {part.column_family for part in self._reply.manifest.ranges} - self._reply.family_ids.keys()
                 if missing:
                     raise ValueError(f"no id for the column families {sorted(missing)}")
+                if not all(0 <= id_ < 1 << 32 for id_ in self._reply.family_ids.values()):
+                    raise ValueError("a column family id that is none")
+                if not all(cursor.range < len(self._reply.manifest.ranges) for cursor in self._reply.cursors):
+                    raise ValueError("a cursor of a range that the job does not have")
         except BaseException:
             self._control.close()
             raise

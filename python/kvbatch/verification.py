@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import os
 import shlex
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -122,14 +123,11 @@ def _listed(reader: StoreReader, family: str, start: bytes | None, end: bytes | 
     """All (key, digest) of [start, end), a page at a time."""
     after: bytes | None = None
     while True:
-        entries, complete = reader.list_entries(family, start, end, _LIST_BYTES)
-        for key, digest in entries:
-            # Pages overlap by one key, since a range starts at a key and not behind one.
-            if key != after:
-                yield key, digest
+        entries, complete = reader.list_entries(family, start, end, _LIST_BYTES, after)
+        yield from entries
         if complete:
             return
-        start = after = entries[-1][0]
+        after = entries[-1][0]
 
 
 class _Comparison:
@@ -199,6 +197,16 @@ class _Comparison:
                 self.differences.setdefault(family, []).append(key)
 
 
+def _check_same_order(source: StoreReader, target: StoreReader) -> None:
+    theirs = target.comparators()
+    for family, ours in source.comparators().items():
+        if theirs.get(family, ours) != ours:
+            raise RefusedError(
+                f'column family "{family}" is ordered by {ours} in the source and by {theirs[family]} in the target: '
+                "the stores cannot be equal, whatever their entries"
+            )
+
+
 def _plan(store: SourceStore, key_range: KeyRange) -> list[Range]:
     return plan_ranges(store, key_range=key_range, range_bytes=_RANGE_BYTES, max_ranges=_MAX_RANGES)
 
@@ -213,6 +221,9 @@ class _Missing:
     def column_families(self) -> list[str]:
         return self._reader.column_families()
 
+    def comparators(self) -> dict[str, str]:
+        return self._reader.comparators()
+
     def identity(self) -> str:
         return self._reader.identity()
 
@@ -223,11 +234,11 @@ class _Missing:
         return self._reader.digest(family, start, end, run_entries) if family in self._names else []
 
     def list_entries(
-        self, family: str, start: bytes | None, end: bytes | None, max_key_bytes: int
+        self, family: str, start: bytes | None, end: bytes | None, max_key_bytes: int, after: bytes | None = None
     ) -> tuple[list[tuple[bytes, bytes]], bool]:
         if family not in self._names:
             return [], True
-        return self._reader.list_entries(family, start, end, max_key_bytes)
+        return self._reader.list_entries(family, start, end, max_key_bytes, after)
 
     def close(self) -> None:
         self._reader.close()
@@ -241,8 +252,8 @@ class _TolerantReaders(_Readers):
 
 
 def verify(
-    source: str,
-    target: str,
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
     *,
     repair: bool = False,
     column_families: Sequence[str] = (),
@@ -281,7 +292,7 @@ def verify(
         options = " ".join(f"--cf {shlex.quote(name)}" for name in report.families_missing)
         raise RefusedError(
             f"the target lacks whole column families: bring them with `kvbatch migrate {options} --allow-nonempty "
-            f"{shlex.quote(source)} {shlex.quote(target)}`, then verify again"
+            f"{shlex.quote(str(source))} {shlex.quote(str(target))}`, then verify again"
         )
     store = SourceStore(str(source_endpoint.path))
     again = report
@@ -311,6 +322,7 @@ def _compare(
     try:
         assert isinstance(source.first, DirectoryReader)
         store = source.first.store
+        _check_same_order(source.first, target.first)
         report.unfinished = target.first.unfinished()
         parts = _plan(store, key_range)
         families = [family.name for family in store.column_families]

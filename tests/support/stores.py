@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -22,14 +23,21 @@ def write_store(
     path: Path, families: Families, *, options: rocksdict.Options | None = None, flush: bool = True
 ) -> Path:
     """A store with these entries; without `flush` they stand in the WAL alone."""
-    store = rocksdict.Rdict(str(path), options or raw_options())
+    # rocksdict flushes when it closes a store, so the WAL is kept by copying the directory before.
+    written = path if flush else path.with_name(path.name + ".open")
+    store = rocksdict.Rdict(str(written), options or raw_options())
     for name, entries in families.items():
         family = store if name == "default" else store.create_column_family(name, options or raw_options())
         for key, value in entries.items():
             family[key] = value
         if flush:
             family.flush()
+    if not flush:
+        store.flush_wal(sync=False)
+        shutil.copytree(written, path, ignore=shutil.ignore_patterns("LOCK"))
     store.close()
+    if not flush:
+        shutil.rmtree(written)
     return path
 
 

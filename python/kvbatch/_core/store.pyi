@@ -149,10 +149,15 @@ class SourceStore:
     def figures(self, column_family: str) -> ColumnFamilyFigures: ...
     def first_and_last_key(self, column_family: str) -> tuple[bytes, bytes] | None: ...
     def list_entries(
-        self, column_family: str, start: bytes | None, end: bytes | None, max_key_bytes: typing.SupportsIndex
+        self,
+        column_family: str,
+        start: bytes | None,
+        end: bytes | None,
+        max_key_bytes: typing.SupportsIndex,
+        after: bytes | None = None,
     ) -> tuple[list[tuple[bytes, bytes]], bool]:
         """
-        ([(key, digest)], whether the end was reached) from the start of the range on.
+        ([(key, digest)], whether the end was reached) from the start of the range, or from behind `after`, on; at least one entry if there is one.
         """
     def pack_repair(
         self,

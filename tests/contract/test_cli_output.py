@@ -1,0 +1,177 @@
+"""What the command line prints: results on stdout, everything else on stderr, JSON by contract."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kvbatch as package
+from support.stores import kvbatch, numbered, read_store, tree, write_store
+
+ENTRIES = {"default": numbered(3000), "users": numbered(1000)}
+SUMMARY_KEYS = {
+    "job", "state", "lane", "lane_reason", "entries", "raw_bytes", "wire_bytes", "seconds", "entries_per_second",
+    "batches", "resumed", "resent_bytes", "throttled_seconds", "peak_rss_bytes", "ranges",
+}  # fmt: skip
+VERIFY_KEYS = {
+    "equal", "entries_source", "entries_target", "ranges_differing", "keys_missing", "keys_extra", "keys_different",
+    "digests",
+}  # fmt: skip
+# What verify says besides: which families and keys, and what a repair did.
+VERIFY_MORE = {"keys_repaired", "families_missing", "families_extra", "samples"}
+RAW_BYTES = sum(len(key) + len(value) for entries in ENTRIES.values() for key, value in entries.items())
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_store(tmp_path / "source", ENTRIES)
+
+
+def one_object(stdout: str) -> Any:
+    """stdout must hold one JSON object and a line end."""
+    assert stdout.count("\n") == 1, stdout
+    assert stdout.endswith("\n")
+    return json.loads(stdout)
+
+
+@pytest.mark.parametrize("kind", ["directory", "receiver"])
+def test_migrate_and_verify_print_one_json_object_each(
+    receiver: package.Receiver, source: Path, tmp_path: Path, kind: str
+) -> None:
+    target = f"kvbatch://127.0.0.1:{receiver.port}/copy" if kind == "receiver" else str(tmp_path / "copy")
+    done = kvbatch("migrate", source, target, "--json", "--progress", "none", "--job", "nightly")
+    assert (done.returncode, done.stderr) == (0, "")
+    summary = one_object(done.stdout)
+    assert summary.keys() == SUMMARY_KEYS
+    assert (summary["job"], summary["state"], summary["lane"]) == ("nightly", "done", "batch")
+    assert (summary["entries"], summary["raw_bytes"], summary["ranges"]) == (4000, RAW_BYTES, 2)
+    assert (summary["resumed"], summary["resent_bytes"], summary["throttled_seconds"]) == (False, 0, 0.0)
+    assert summary["wire_bytes"] > RAW_BYTES if kind == "receiver" else summary["wire_bytes"] == 0
+    assert summary["batches"] >= 2
+    assert summary["seconds"] > 0
+    assert summary["entries_per_second"] == pytest.approx(4000 / summary["seconds"])
+    assert 1 << 20 < summary["peak_rss_bytes"] < 1 << 30
+
+    done = kvbatch("verify", source, target, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    report = one_object(done.stdout)
+    assert report.keys() == VERIFY_KEYS | VERIFY_MORE
+    assert (report["equal"], report["entries_source"], report["entries_target"]) == (True, 4000, 4000)
+    assert [report[key] for key in sorted(VERIFY_KEYS) if key.startswith(("keys", "ranges"))] == [0, 0, 0, 0]
+    assert report["digests"].keys() == ENTRIES.keys()
+    assert all(re.fullmatch("[0-9a-f]{32}", digest) for digest in report["digests"].values())
+
+
+def test_a_second_run_of_a_finished_job_says_done_again(source: Path, tmp_path: Path) -> None:
+    command = ("migrate", source, tmp_path / "copy", "--json")
+    first, again = kvbatch(*command), kvbatch(*command)
+    assert again.returncode == 0
+    assert one_object(again.stdout) == one_object(first.stdout)
+    assert "finished before; nothing was moved" in again.stderr
+
+
+def test_verify_counts_each_kind_of_difference_and_repairs_it(source: Path, tmp_path: Path) -> None:
+    other = dict(ENTRIES["default"])
+    del other[b"key-00000001"], other[b"key-00002000"]
+    other[b"key-00000500"] = b"changed"
+    other[b"key-00009999"] = b"extra"
+    target = write_store(tmp_path / "copy", {"default": other, "users": ENTRIES["users"]})
+    done = kvbatch("verify", source, target, "--json")
+    report = one_object(done.stdout)
+    assert (done.returncode, report["equal"]) == (3, False)
+    assert (report["keys_missing"], report["keys_extra"], report["keys_different"]) == (2, 1, 1)
+    assert (report["entries_source"], report["entries_target"], report["ranges_differing"]) == (4000, 3999, 1)
+    assert [(found["kind"], bytes.fromhex(found["key"])) for found in report["samples"]] == [
+        ("missing", b"key-00000001"),
+        ("different", b"key-00000500"),
+        ("missing", b"key-00002000"),
+        ("extra", b"key-00009999"),
+    ]
+    done = kvbatch("verify", source, target, "--repair", "--json")
+    report = one_object(done.stdout)
+    assert (done.returncode, report["equal"], report["keys_repaired"]) == (0, True, 4)
+    assert read_store(target) == ENTRIES
+
+
+@pytest.mark.parametrize("command", ["plan", "migrate --dry-run"])
+def test_a_plan_touches_nothing(source: Path, tmp_path: Path, command: str) -> None:
+    before = tree(tmp_path)
+    shown = kvbatch(*command.split(), source, tmp_path / "copy")
+    as_json = kvbatch(*command.split(), source, tmp_path / "copy", "--json", "--cf", "users", "--range", "6b..6c")
+    assert tree(tmp_path) == before
+    assert (shown.returncode, shown.stderr, as_json.returncode, as_json.stderr) == (0, "", 0, "")
+    assert "default, users" in shown.stdout
+    plan = one_object(as_json.stdout)
+    assert (plan["source"], plan["target"]) == (str(source), str(tmp_path / "copy"))
+    assert (plan["column_families"], plan["lane"]) == (["users"], "batch")
+    assert plan["lane_reason"]
+    assert [(part["start"], part["end"]) for part in plan["ranges"]] == [("6b", "6c")]
+    assert 500 <= plan["estimated_entries"] <= 2000
+    assert plan["estimated_bytes"] > 0
+
+
+def test_progress_as_json_is_one_event_a_line_on_stderr(source: Path, tmp_path: Path) -> None:
+    done = kvbatch("migrate", source, tmp_path / "copy", "--progress", "json", "--json")
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    kinds = [event["event"] for event in events]
+    assert (kinds[0], kinds[-1]) == ("job", "done")
+    assert set(kinds) <= {"job", "range", "sample", "done"}
+    assert [event["time"] for event in events] == sorted(event["time"] for event in events)
+    assert {(e["range"], e["state"]) for e in events if e["event"] == "range"} == {
+        (number, state) for number in range(2) for state in ("started", "complete")
+    }
+    assert {key: events[-1][key] for key in SUMMARY_KEYS} == one_object(done.stdout)
+
+
+def test_without_json_there_is_a_table_and_plain_lines(source: Path, tmp_path: Path) -> None:
+    done = kvbatch("migrate", source, tmp_path / "copy")
+    rows = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in done.stdout.splitlines())
+    assert rows["entries"] == "4,000"
+    assert rows["sent again"] == "0 B"
+    assert re.fullmatch(r"job [0-9a-f]{12}: starting, 2 ranges in the batch lane\n", done.stderr)
+    verified = kvbatch("verify", source, tmp_path / "copy")
+    assert re.search(r"^equal +yes$", verified.stdout, re.MULTILINE)
+    assert verified.stderr == ""
+
+
+def test_status_lists_jobs_and_shows_one(source: Path, tmp_path: Path) -> None:
+    state = ("--state-dir", tmp_path / "state")
+    nothing = kvbatch("status", *state, "--json")
+    assert one_object(nothing.stdout) == {"jobs": []}
+    kvbatch("migrate", source, tmp_path / "copy", "--job", "nightly", *state)
+    table = kvbatch("status", *state).stdout.splitlines()
+    assert table[0].split() == ["job", "state", "done", "entries", "source", "target"]
+    assert table[1].split() == ["nightly", "done", "100", "%", "4", "k", str(source), str(tmp_path / "copy")]
+    record = one_object(kvbatch("status", "nightly", *state, "--json").stdout)
+    assert (record["job"], record["state"], record["pid"], record["error"]) == ("nightly", "done", None, None)
+    assert record["summary"].keys() == SUMMARY_KEYS
+    assert record["progress"]["durable_entries"] == 4000
+
+
+def test_demo_goes_the_whole_way(tmp_path: Path) -> None:
+    done = kvbatch("demo", "--entries", 2000, "--directory", tmp_path / "demo", "--json")
+    assert done.returncode == 0, done.stderr
+    report = one_object(done.stdout)
+    assert (report["migrate"]["entries"], report["verify"]["equal"]) == (2000, True)
+    assert read_store(tmp_path / "demo" / "received" / "copy") == read_store(tmp_path / "demo" / "source")
+    again = kvbatch("demo", "--entries", 2000, "--directory", tmp_path / "demo")
+    assert (again.returncode, again.stdout) == (4, "")
+    assert "Traceback" not in again.stderr
+
+
+def test_version() -> None:
+    done = kvbatch("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"kvbatch {package.__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", ["", "demo", "plan", "migrate", "serve", "verify", "status"])
+def test_help_says_what_a_command_does(command: str) -> None:
+    done = kvbatch(*command.split(), "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage:" in done.stdout
+    expected = {"": ["migrate", "verify"], "serve": ["--root", "--listen", "--insecure"], "migrate": ["--json", "--cf"]}
+    assert [word for word in expected.get(command, ["--json"]) if word not in done.stdout] == []

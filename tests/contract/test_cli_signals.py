@@ -1,0 +1,174 @@
+"""serve, and what signals do to it and to a running migration."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import kvbatch
+from kvbatch._core.frame import FrameType
+from kvbatch.endpoints import ReceiverEndpoint
+from kvbatch.target_remote import RemoteSession
+from support.sender import SmallSource
+from support.stores import kvbatch as command_line
+from support.stores import kvbatch_command, numbered, read_store, write_store
+from support.targets import BOUNDS, ENTRIES
+from support.wire import Direction, RawPeer, Relay, WireFrame, unchanged
+
+WAIT_SECONDS = 20
+
+
+@contextmanager
+def process(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        kvbatch_command(arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def port_of(server: subprocess.Popen[str]) -> int:
+    assert server.stdout is not None
+    line = server.stdout.readline()
+    found = re.match(r"listening on 127\.0\.0\.1:(\d+), root /", line)
+    assert found, line
+    return int(found[1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve_ends_with_0_keeps_what_was_applied_and_goes_on_when_it_is_back(tmp_path: Path, number: int) -> None:
+    source = SmallSource(write_store(tmp_path / "source", ENTRIES), BOUNDS)
+    root = tmp_path / "root"
+    with process("serve", "--root", root, "--listen", "127.0.0.1:0") as server:
+        session = RemoteSession(ReceiverEndpoint("127.0.0.1", port_of(server), "copy"), source.manifest, 1)
+        stream = session.stream(0)
+        totals = source.put(session, stream, source.ranges[0], limit=2)
+        server.send_signal(number)
+        out, err = server.communicate(timeout=WAIT_SECONDS)
+    assert server.returncode == 0, err
+    assert out == ""
+    assert "Traceback" not in err
+    with pytest.raises(kvbatch.TransportError):
+        stream.drain()
+    with kvbatch.serve(root) as receiver:
+        session = RemoteSession(ReceiverEndpoint("127.0.0.1", receiver.port, "copy"), source.manifest, 8)
+        assert [(cursor.range, cursor.entries) for cursor in session.reply.cursors] == [(0, totals.entries)]
+        source.move(session)
+        session.finish()
+        session.close()
+    assert read_store(root / "copy") == ENTRIES
+
+
+def test_serve_ends_while_peers_are_connected_and_silent(tmp_path: Path) -> None:
+    with process("serve", "--root", tmp_path / "root", "--listen", "127.0.0.1:0") as server:
+        port = port_of(server)
+        with RawPeer(port) as silent, RawPeer(port) as greeted:
+            greeted.hello("control")
+            server.send_signal(signal.SIGTERM)
+            _, err = server.communicate(timeout=WAIT_SECONDS)
+            assert silent.until_closed() == greeted.until_closed() == []
+    assert (server.returncode, "Traceback" in err) == (0, False)
+
+
+def test_a_port_that_is_taken_is_wrong_usage(receiver: kvbatch.Receiver, tmp_path: Path) -> None:
+    done = command_line("serve", "--root", tmp_path / "root", "--listen", f"127.0.0.1:{receiver.port}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"127.0.0.1:{receiver.port}" in done.stderr
+
+
+def test_insecure_listens_everywhere(tmp_path: Path) -> None:
+    with process("serve", "--root", tmp_path, "--listen", "0.0.0.0:0", "--insecure") as server:
+        assert server.stdout is not None
+        assert server.stdout.readline().startswith("listening on 0.0.0.0:")
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(WAIT_SECONDS) == 0
+
+
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "", "192.168.1.2", "::", "::1:2", "localhost.example.com", "127.example.com"]
+)
+def test_only_loopback_is_served_without_insecure(tmp_path: Path, host: str) -> None:
+    with pytest.raises(kvbatch.RefusedError, match="--insecure"):
+        kvbatch.Receiver(tmp_path / "root", host)
+    assert not (tmp_path / "root").exists()
+
+
+def test_an_ipv6_address_is_printed_as_it_is_typed(tmp_path: Path) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6 loopback")
+    write_store(tmp_path / "source", {"default": numbered(10)})
+    with process("serve", "--root", tmp_path / "root", "--listen", "[::1]:0") as server:
+        assert server.stdout is not None
+        found = re.match(r"listening on (\[::1\]:\d+), ", server.stdout.readline())
+        assert found
+        assert kvbatch.migrate(tmp_path / "source", f"kvbatch://{found[1]}/copy").wait(WAIT_SECONDS).entries == 10
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(WAIT_SECONDS) == 0
+
+
+# -- a migration that is told to stop ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stuck(receiver: kvbatch.Receiver) -> Iterator[tuple[Relay, threading.Event]]:
+    """A way to the receiver that lets some acks through and then none, until the event is set."""
+    acks = 0
+    go_on = threading.Event()
+
+    def hold(direction: Direction, frame: WireFrame) -> bytes | None:
+        nonlocal acks
+        if direction == "down" and frame.type == FrameType.ACK:
+            acks += 1
+            if acks > 3:
+                go_on.wait(WAIT_SECONDS)
+        return unchanged(direction, frame)
+
+    with Relay(receiver.port, hold) as relay:
+        yield relay, go_on
+        go_on.set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_migration_is_75_with_the_command_that_then_finishes_it(
+    receiver: kvbatch.Receiver, stuck: tuple[Relay, threading.Event], tmp_path: Path, number: int
+) -> None:
+    relay, go_on = stuck
+    entries = {"default": numbered(5000), "users": numbered(100)}
+    source = write_store(tmp_path / "source", entries)
+    target = f"kvbatch://127.0.0.1:{relay.port}/copy"
+    options = ("--job", "nightly", "--streams", "1", "--batch-size", "4KiB", "--window", "1", "--json")
+    command = ("migrate", source, target, *options, "--progress", "json")
+    with process(*command) as running:
+        assert running.stderr is not None
+        started = next(line for line in running.stderr if '"started"' in line)
+        assert json.loads(started)["event"] == "range"
+        running.send_signal(number)
+        out, err = running.communicate(timeout=WAIT_SECONDS)
+    assert running.returncode == 75, err
+    assert out == ""
+    assert "Traceback" not in err
+    events = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
+    assert (events[-1]["event"], events[-1]["state"]) == ("done", "stopped")
+    assert "nothing is lost; carry on with: kvbatch migrate" in err
+    shown = json.loads(command_line("status", "nightly", "--json").stdout)
+    assert (shown["state"], shown["pid"], shown["summary"]) == ("stopped", None, None)
+
+    go_on.set()
+    again = command_line(*command)
+    assert again.returncode == 0, again.stderr
+    summary = json.loads(again.stdout)
+    assert (summary["resumed"], summary["entries"]) == (True, 5100)
+    assert read_store(receiver.root / "copy") == entries

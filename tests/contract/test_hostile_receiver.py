@@ -1,0 +1,274 @@
+"""A sender whose receiver talks nonsense, lies or goes away: it ends with the right error, and it never hangs."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kvbatch
+from kvbatch._core.frame import FrameType
+from support.stores import kvbatch as command_line
+from support.stores import numbered, read_store, write_store
+from support.wire import (
+    Direction,
+    RawPeer,
+    Relay,
+    WireFrame,
+    encode_frame,
+    fake_receiver,
+    patch_header,
+    read_frame,
+    unchanged,
+)
+
+ENTRIES = {"default": numbered(2000), "users": numbered(500)}
+WELCOME = {"software": "kvbatch 0", "protocol": 1, "role": "receiver", "max_frame_bytes": 1 << 27}
+WAIT_SECONDS = 20
+Converse = Callable[[socket.socket], None]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_store(tmp_path_factory.mktemp("hostile") / "source", ENTRIES)
+
+
+def migrate(source: Path, port: int, **options: Any) -> kvbatch.Summary:
+    options = {"retries": 0, "batch_bytes": 4096, "window": 2, **options}
+    return kvbatch.migrate(source, f"kvbatch://127.0.0.1:{port}/copy", **options).wait(timeout=WAIT_SECONDS)
+
+
+# -- a receiver that never was one ------------------------------------------------------------------------------------
+
+
+def says(*answers: bytes) -> Converse:
+    """Answers each frame with the next of these, then closes."""
+
+    def converse(sock: socket.socket) -> None:
+        for answer in answers:
+            read_frame(sock)
+            sock.sendall(answer)
+
+    return converse
+
+
+def welcome(payload: object = WELCOME, **header: Any) -> bytes:
+    return encode_frame(FrameType.WELCOME, payload, **header)
+
+
+def reply(payload: object, type_: FrameType = FrameType.REPLY) -> bytes:
+    return encode_frame(type_, payload, sequence=1)
+
+
+def error(kind: str, message: str = "so it is", *, retryable: bool = False) -> bytes:
+    return encode_frame(FrameType.ERROR, {"kind": kind, "message": message, "retryable": retryable})
+
+
+HTTP = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n" + b" " * 64
+ANSWERS: list[tuple[str, Converse, type[kvbatch.KvbatchError], int]] = [
+    ("closes at once", lambda sock: None, kvbatch.TransportError, 75),
+    ("closes behind HELLO", says(b""), kvbatch.TransportError, 75),
+    ("closes inside a header", says(welcome()[:20]), kvbatch.TransportError, 75),
+    ("closes inside a payload", says(welcome()[:-1]), kvbatch.TransportError, 75),
+    ("speaks HTTP", says(HTTP), kvbatch.ProtocolError, 1),
+    ("flips a bit in the header", says(welcome()[:20] + b"\xff" + welcome()[21:]), kvbatch.CorruptionError, 1),
+    ("flips a bit in the payload", says(welcome()[:-1] + b"\xff"), kvbatch.CorruptionError, 1),
+    ("announces 2^63 bytes", says(patch_header(welcome(), 48, struct.pack("<Q", 1 << 63))), kvbatch.ProtocolError, 1),
+    ("speaks version 9", says(patch_header(welcome(), 4, b"\x09")), kvbatch.ProtocolError, 1),
+    ("sends an unknown type", says(patch_header(welcome(), 5, b"\x63")), kvbatch.ProtocolError, 1),
+    ("welcomes out of order", says(welcome(sequence=1)), kvbatch.ProtocolError, 1),
+    ("answers HELLO with REPLY", says(encode_frame(FrameType.REPLY, {})), kvbatch.ProtocolError, 1),
+    ("answers HELLO with data", says(encode_frame(FrameType.DATA, b"x")), kvbatch.ProtocolError, 1),
+    ("answers HELLO with empty data", says(encode_frame(FrameType.DATA)), kvbatch.ProtocolError, 1),
+    ("welcomes without JSON", says(welcome(b"\xff{")), kvbatch.CorruptionError, 1),
+    ("welcomes with a list", says(welcome([1])), kvbatch.CorruptionError, 1),
+    ("welcomes with deep JSON", says(welcome(b"[" * 100_000)), kvbatch.CorruptionError, 1),
+    ("names no frame limit", says(welcome({}), reply({})), kvbatch.ProtocolError, 1),
+    ("answers open with nothing", says(welcome(), reply({})), kvbatch.ProtocolError, 1),
+    ("answers open with ACK", says(welcome(), reply({}, FrameType.ACK)), kvbatch.ProtocolError, 1),
+    ("closes behind open", says(welcome(), b""), kvbatch.TransportError, 75),
+    ("refuses", says(error("RefusedError")), kvbatch.RefusedError, 4),
+    ("has no space", says(error("NoSpaceError")), kvbatch.NoSpaceError, 75),
+    ("sends an error of no known kind", says(error("TeapotError")), kvbatch.KvbatchError, 1),
+    ("sends an error kind that is no error", says(error("__import__")), kvbatch.KvbatchError, 1),
+    ("sends an empty error", says(encode_frame(FrameType.ERROR, {})), kvbatch.KvbatchError, 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("converse", "kind", "exit_code"),
+    [case[1:] for case in ANSWERS],
+    ids=[case[0].replace(" ", "-") for case in ANSWERS],
+)
+def test_a_receiver_that_talks_nonsense_ends_the_job(
+    source: Path, converse: Converse, kind: type[kvbatch.KvbatchError], exit_code: int
+) -> None:
+    with fake_receiver(converse) as port, pytest.raises(kvbatch.KvbatchError) as raised:
+        migrate(source, port)
+    assert isinstance(raised.value, kind)
+    assert type(raised.value).exit_code == exit_code
+
+
+def test_nobody_listens(source: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(kvbatch.TransportError, match=f"connect to 127.0.0.1:{port}"):
+        migrate(source, port)
+
+
+@pytest.mark.parametrize("answers", [[], [welcome()]])
+def test_a_receiver_that_falls_silent_is_given_up(
+    source: Path, monkeypatch: pytest.MonkeyPatch, answers: list[bytes]
+) -> None:
+    monkeypatch.setattr("kvbatch.protocol._WELCOME_MILLISECONDS", 200)
+    monkeypatch.setattr("kvbatch.protocol.SILENCE_MILLISECONDS", 200)
+
+    def silent(sock: socket.socket) -> None:
+        says(*answers)(sock)
+        while sock.recv(1 << 16):
+            pass
+
+    with fake_receiver(silent) as port, pytest.raises(kvbatch.TransportError, match="time-out"):
+        migrate(source, port)
+
+
+def test_nonsense_on_the_command_line_is_a_message_and_an_exit_code(source: Path) -> None:
+    with fake_receiver(says(HTTP)) as port:
+        done = command_line("migrate", source, f"kvbatch://127.0.0.1:{port}/copy", "--retries", 0)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "does not speak kvbatch" in done.stderr
+    assert "HTTP/1.1 400" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# -- a receiver that turns bad in the middle --------------------------------------------------------------------------
+
+
+def rewrite_first(type_: FrameType, change: Callable[[Any], object]) -> Callable[[Direction, WireFrame], bytes | None]:
+    """Gives the JSON of the receiver's first frame of a type to `change`, and sends what it returns instead. An ack is
+    the first that speaks for frames."""
+    changed = False
+
+    def rewrite(direction: Direction, frame: WireFrame) -> bytes | None:
+        nonlocal changed
+        if (
+            changed
+            or direction != "down"
+            or frame.type != type_
+            or (type_ == FrameType.ACK and not frame.json["frames"])
+        ):
+            return unchanged(direction, frame)
+        changed = True
+        return encode_frame(type_, change(frame.json), sequence=frame.header.sequence)
+
+    return rewrite
+
+
+def ack(**changes: object) -> tuple[FrameType, Callable[[Any], object]]:
+    return FrameType.ACK, lambda value: {**value, **changes}
+
+
+def opened(**changes: object) -> tuple[FrameType, Callable[[Any], object]]:
+    return FrameType.REPLY, lambda value: {**value, **changes}
+
+
+CURSOR = {"range": 0, "complete": False, "entries": 1, "raw_bytes": 1, "digest": "00" * 16, "last_key": "00"}
+LIES: list[tuple[str, FrameType, Callable[[Any], object], type[kvbatch.KvbatchError]]] = [
+    ("another digest", *ack(digest="11" * 16), kvbatch.CorruptionError),
+    ("a digest that is no hex", *ack(digest="zz"), kvbatch.CorruptionError),
+    ("no digest", *ack(digest=None), kvbatch.CorruptionError),
+    ("more frames than were sent", *ack(frames=1 << 40), kvbatch.ProtocolError),
+    ("minus one frame", *ack(frames=-1), kvbatch.ProtocolError),
+    ("frames that are a list", *ack(frames=[1]), kvbatch.ProtocolError),
+    ("an ack of nothing", FrameType.ACK, lambda value: {}, kvbatch.ProtocolError),
+    ("an ack that is a list", FrameType.ACK, lambda value: [value], kvbatch.CorruptionError),
+    ("cursors that are a number", *ack(durable=3), kvbatch.ProtocolError),
+    ("a cursor without a key", *ack(durable=[{**CURSOR, "last_key": None}]), kvbatch.ProtocolError),
+    ("a cursor with a short digest", *ack(durable=[{**CURSOR, "digest": "00"}]), kvbatch.ProtocolError),
+    ("a cursor of a negative range", *ack(durable=[{**CURSOR, "range": -1}]), kvbatch.ProtocolError),
+    ("a cursor of a range that is not there", *ack(durable=[{**CURSOR, "range": 77}]), kvbatch.ProtocolError),
+    ("no manifest", *opened(manifest=None), kvbatch.KvbatchError),
+    ("no ids", *opened(family_ids={}), kvbatch.ProtocolError),
+    ("ids that are strings", *opened(family_ids={"default": "x", "users": "y"}), kvbatch.ProtocolError),
+    ("ids past 32 bits", *opened(family_ids={"default": 1 << 40, "users": 1}), kvbatch.ProtocolError),
+    ("cursors that are an object", *opened(cursors={"a": 1}), kvbatch.ProtocolError),
+    ("a first cursor of a range that is not there", *opened(cursors=[{**CURSOR, "range": 77}]), kvbatch.ProtocolError),
+    ("a frame limit that is a string", FrameType.WELCOME, lambda value: {**value, "max_frame_bytes": "much"},
+     kvbatch.ProtocolError),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("type_", "change", "kind"), [case[1:] for case in LIES], ids=[case[0].replace(" ", "-") for case in LIES]
+)
+def test_a_receiver_that_lies_is_found_out_and_the_job_goes_on_with_an_honest_one(
+    receiver: kvbatch.Receiver, source: Path, type_: FrameType, change: Callable[[Any], object], kind: type[Exception]
+) -> None:
+    with Relay(receiver.port, rewrite_first(type_, change)) as relay:
+        with pytest.raises(kvbatch.KvbatchError) as raised:
+            # One frame a range in one stream: nothing is durable before the lie, which would be a reason to go on.
+            migrate(source, relay.port, batch_bytes=1 << 20, streams=1)
+        relay.rewrite = unchanged
+        summary = migrate(source, relay.port)
+    assert isinstance(raised.value, kind), raised.value
+    assert summary.entries == 2500
+    assert read_store(receiver.root / "copy") == ENTRIES
+
+
+def test_one_broken_answer_is_retried(receiver: kvbatch.Receiver, source: Path) -> None:
+    with Relay(receiver.port, rewrite_first(FrameType.ACK, lambda value: {**value, "digest": "11" * 16})) as relay:
+        migration = kvbatch.migrate(source, f"kvbatch://127.0.0.1:{relay.port}/copy", retries=2, batch_bytes=4096)
+        events = list(migration.events())
+        summary = migration.wait(timeout=WAIT_SECONDS)
+    [retry] = [event.data for event in events if event.kind == "retry"]
+    assert retry.keys() == {"attempt", "wait_seconds", "error"}
+    assert "digest" in retry["error"]
+    assert summary.entries == 2500
+    assert read_store(receiver.root / "copy") == ENTRIES
+
+
+def test_an_answer_to_finish_that_was_lost_is_made_up_for(receiver: kvbatch.Receiver, source: Path) -> None:
+    """The target is whole and has no trace of the job any more; the same command must see that and say done."""
+    finishing = False
+
+    def cut(direction: Direction, frame: WireFrame) -> bytes | None:
+        nonlocal finishing
+        if direction == "up" and frame.type == FrameType.REQUEST and frame.json["operation"] == "finish":
+            finishing = True
+        if direction == "down" and frame.type == FrameType.REPLY and finishing:
+            return None
+        return unchanged(direction, frame)
+
+    with Relay(receiver.port, cut) as relay:
+        with pytest.raises(kvbatch.TransportError):
+            migrate(source, relay.port)
+        assert finishing
+        relay.rewrite = unchanged
+        summary = migrate(source, relay.port)
+    assert (summary.entries, summary.state) == (2500, "done")
+    assert read_store(receiver.root / "copy") == ENTRIES
+
+
+@pytest.mark.parametrize("answer", [{}, {"runs": 5}, {"runs": [[1, 2]]}, {"runs": [[1, 2, "zz", ""]]}], ids=json.dumps)
+def test_verify_with_a_receiver_that_talks_nonsense_ends_with_a_protocol_error(
+    receiver: kvbatch.Receiver, source: Path, answer: dict[str, Any]
+) -> None:
+    migrate(source, receiver.port)
+
+    def rewrite(direction: Direction, frame: WireFrame) -> bytes | None:
+        if direction == "down" and frame.type == FrameType.REPLY and "runs" in frame.json:
+            return encode_frame(FrameType.REPLY, answer, sequence=frame.header.sequence)
+        return unchanged(direction, frame)
+
+    with Relay(receiver.port, rewrite) as relay, pytest.raises(kvbatch.ProtocolError):
+        kvbatch.verify(str(source), f"kvbatch://127.0.0.1:{relay.port}/copy")
+
+
+def test_the_relay_passes_everything_on(receiver: kvbatch.Receiver) -> None:
+    with Relay(receiver.port) as relay, RawPeer(relay.port) as peer:
+        assert peer.hello("control").type == FrameType.WELCOME

@@ -1,0 +1,28 @@
+"""`kvbatch` whose ranges and files are smaller than its command line offers: a small store then has many of them.
+
+Its pauses before another attempt are shorter too, so that tests with many faults stay quick.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+
+import stamina
+
+from kvbatch import cli
+from kvbatch.options import MigrationOptions, Size
+
+RANGE_BYTES = "KVBATCH_TEST_RANGE_BYTES"
+SST_FILE_BYTES = "KVBATCH_TEST_SST_FILE_BYTES"
+
+
+class SmallPieces(MigrationOptions):
+    range_bytes: Size = int(os.environ.get(RANGE_BYTES, "2097152"))
+    sst_file_bytes: Size = int(os.environ.get(SST_FILE_BYTES, "524288"))
+
+
+if __name__ == "__main__":
+    setattr(cli, "MigrationOptions", SmallPieces)  # noqa: B010 - a plain assignment to a type is none for mypy
+    stamina.retry_context = partial(stamina.retry_context, wait_jitter=0.1)
+    cli.main()

@@ -1,0 +1,203 @@
+"""Both ends of the protocol by hand, for peers that break it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from kvbatch._core.base import crc32c
+from kvbatch._core.frame import HEADER_BYTES, FrameHeader, FrameType
+
+__all__ = ["RawPeer", "Relay", "WireFrame", "encode_frame", "fake_receiver", "patch_header"]
+
+WAIT_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class WireFrame:
+    header: FrameHeader
+    payload: bytes
+
+    @property
+    def type(self) -> FrameType:
+        return self.header.type
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.payload) if self.payload else {}
+
+
+def encode_frame(type_: FrameType, payload: object = b"", **header: Any) -> bytes:
+    """A correct frame, checksums included; a payload that is not bytes becomes JSON."""
+    body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    fields: dict[str, Any] = {
+        "type": type_,
+        "raw_length": len(body),
+        "payload_length": len(body),
+        "payload_crc32c": crc32c(body),
+        **header,
+    }
+    return FrameHeader(**fields).encode() + body
+
+
+def patch_header(frame: bytes, offset: int, value: bytes) -> bytes:
+    """The frame with other bytes in its header, whose own checksum is made to fit."""
+    header = frame[:offset] + value + frame[offset + len(value) : HEADER_BYTES - 4]
+    return header + struct.pack("<I", crc32c(header)) + frame[HEADER_BYTES:]
+
+
+def _read_exactly(sock: socket.socket, size: int) -> bytes:
+    parts = b""
+    while len(parts) < size:
+        part = sock.recv(size - len(parts))
+        if not part:
+            raise EOFError
+        parts += part
+    return parts
+
+
+def read_frame(sock: socket.socket) -> WireFrame:
+    """Raises EOFError at the end of the connection."""
+    header = FrameHeader.decode(_read_exactly(sock, HEADER_BYTES))
+    return WireFrame(header, _read_exactly(sock, header.payload_length))
+
+
+class RawPeer:
+    """A connection to a receiver on which any bytes can be sent."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=WAIT_SECONDS)
+        self._sequence = 0
+
+    def __enter__(self) -> RawPeer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.socket.close()
+
+    def frame(self, type_: FrameType, payload: object = b"", **header: Any) -> bytes:
+        """The next frame of this connection, encoded and not yet sent."""
+        header.setdefault("sequence", self._sequence)
+        self._sequence += 1
+        return encode_frame(type_, payload, **header)
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def send_frame(self, type_: FrameType, payload: object = b"", **header: Any) -> None:
+        self.send(self.frame(type_, payload, **header))
+
+    def read(self) -> WireFrame:
+        return read_frame(self.socket)
+
+    def hello(self, role: str, **more: Any) -> WireFrame:
+        """Shakes hands; the WELCOME, or the ERROR that came instead."""
+        self.send_frame(FrameType.HELLO, {"software": "test", "protocol": 1, "role": role, "window": 1, **more})
+        return self.read()
+
+    def request(self, operation: object, **arguments: Any) -> WireFrame:
+        self.send_frame(FrameType.REQUEST, {"operation": operation, **arguments})
+        return self.read()
+
+    def until_closed(self) -> list[WireFrame]:
+        """What the receiver still says before it closes; fails when it does not close within WAIT_SECONDS."""
+        frames = []
+        try:
+            while True:
+                frames.append(self.read())
+        except (EOFError, ConnectionResetError):
+            return frames
+
+
+Direction = Literal["up", "down"]
+# What goes on instead of a frame; None cuts the connection.
+Rewrite = Callable[[Direction, WireFrame], bytes | None]
+
+
+def unchanged(direction: Direction, frame: WireFrame) -> bytes:
+    return frame.header.encode() + frame.payload
+
+
+class Relay:
+    """Stands between a sender and a receiver and hands every frame to `rewrite`: "up" goes to the receiver."""
+
+    def __init__(self, upstream: int, rewrite: Rewrite = unchanged) -> None:
+        self.rewrite = rewrite
+        self._upstream = upstream
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._sockets: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection(("127.0.0.1", self._upstream))
+            self._sockets += [near, far]
+            for direction, source, sink in (("up", near, far), ("down", far, near)):
+                thread = threading.Thread(target=self._pump, args=(direction, source, sink), daemon=True)
+                thread.start()
+                self._threads.append(thread)
+
+    def _pump(self, direction: Direction, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while (data := self.rewrite(direction, read_frame(source))) is not None:
+                sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> Relay:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._threads[0].join()
+        for end in self._sockets:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        for end in self._sockets:
+            end.close()
+
+
+@contextmanager
+def fake_receiver(converse: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A server that treats each connection as `converse` says, then closes it; its port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    done = threading.Event()
+
+    def serve() -> None:
+        while not done.is_set():
+            try:
+                sock, _ = listener.accept()
+            except OSError:
+                return
+            with sock, contextlib.suppress(OSError, EOFError):
+                sock.settimeout(WAIT_SECONDS)
+                converse(sock)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        done.set()
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(WAIT_SECONDS)

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kvbatch.endpoints import (
+    DirectoryEndpoint,
+    ReceiverEndpoint,
+    check_apart,
+    format_address,
+    is_loopback,
+    parse_endpoint,
+)
+from kvbatch.errors import RefusedError, UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("/data/store", "/data/store"),
+        ("rocksdb:/data/store", "/data/store"),
+        ("/data/with space/ü", "/data/with space/ü"),
+        ("rocksdb:/data/a:b", "/data/a:b"),
+        ("/data/a:b", "/data/a:b"),
+        (Path("/data/store"), "/data/store"),
+    ],
+)
+def test_paths_are_directories(text: str, path: str) -> None:
+    assert parse_endpoint(text) == DirectoryEndpoint(Path(path))
+
+
+def test_a_relative_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert parse_endpoint("store") == parse_endpoint("rocksdb:store") == DirectoryEndpoint(tmp_path / "store")
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port", "name"),
+    [
+        ("kvbatch://host:1234/store", "host", 1234, "store"),
+        ("kvbatch://host/store", "host", 7720, "store"),
+        ("kvbatch://127.0.0.1:1/a/b", "127.0.0.1", 1, "a/b"),
+        ("kvbatch://[::1]:99/store", "::1", 99, "store"),
+        ("kvbatch://host:1/with%20space", "host", 1, "with space"),
+    ],
+)
+def test_receivers_are_read_and_written(text: str, host: str, port: int, name: str) -> None:
+    endpoint = parse_endpoint(text)
+    assert endpoint == ReceiverEndpoint(host, port, name)
+    assert parse_endpoint(str(endpoint)) == endpoint
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "rocksdb:",
+        "kvbatch://",
+        "kvbatch://host:1",
+        "kvbatch://host:1/",
+        "kvbatch:///store",
+        "kvbatch://host:notaport/store",
+        "kvbatch://host:70000/store",
+        "kvbatch://[::1/store",
+        "kvrocks://host:1",
+        "redis://host:1/0",
+        "file:///data",
+    ],
+)
+def test_what_is_no_endpoint_is_wrong_usage(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_endpoint(text)
+
+
+@pytest.mark.parametrize("text", ["kvbatch://host:1/store?mode=fast", "kvbatch://host:1/store#part"])
+def test_no_part_of_an_endpoint_is_dropped_silently(text: str) -> None:
+    """What is typed behind a `?` would otherwise go to another directory than the one that was named."""
+    try:
+        endpoint = parse_endpoint(text)
+    except UsageError:
+        return
+    assert isinstance(endpoint, ReceiverEndpoint)
+    assert endpoint.name == text.rpartition("/")[2]
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [("a", "a"), ("a", "a/b"), ("a/b", "a"), ("a", "a/../a"), ("a", "link"), ("a", "link/b")]
+)
+def test_source_and_target_may_not_overlap(tmp_path: Path, source: str, target: str) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    with pytest.raises(RefusedError):
+        check_apart(DirectoryEndpoint(tmp_path / source), DirectoryEndpoint(tmp_path / target))
+
+
+@pytest.mark.parametrize(("source", "target"), [("a", "ab"), ("a", "b"), ("a/b", "a/c")])
+def test_neighbours_are_apart(tmp_path: Path, source: str, target: str) -> None:
+    check_apart(DirectoryEndpoint(tmp_path / source), DirectoryEndpoint(tmp_path / target))
+    check_apart(DirectoryEndpoint(tmp_path / source), ReceiverEndpoint("127.0.0.1", 1, source))
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.3.2.1", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("", False),
+        ("10.0.0.1", False),
+        ("::1:2", False),
+        ("127.0.0.1.example.com", False),
+        ("localhost.example.com", False),
+    ],
+)
+def test_only_this_machine_is_loopback(host: str, loopback: bool) -> None:
+    assert is_loopback(host) == loopback
+
+
+def test_an_ipv6_address_gets_brackets() -> None:
+    assert (format_address("::1", 5), format_address("127.0.0.1", 5)) == ("[::1]:5", "127.0.0.1:5")

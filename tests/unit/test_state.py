@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kvbatch.errors import RefusedError, UsageError
+from kvbatch.state import JobState, SentLog, StateStore, job_lock
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> StateStore:
+    return StateStore(tmp_path / "state")
+
+
+def test_a_job_is_kept_from_its_start_to_its_end(state: StateStore, tmp_path: Path) -> None:
+    state.start("nightly", "/source", "/target", "f" * 32)
+    record = state.find("nightly")
+    assert record is not None
+    assert (record.source, record.target, record.fingerprint) == ("/source", "/target", "f" * 32)
+    assert (record.state, record.pid, record.alive) == (JobState.RUNNING, os.getpid(), True)
+    assert (record.progress, record.summary, record.error) == ({}, None, None)
+    state.update("nightly", state=JobState.DONE, progress={"entries": 5}, summary={"job": "nightly"})
+    # Another process sees the same.
+    record = StateStore(tmp_path / "state").find("nightly")
+    assert record is not None
+    assert (record.state, record.progress, record.summary) == ("done", {"entries": 5}, {"job": "nightly"})
+    assert record.updated >= record.created
+
+
+def test_a_job_that_is_taken_up_again_keeps_its_progress_and_birth(state: StateStore) -> None:
+    state.start("nightly", "/source", "/target", "f" * 32)
+    state.update("nightly", state=JobState.STOPPED, progress={"entries": 5}, error="stopped", identity="id")
+    before = state.find("nightly")
+    state.start("nightly", "/source", "/target", "f" * 32)
+    after = state.find("nightly")
+    assert before is not None
+    assert after is not None
+    assert (after.created, after.progress, after.identity) == (before.created, {"entries": 5}, "id")
+    assert (after.state, after.error, after.summary) == (JobState.RUNNING, None, None)
+
+
+def test_jobs_are_listed_the_newest_first_and_unknown_ones_are_none(state: StateStore) -> None:
+    for job in ("a", "b", "c"):
+        state.start(job, "/source", "/target", "")
+    state.update("a", progress={})
+    assert [record.job for record in state.jobs()] == ["a", "c", "b"]
+    assert state.find("d") is None
+
+
+def test_a_running_job_whose_process_is_gone_is_shown_as_interrupted(state: StateStore) -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
+    )
+    state.start("nightly", "/source", "/target", "")
+    for stored in (JobState.RUNNING, JobState.FINISHING):
+        state.update("nightly", state=stored, pid=int(child.stdout))
+        record = state.find("nightly")
+        assert record is not None
+        assert (record.alive, record.shown_state, record.to_json()["pid"]) == (False, "interrupted", None)
+
+
+def test_a_directory_that_cannot_be_used_is_wrong_usage(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="--state-dir"):
+        StateStore(tmp_path / "file")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "kvbatch.sqlite3").write_bytes(b"this is no database" * 100)
+    with pytest.raises(UsageError, match="--state-dir"):
+        StateStore(broken)
+
+
+def test_the_database_is_private_and_in_wal_mode(state: StateStore, tmp_path: Path) -> None:
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+    database = sqlite3.connect(tmp_path / "state" / "kvbatch.sqlite3")
+    assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    database.close()
+
+
+def test_what_was_sent_outlives_a_killed_process(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys; from pathlib import Path; from kvbatch.state import SentLog\n"
+        "log = SentLog(Path(sys.argv[1]), 'nightly', 3); log.record(1, 5000)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
+    assert killed.returncode == -9
+    log = SentLog(tmp_path, "nightly", 3)
+    assert [log.beyond(number, 0) for number in range(3)] == [0, 5000, 0]
+    assert (log.beyond(1, 4000), log.beyond(1, 5000), log.beyond(1, 6000)) == (1000, 0, 0)
+
+
+def test_a_log_of_another_plan_starts_anew(tmp_path: Path) -> None:
+    SentLog(tmp_path, "nightly", 3).record(2, 7)
+    assert SentLog(tmp_path, "nightly", 4).beyond(2, 0) == 0
+
+
+def test_a_removed_log_starts_anew(tmp_path: Path) -> None:
+    log = SentLog(tmp_path, "nightly", 0)
+    log.remove()
+    log.remove()
+    assert not list((tmp_path / "jobs").glob("*.sent"))
+
+
+def test_a_job_runs_in_one_process_only(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from kvbatch.state import job_lock\n"
+        "with job_lock(Path(sys.argv[1]), 'nightly'): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(RefusedError, match="nightly is being run"),
+            job_lock(tmp_path, "nightly"),
+        ):
+            pass
+        with job_lock(tmp_path, "weekly"):
+            pass
+        holder.kill()
+        holder.wait()
+        # A lock dies with its process.
+        with job_lock(tmp_path, "nightly"):
+            pass
