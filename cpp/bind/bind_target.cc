@@ -111,7 +111,9 @@ void RegisterRangeApplier(py::module_& module) {
       .def(
           "take_durable", [](RangeApplier& applier) { return WithoutGil([&] { return applier.TakeDurable(); }); },
           "The newest durable cursor if it is newer than at the last call.")
-      .def_property_readonly("applied", [](const RangeApplier& applier) { return applier.applied(); });
+      .def_property_readonly("applied", [](const RangeApplier& applier) { return applier.applied(); })
+      .def_property_readonly("unfinished_bytes", &RangeApplier::unfinished_bytes,
+                             "Applied, but in no file yet that is being made durable.");
 }
 
 }  // namespace

@@ -113,6 +113,19 @@ Status RangeApplier::OpenFile() {
   return FromTarget(status, "make " + file_);
 }
 
+uint64_t RangeApplier::unfinished_bytes() const { return writer_ ? writer_->FileSize() : unsynced_bytes_; }
+
+Status RangeApplier::MakeRoom(uint64_t bytes) {
+  // A file and what is filled behind it while it is made durable are together no more than one full file, since that
+  // is what a crash may take.
+  const uint64_t overlap = store_->options_.sst_file_bytes / 4;
+  const uint64_t filled = unfinished_bytes() + bytes;
+  if (writer_ && filled > store_->options_.sst_file_bytes - overlap) {
+    return Submit(false);
+  }
+  return filled > overlap ? Drain() : Status::Ok();
+}
+
 Status RangeApplier::AddToFile(std::string_view batch) {
   if (!writer_) {
     if (Status status = OpenFile(); !status.ok()) {
@@ -180,6 +193,11 @@ Status RangeApplier::ApplyFrame(Frame* frame) {
     return Status(Code::kCorruption, "batch: its keys do not follow what was applied, or lie outside the range");
   }
 
+  if (mode_ == ApplyMode::kIngest) {
+    if (Status status = MakeRoom(raw.value().size()); !status.ok()) {
+      return status;
+    }
+  }
   Cursor next = applied_;
   next.entries += summary.value().records;
   next.raw_bytes += summary.value().key_bytes + summary.value().value_bytes;
@@ -190,7 +208,7 @@ Status RangeApplier::ApplyFrame(Frame* frame) {
       return status;
     }
     applied_ = std::move(next);
-    return writer_->FileSize() >= store_->options_.sst_file_bytes ? Submit(false) : Status::Ok();
+    return Status::Ok();
   }
   if (Status status = store_->WriteValidated(raw.value(), &next); !status.ok()) {
     return status;

@@ -63,11 +63,16 @@ class RangeApplier {
 
   const Cursor& applied() const { return applied_; }
 
+  // What was applied but is in no file yet that is being made durable: bytes of the unfinished file, or of the WAL.
+  uint64_t unfinished_bytes() const;
+
  private:
   RangeApplier(std::shared_ptr<TargetStore> store, ApplyRange range, ApplyMode mode, Cursor cursor);
   Status ApplyFrame(Frame* frame);
   // Keeps the first error: the applier takes nothing more behind it.
   Status Latch(Status status);
+  // Ends the file, or waits for the one before it, so that `bytes` more may be added.
+  Status MakeRoom(uint64_t bytes);
   Status AddToFile(std::string_view batch);
   Status OpenFile();
   Status Submit(bool complete);

@@ -26,7 +26,7 @@ namespace kvbatch {
 struct TargetOptions {
   bool create = true;                            // make the store where there is none
   ColumnFamilyDescription default_family;        // its default family then; the name does not matter
-  uint64_t sst_file_bytes = uint64_t{64} << 20;  // size at which a file is ingested
+  uint64_t sst_file_bytes = uint64_t{64} << 20;  // most that a range has unfinished; files are cut at 3/4 of it
 };
 
 // Thread-safe but for Open and Close. Automatic compactions are off while it is open: a job leaves files where they

@@ -84,6 +84,7 @@ class TargetJob:
         check_writable(path, manifest)
         with translate_os_errors(f"make {path.parent}"):
             path.parent.mkdir(parents=True, exist_ok=True)
+        # The store must not be closed while another thread, a second sender's say, still asks it something.
         self._lock = threading.Lock()
         self._active: set[int] = set()
         default_family = next((family for family in manifest.families if family.name == "default"), None)
@@ -113,14 +114,15 @@ class TargetJob:
         self.manifest = manifest
 
     def reply(self, max_frame_bytes: int) -> OpenReply:
-        return OpenReply(
-            identity=self._store.identity,
-            resumed=self.resumed,
-            family_ids=dict(self._family_ids),
-            manifest=self.manifest,
-            cursors=tuple(self._store.cursors()),
-            max_frame_bytes=max_frame_bytes,
-        )
+        with self._lock:
+            return OpenReply(
+                identity=self._store.identity,
+                resumed=self.resumed,
+                family_ids=dict(self._family_ids),
+                manifest=self.manifest,
+                cursors=tuple(self._store.cursors()),
+                max_frame_bytes=max_frame_bytes,
+            )
 
     def open_range(self, range_id: int) -> RangeApplier:
         """The applier of a range, going on from its cursor. Raises ProtocolError when it is taken or done."""
@@ -130,14 +132,14 @@ class TargetJob:
         with self._lock:
             if range_id in self._active:
                 raise ProtocolError(f"{part} is open in another stream")
+            cursor = next((cursor for cursor in self._store.cursors() if cursor.range == range_id), Cursor(range_id))
+            if cursor.complete:
+                raise ProtocolError(f"{part} is complete already")
+            mode = ApplyMode.WRITE if range_id in self.manifest.written_ranges else ApplyMode.INGEST
+            family = self._family_ids[part.column_family]
+            applier = RangeApplier(self._store, family, part.start, part.end, mode, cursor)
             self._active.add(range_id)
-        cursor = next((cursor for cursor in self._store.cursors() if cursor.range == range_id), Cursor(range_id))
-        if cursor.complete:
-            self.release_range(range_id)
-            raise ProtocolError(f"{part} is complete already")
-        mode = ApplyMode.WRITE if range_id in self.manifest.written_ranges else ApplyMode.INGEST
-        family = self._family_ids[part.column_family]
-        return RangeApplier(self._store, family, part.start, part.end, mode, cursor)
+            return applier
 
     def release_range(self, range_id: int) -> None:
         with self._lock:
@@ -145,17 +147,19 @@ class TargetJob:
 
     def finish(self) -> None:
         """Ends the job: every range complete, memtables in files, records dropped. Raises ProtocolError otherwise."""
-        complete = {cursor.range for cursor in self._store.cursors() if cursor.complete}
-        missing = [part for part in self.manifest.ranges if part.id not in complete]
-        if missing:
-            raise ProtocolError(f"the job cannot be finished: {missing[0]} is not complete")
-        self._store.flush()
-        self._store.drop_records()
-        self._store.close()
+        with self._lock:
+            complete = {cursor.range for cursor in self._store.cursors() if cursor.complete}
+            missing = [part for part in self.manifest.ranges if part.id not in complete]
+            if missing:
+                raise ProtocolError(f"the job cannot be finished: {missing[0]} is not complete")
+            self._store.flush()
+            self._store.drop_records()
+            self._store.close()
 
     def close(self) -> None:
         """Leaves the job as it stands, resumable."""
         try:
-            self._store.close()
+            with self._lock:
+                self._store.close()
         except KvbatchError as error:
             raise TargetError(f"close the target: {error}") from error

@@ -20,6 +20,8 @@ class AppliedRanges:
 
     def __init__(self, job: TargetJob) -> None:
         self._job = job
+        # A file and what is filled behind it while it is made durable are together no more than one full file.
+        self._overlap_bytes = job.manifest.sst_file_bytes // 4
         self._open: RangeApplier | None = None
         self._finishing: list[RangeApplier] = []
         self._left_over: list[Cursor] = []
@@ -32,30 +34,45 @@ class AppliedRanges:
     def current(self) -> RangeApplier:
         if self._open is None:
             raise ProtocolError("no range is open in this stream")
+        if self._finishing and self._open.unfinished_bytes > self._overlap_bytes:
+            self._drain_finishing()
         return self._open
 
     def finish(self, entries: int, raw_bytes: int, digest: bytes) -> None:
         applier = self.current()
+        self._drain_finishing()
         applier.finish(entries, raw_bytes, digest)
         self._finishing.append(applier)
         self._open = None
 
     def take_durable(self) -> list[Cursor]:
         left_over, self._left_over = self._left_over, []
-        cursors: list[Cursor | None] = [*left_over]
-        if self._open is not None:
-            cursors.append(self._open.take_durable())
+        cursors = left_over + self._take_finished()
+        if self._open is not None and (cursor := self._open.take_durable()) is not None:
+            cursors.append(cursor)
+        return cursors
+
+    def _take_finished(self) -> list[Cursor]:
+        cursors = []
         for applier in list(self._finishing):
             cursor = applier.take_durable()
-            cursors.append(cursor)
-            if cursor is not None and cursor.complete:
-                self._finishing.remove(applier)
-                self._job.release_range(cursor.range)
-        return [cursor for cursor in cursors if cursor is not None]
+            if cursor is not None:
+                cursors.append(cursor)
+                if cursor.complete:
+                    self._finishing.remove(applier)
+                    self._job.release_range(cursor.range)
+        return cursors
 
     def drain(self) -> None:
+        """Waits until everything that was finished is durable."""
         for applier in self._finishing:
             applier.drain()
+
+    def _drain_finishing(self) -> None:
+        """At most one file of a stream's earlier ranges is under way beside the one that is being filled."""
+        if self._finishing:
+            self.drain()
+            self._left_over += self._take_finished()
 
     def close(self) -> None:
         """Makes durable what was applied, as far as it still can be."""

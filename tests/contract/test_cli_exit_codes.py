@@ -148,7 +148,7 @@ def test_the_target_of_another_job_is_4_and_stays_that_jobs(world: World) -> Non
     done = kvbatch("migrate", world.source, world.target)
     assert (done.returncode, done.stdout) == (4, "")
     assert "unfinished job 'elsewhere'" in done.stderr
-    assert "Nothing was changed" in done.stderr
+    assert "No entry was changed" in done.stderr
     session = LocalSession(world.target, other.manifest, 1 << 20)
     assert list(session.reply.cursors) == durable
     session.close()

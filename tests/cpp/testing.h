@@ -20,6 +20,7 @@
 
 #include "base/status.h"
 #include "frame/frame.h"
+#include "store/cursor.h"
 
 namespace kvbatch {
 
@@ -34,6 +35,11 @@ void PrintTo(const Result<T>& result, std::ostream* out) {
 }
 
 inline void PrintTo(Code code, std::ostream* out) { *out << "code " << static_cast<int>(code); }
+
+inline void PrintTo(const Cursor& cursor, std::ostream* out) {
+  *out << "range " << cursor.range << (cursor.complete ? ", complete, " : ", ") << cursor.entries << " entries, "
+       << cursor.raw_bytes << " bytes, digest " << cursor.digest.Hex() << ", last key \"" << cursor.last_key << '"';
+}
 
 }  // namespace kvbatch
 

@@ -138,7 +138,7 @@ def test_another_job_is_refused_by_field_theirs_and_ours(
     found = message[message.index(f"{field}: theirs") :]
     assert theirs in found[: found.index("ours")]
     assert ours in found[found.index("ours") :]
-    assert "Nothing was changed" in message
+    assert "No entry was changed" in message
 
 
 @pytest.mark.parametrize(

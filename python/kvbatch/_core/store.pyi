@@ -347,6 +347,11 @@ class RangeApplier:
         """
     @property
     def applied(self) -> Cursor: ...
+    @property
+    def unfinished_bytes(self) -> int:
+        """
+        Applied, but in no file yet that is being made durable.
+        """
 
 def check_compression(name: str) -> None:
     """
