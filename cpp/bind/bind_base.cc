@@ -31,6 +31,9 @@ void RegisterBase(py::module_& module) {
         return DigestBytes(sum);
       },
       py::arg("digests"), "Sum modulo 2^128 of 16-byte digests: the digest of the union of their entries.");
+  module.def(
+      "core_cpu_seconds", [] { return std::chrono::duration<double>(CoreCpuTime()).count(); },
+      "CPU time that this process has spent in the core, without the GIL, summed over its threads.");
 }
 
 }  // namespace kvbatch::bind

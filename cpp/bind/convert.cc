@@ -1,5 +1,8 @@
 #include "bind/convert.h"
 
+#include <atomic>
+#include <ctime>
+
 namespace kvbatch::bind {
 
 namespace {
@@ -30,7 +33,25 @@ const char* ExceptionName(Code code) {
   return "KvbatchError";
 }
 
+std::atomic<int64_t> core_cpu_nanoseconds{0};
+
+std::chrono::nanoseconds ThreadCpuTime() {
+  timespec now{};
+  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
+}
+
 }  // namespace
+
+std::chrono::nanoseconds CoreCpuTime() {
+  return std::chrono::nanoseconds(core_cpu_nanoseconds.load(std::memory_order_relaxed));
+}
+
+CoreCpuTimer::CoreCpuTimer() : start_(ThreadCpuTime()) {}
+
+CoreCpuTimer::~CoreCpuTimer() {
+  core_cpu_nanoseconds.fetch_add((ThreadCpuTime() - start_).count(), std::memory_order_relaxed);
+}
 
 void RaiseIfError(const Status& status) {
   if (status.ok()) {

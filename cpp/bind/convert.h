@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <chrono>
 #include <optional>
 #include <string>
 #include <utility>
@@ -24,10 +25,26 @@ namespace py = pybind11;
 // Raises the exception of kvbatch.errors that belongs to the status. Needs the GIL.
 void RaiseIfError(const Status& status);
 
+// CPU time that this process has spent in the core, that is in WithoutGil, summed over its threads.
+std::chrono::nanoseconds CoreCpuTime();
+
+// Adds the CPU time of its thread from here to the end of its scope.
+class CoreCpuTimer {
+ public:
+  CoreCpuTimer();
+  ~CoreCpuTimer();
+  CoreCpuTimer(const CoreCpuTimer&) = delete;
+  CoreCpuTimer& operator=(const CoreCpuTimer&) = delete;
+
+ private:
+  const std::chrono::nanoseconds start_;
+};
+
 // Runs `work`, which touches no Python object, without the GIL.
 template <typename Work>
 auto WithoutGil(Work&& work) {
   const py::gil_scoped_release release;
+  const CoreCpuTimer timer;
   return std::forward<Work>(work)();
 }
 

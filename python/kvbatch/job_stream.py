@@ -67,7 +67,9 @@ class JobStream:
     stopping: threading.Event
     on_started: Callable[[Range], None]
     on_durable: Callable[[Cursor], None]
+    on_ended: Callable[[], None]
     error: KvbatchError | Exception | None = None
+    ended: bool = False
     _stream: TargetStream | None = field(default=None, init=False)
 
     def run(self) -> None:
@@ -75,6 +77,9 @@ class JobStream:
             self._run()
         except Exception as error:
             self.error = error
+        finally:
+            self.ended = True
+            self.on_ended()
 
     def interrupt(self) -> None:
         """Makes a call that waits for the target fail. From any thread."""

@@ -55,6 +55,8 @@ class Migration:
         self._state = StateStore(options.state_dir)
         self._bus = EventBus()
         self._stopping = threading.Event()
+        # Set when the job's thread has something to look at.
+        self._wake = threading.Event()
         self._finished = threading.Event()
         self._session: TargetSession | None = None
         self._streams: list[JobStream] = []
@@ -97,6 +99,7 @@ class Migration:
     def cancel(self) -> None:
         """Stops cleanly: what was applied is made durable and the job stays resumable. `wait` raises StoppedError."""
         self._stopping.set()
+        self._wake.set()
 
     def wait(self, timeout: float | None = None) -> Summary:
         """The summary of the finished job. Raises what ended it, or TimeoutError after `timeout` seconds."""
@@ -275,6 +278,7 @@ class Migration:
                 stopping=halt,
                 on_started=lambda part: self._bus.publish("range", range=part.id, state="started"),
                 on_durable=self._note_durable,
+                on_ended=self._wake.set,
             )
             for index in range(min(self._options.streams, len(remaining)))
         ]
@@ -288,23 +292,27 @@ class Migration:
             thread.start()
         give_up = float("inf")
         next_sample = time.monotonic() + _SAMPLE_SECONDS
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(timeout=0.05)
-                if self._stopping.is_set() or any(stream.error is not None for stream in streams):
+        for stream, thread in zip(streams, threads, strict=True):
+            while not stream.ended:
+                # Until this stream ends, somebody stops the job, or a sample or a deadline is due.
+                self._wake.wait(max(0.0, min(next_sample, give_up) - time.monotonic()))
+                self._wake.clear()
+                if self._stopping.is_set() or any(each.error is not None for each in streams):
                     if not halt.is_set():
                         halt.set()
                         give_up = time.monotonic() + _STOP_GRACE_SECONDS
                     if self._stopping.is_set():
                         pool.close()
                     if time.monotonic() >= give_up:
-                        for stream in streams:
-                            stream.interrupt()
+                        for each in streams:
+                            each.interrupt()
+                        give_up = float("inf")
                 if time.monotonic() >= next_sample:
                     next_sample += _SAMPLE_SECONDS
                     self._sample()
                     self._state.update(self.job, progress=dataclasses.asdict(self._progress))
                     self._bus.publish("sample", **dataclasses.asdict(self._progress))
+            thread.join()
         with self._lock:
             for stream in streams:
                 _add(self._finished_counters, stream.counters)

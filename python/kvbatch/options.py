@@ -17,7 +17,7 @@ __all__ = ["MigrationOptions", "default_state_dir", "default_streams"]
 
 KIB = 1 << 10
 MIB = 1 << 20
-AUTO_BATCH_BYTES = MIB
+AUTO_BATCH_BYTES = 2 * MIB
 MAX_STREAMS = 64
 
 # No machine has more, and it stays far from where sums of sizes would overflow in the core.

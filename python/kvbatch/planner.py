@@ -12,6 +12,8 @@ __all__ = ["plan_ranges"]
 
 # Bytes of a key behind the common prefix that take part in the search for a boundary.
 _SEARCH_BYTES = 16
+# A cut may be off by one part in so many of a piece.
+_TOLERANCE = 64
 _REVERSE_COMPARATOR = "rocksdb.ReverseBytewiseComparator"
 
 
@@ -49,7 +51,7 @@ def _boundaries(store: SourceStore, family: str, first: bytes, last: bytes, piec
         return []
     space = _KeySpace.between(first, last)
     wanted = [total * piece // pieces for piece in range(1, pieces)]
-    # Invariant: the size up to near is at most what is wanted, near lies on the side of `first`.
+    # Invariant: near lies on the side of `first`, what is wanted between the two, or close enough to both.
     near = [space.low] * len(wanted)
     far = [space.high] * len(wanted)
     for _ in range(8 * _SEARCH_BYTES):
@@ -58,7 +60,9 @@ def _boundaries(store: SourceStore, family: str, first: bytes, last: bytes, piec
             break
         sizes = store.approximate_sizes(family, first, [space.key(middle) for middle in middles])
         for i, (middle, size) in enumerate(zip(middles, sizes, strict=True)):
-            if size <= wanted[i]:
+            if abs(size - wanted[i]) * _TOLERANCE * pieces <= total:
+                near[i] = far[i] = middle
+            elif size <= wanted[i]:
                 near[i] = middle
             else:
                 far[i] = middle

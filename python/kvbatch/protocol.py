@@ -20,6 +20,7 @@ from kvbatch.errors import CorruptionError, KvbatchError, ProtocolError, Transpo
 from kvbatch.version import __version__
 
 __all__ = [
+    "MALFORMED",
     "Peer",
     "connect",
     "cursor_from_json",
@@ -35,17 +36,23 @@ _CONNECT_SECONDS = 10.0
 _WELCOME_MILLISECONDS = 30_000
 # A dead peer is noticed by TCP itself; a silent but living one after this long.
 SILENCE_MILLISECONDS = 300_000
+# A larger buffer goes back to the pool as soon as it is read.
+_KEPT_FRAME_BYTES = 64 << 10
 # What a peer may still have under way when it closes: acks.
 _MAX_LEFT_OVER_FRAMES = 2048
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 20), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 4))
 
 
+# What taking a peer's JSON apart raises when something is missing there or of another type.
+MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError)
+
+
 @contextlib.contextmanager
 def malformed_is_protocol_error(peer: str, what: str) -> Iterator[None]:
-    """For the code that takes a peer's JSON apart: what is missing there or of another type is the peer's fault."""
+    """For the code that takes a peer's JSON apart: it is the peer's fault."""
     try:
         yield
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except MALFORMED as error:
         raise ProtocolError(f"{peer} sent a malformed {what}: {error!r}") from error
 
 
@@ -99,11 +106,12 @@ class Peer:
     def receive(self, *expected: FrameType) -> tuple[FrameType, dict[str, Any]]:
         """The next control frame, which must be of an expected type. ERROR frames are raised as what they say."""
         self.connection.receive(self._frame)
-        type_ = FrameType(self._frame.type)
+        type_ = self._frame.type
         if type_ == FrameType.DATA:
             raise ProtocolError(f"{self.name} sent a data frame where {_names(expected)} was due")
         value = decode_payload(self._frame)
-        self._frame.release()
+        if self._frame.raw_length > _KEPT_FRAME_BYTES:
+            self._frame.release()
         if type_ == FrameType.ERROR:
             raise error_for_kind(
                 str(value.get("kind")), str(value.get("message")), retryable=bool(value.get("retryable"))
@@ -156,7 +164,7 @@ def decode_payload(frame: Frame) -> dict[str, Any]:
     if not payload:
         return {}
     try:
-        value = json.loads(payload)
+        value = json.loads(payload.decode())
     except (ValueError, RecursionError) as error:
         raise CorruptionError(f"control frame without valid JSON: {error}") from error
     if not isinstance(value, dict):

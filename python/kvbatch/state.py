@@ -7,9 +7,10 @@ import json
 import mmap
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,19 +95,23 @@ class StateStore:
 
     def __init__(self, directory: Path) -> None:
         """Raises UsageError when the directory cannot be used."""
-        self._path = directory / "kvbatch.sqlite3"
+        self._lock = threading.Lock()
         with _usable(directory):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with self._connect() as database:
+            self._database = sqlite3.connect(directory / "kvbatch.sqlite3", timeout=10, check_same_thread=False)
+            self._database.row_factory = sqlite3.Row
+            with self._transaction() as database:
                 database.execute("PRAGMA journal_mode = WAL")
+                database.execute("PRAGMA synchronous = NORMAL")
                 database.execute(_SCHEMA)
 
     @contextmanager
-    def _connect(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self._path, timeout=10)) as database, database:
-            database.execute("PRAGMA synchronous = NORMAL")
-            database.row_factory = sqlite3.Row
-            yield database
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, self._database:
+            yield self._database
+
+    def close(self) -> None:
+        self._database.close()
 
     def start(self, job: str, source: str, target: str, fingerprint: str) -> None:
         """Records that this process takes up the job.
@@ -114,7 +119,7 @@ class StateStore:
         Identity, fingerprint and summary stay as they are until the target is opened anew: they say that a finished job
         is finished, whatever befalls the runs that ask for it again."""
         now = time.time()
-        with self._connect() as database:
+        with self._transaction() as database:
             database.execute(
                 "INSERT INTO jobs VALUES (?, ?, ?, ?, '', ?, ?, ?, ?, '{}', NULL, NULL) "
                 "ON CONFLICT (job) DO UPDATE SET "
@@ -130,21 +135,21 @@ class StateStore:
             for name, value in {**columns, "updated": time.time()}.items()
         }
         assignments = ", ".join(f"{name} = :{name}" for name in encoded)
-        with self._connect() as database:
+        with self._transaction() as database:
             database.execute(f"UPDATE jobs SET {assignments} WHERE job = :job", {**encoded, "job": job})
 
     def forget(self, job: str) -> None:
-        with self._connect() as database:
+        with self._transaction() as database:
             database.execute("DELETE FROM jobs WHERE job = ?", (job,))
 
     def find(self, job: str) -> JobRecord | None:
-        with self._connect() as database:
+        with self._transaction() as database:
             row = database.execute("SELECT * FROM jobs WHERE job = ?", (job,)).fetchone()
         return None if row is None else _record(row)
 
     def jobs(self) -> list[JobRecord]:
         """The newest first."""
-        with self._connect() as database:
+        with self._transaction() as database:
             rows = database.execute("SELECT * FROM jobs ORDER BY updated DESC").fetchall()
         return [_record(row) for row in rows]
 

@@ -8,9 +8,9 @@ from kvbatch._core.base import xxh3_64
 from kvbatch._core.frame import Frame, FrameType
 from kvbatch._core.store import Cursor
 from kvbatch.endpoints import ReceiverEndpoint
-from kvbatch.errors import CorruptionError, TransportError
+from kvbatch.errors import CorruptionError, ProtocolError, TransportError
 from kvbatch.manifest import Manifest
-from kvbatch.protocol import Peer, connect, cursor_from_json, malformed_is_protocol_error
+from kvbatch.protocol import MALFORMED, Peer, connect, cursor_from_json, malformed_is_protocol_error
 from kvbatch.ranges import Range
 from kvbatch.target_job import OpenReply
 
@@ -64,7 +64,7 @@ class RemoteStream:
     def _take_ack(self) -> bool:
         """Whether it was the answer to DRAIN."""
         _, ack = self._peer.receive(FrameType.ACK)
-        with malformed_is_protocol_error(self._peer.name, "ack"):
+        try:
             frames, digest = int(ack["frames"]), b""
             if not 0 <= frames <= len(self._unacknowledged):
                 raise ValueError(f"{frames} frames where {len(self._unacknowledged)} are unacknowledged")
@@ -72,12 +72,14 @@ class RemoteStream:
                 digest = self._unacknowledged.popleft()
             if frames and digest.hex() != ack["digest"]:
                 raise CorruptionError(f"range {self._range}: the receiver's running digest is not the sender's")
-            durable = [cursor_from_json(cursor) for cursor in ack["durable"]]
-            for cursor in durable:
+            for value in ack["durable"]:
+                cursor = cursor_from_json(value)
                 if cursor.range not in self._begun:
                     raise ValueError(f"a cursor of range {cursor.range}, which this stream did not send")
-            self._durable += durable
+                self._durable.append(cursor)
             return bool(ack["drained"])
+        except MALFORMED as error:
+            raise ProtocolError(f"{self._peer.name} sent a malformed ack: {error!r}") from error
 
     def end(self, entries: int, raw_bytes: int, digest: bytes) -> None:
         self._send(FrameType.RANGE_END, {"entries": entries, "raw_bytes": raw_bytes, "digest": digest.hex()})

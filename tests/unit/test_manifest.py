@@ -113,7 +113,7 @@ def test_the_family_that_marks_an_unfinished_target_is_refused() -> None:
         families=(*MANIFEST.families, ColumnFamilyDescription(RESERVED_COLUMN_FAMILY)),
         ranges=(*MANIFEST.ranges, Range(3, RESERVED_COLUMN_FAMILY, b"a", None)),
     )
-    with pytest.raises(RefusedError, match=RESERVED_COLUMN_FAMILY):
+    with pytest.raises(CorruptionError, match=RESERVED_COLUMN_FAMILY):
         Manifest.decode(hostile.encode())
 
 

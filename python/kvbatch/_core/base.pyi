@@ -9,7 +9,12 @@ import collections.abc
 
 import typing_extensions
 
-__all__: list[str] = ["crc32c", "entry_digest", "sum_digests", "xxh3_64"]
+__all__: list[str] = ["core_cpu_seconds", "crc32c", "entry_digest", "sum_digests", "xxh3_64"]
+
+def core_cpu_seconds() -> float:
+    """
+    CPU time that this process has spent in the core, without the GIL, summed over its threads.
+    """
 
 def crc32c(data: typing_extensions.Buffer) -> int:
     """
