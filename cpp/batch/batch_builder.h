@@ -71,7 +71,9 @@ class BatchBuilder {
 
   static char* WriteBytes(char* out, std::string_view bytes) {
     out = EncodeVarint32(out, static_cast<uint32_t>(bytes.size()));
-    std::memcpy(out, bytes.data(), bytes.size());
+    if (!bytes.empty()) {  // an empty view may point nowhere, which memcpy does not allow
+      std::memcpy(out, bytes.data(), bytes.size());
+    }
     return out + bytes.size();
   }
 

@@ -60,7 +60,8 @@ void RegisterSourceStore(py::module_& module) {
            py::arg("path"), py::arg("column_families") = std::vector<Text>(),
            "Raises UsageError, RefusedError or SourceError.")
       .def_property_readonly("path", [](const SourceStore& store) { return Text{store.path()}; })
-      .def_property_readonly("column_families", &SourceStore::families)
+      // Copies: references would keep the store open for as long as anybody has one of them.
+      .def_property_readonly("column_families", [](const SourceStore& store) { return store.families(); })
       .def_property_readonly(
           "identity", [](const SourceStore& store) { return Get([&] { return store.Identity(); }); },
           "RocksDB's id of this store.")

@@ -79,7 +79,7 @@ Status Decompress(Codec codec, std::string_view compressed, char* out, size_t ra
   bool right = false;
   if (codec == Codec::kNone) {
     right = compressed.size() == raw_size;
-    if (right) {
+    if (right && raw_size > 0) {
       std::memcpy(out, compressed.data(), raw_size);
     }
   } else if (codec == Codec::kLz4) {

@@ -59,6 +59,9 @@ Result<EntryListing> ListEntries(const SourceStore& store, rocksdb::ColumnFamily
 Result<size_t> PackRepair(const SourceStore& store, rocksdb::ColumnFamilyHandle* family,
                           const std::vector<std::string>& keys, size_t first, uint32_t target_family, Frame* frame,
                           size_t batch_bytes, Codec codec) {
+  if (batch_bytes < kBatchHeaderSize) {
+    return Status(Code::kUsage, "a batch of " + std::to_string(batch_bytes) + " bytes has no room for its header");
+  }
   if (Status status = frame->Reserve(batch_bytes, codec); !status.ok()) {
     return status;
   }

@@ -202,7 +202,7 @@ def _check_same_order(source: StoreReader, target: StoreReader) -> None:
     for family, ours in source.comparators().items():
         if theirs.get(family, ours) != ours:
             raise RefusedError(
-                f'column family "{family}" is ordered by {ours} in the source and by {theirs[family]} in the target: '
+                f'column family "{family}" has the comparator {ours} in the source and {theirs[family]} in the target: '
                 "the stores cannot be equal, whatever their entries"
             )
 

@@ -189,17 +189,14 @@ TEST_P(ApplierEndTest, SpoolFilesOfFinishedRangesAreGone) {
 
 // A job can be closed while a stream of it still holds its applier.
 TEST_P(ApplierEndTest, AStoreClosedUnderItIsAnErrorAndNoCrash) {
-  EXPECT_SURVIVES({
-    const TempDir directory;
-    const auto store = OpenTarget(directory / "store");
-    const auto started = ApplierFor(store, GetParam(), RangeOf(1));
-    const auto fresh = ApplierFor(store, GetParam(), RangeOf(2, 0, "m"));
-    EXPECT_THAT(ApplyEntries(started.get(), {{"a", "1"}}), IsOk());
-    EXPECT_THAT(store->Close(), IsOk());
-    EXPECT_THAT(ApplyEntries(fresh.get(), {{"n", "2"}}), Fails(Code::kTarget, "closed"));
-    EXPECT_THAT(started->Flush(), Fails(Code::kTarget, "closed"));
-    EXPECT_THAT(FinishAsApplied(started.get()), Fails(Code::kTarget, "closed"));
-  });
+  const auto store = OpenTarget(path_);
+  const auto started = ApplierFor(store, GetParam(), RangeOf(1));
+  const auto fresh = ApplierFor(store, GetParam(), RangeOf(2, 0, "m"));
+  ASSERT_THAT(ApplyEntries(started.get(), {{"a", "1"}}), IsOk());
+  ASSERT_THAT(store->Close(), IsOk());
+  EXPECT_THAT(ApplyEntries(fresh.get(), {{"n", "2"}}), Fails(Code::kTarget, "closed"));
+  EXPECT_THAT(started->Flush(), Fails(Code::kTarget, "closed"));
+  EXPECT_THAT(FinishAsApplied(started.get()), Fails(Code::kTarget, "closed"));
 }
 
 }  // namespace

@@ -263,6 +263,26 @@ TEST_F(PackRepairTest, SmallBatchesTakeTheKeysOneAfterAnother) {
   }
 }
 
+// Below its header there is no batch at all.
+TEST(PackRepairSizes, ABatchSizeBelowTheHeaderIsEnlargedOrRefused) {
+  EXPECT_SURVIVES({
+    const TempDir directory;
+    {
+      OwnedStore(directory / "store").Put("a", "1");
+    }
+    const auto source = OpenSource(directory / "store");
+    Frame frame(SharedPool());
+    for (size_t size = 0; size < kBatchHeaderSize; ++size) {
+      const auto packed = PackRepair(*source, Must(source->Family("default")), {"a"}, 0, 0, &frame, size, Codec::kNone);
+      if (packed.ok()) {
+        EXPECT_EQ(Must(frame.OpenRaw()), BatchOf({{"a", "1"}})) << size;
+      } else {
+        EXPECT_THAT(packed, Fails(Code::kUsage)) << size;
+      }
+    }
+  });
+}
+
 TEST_F(PackRepairTest, AnEntryLargerThanABatchTravelsAlone) {
   const std::string large(100'000, 'x');
   const std::string long_key(5000, 'k');

@@ -98,6 +98,7 @@ class TempDir {
 };
 
 // For what must not crash: the body runs in a process of its own and has to come to its end without a failure.
+// The body makes what it needs: nothing around it is cleaned up there. In TEST, not in TEST_F.
 #define EXPECT_SURVIVES(body)                                                                                     \
   do {                                                                                                            \
     GTEST_FLAG_SET(death_test_style, "threadsafe");                                                               \

@@ -22,6 +22,8 @@ __all__ = ["Child", "Processes"]
 WAIT_SECONDS = 90.0
 _TERMINATE_SECONDS = 10.0
 _LOG_LINES = 60
+# Fixtures end every child, but not when the tests themselves are killed.
+_DIE_WITH_PARENT = ["setpriv", "--pdeathsig", "KILL", "--"]
 _SMALL_PIECES = Path(__file__).with_name("small_pieces.py")
 
 
@@ -42,7 +44,11 @@ class Child:
         self.ended = threading.Event()
         self._on_line = on_line
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+            [*_DIE_WITH_PARENT, *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
         )
         self._stdout: str | None = None
         self._reader = threading.Thread(target=self._read, daemon=True)

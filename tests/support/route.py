@@ -86,17 +86,8 @@ class Pieces:
     @property
     def unfinished_files(self) -> int:
         """What a receiver that dies may lose besides the window: one file a stream."""
-        return self.streams * self._file
-
-    @property
-    def files_under_way(self) -> int:
-        """Files at a receiver that are being filled, one a stream, or finished: two at work, two in the queue."""
-        return (self.streams + 4) * self._file
-
-    @property
-    def _file(self) -> int:
         # A file is full behind the batch that fills it, and the block that it is in.
-        return self.sst_file_bytes + self.batch_bytes + 64 * KIB
+        return self.streams * (self.sst_file_bytes + self.batch_bytes + 64 * KIB)
 
 
 @dataclass

@@ -16,7 +16,7 @@ MIB = 1 << 20
 def test_the_defaults_are_those_that_the_command_line_documents() -> None:
     options = MigrationOptions.checked()
     assert (options.lane, options.compression, options.target_compression) == ("auto", "auto", "auto")
-    assert (options.max_memory, options.batch_bytes, options.window) == (256 * MIB, MIB, 8)
+    assert (options.max_memory, options.batch_bytes, options.window) == (256 * MIB, 2 * MIB, 8)
     assert (options.key_range, options.column_families, options.job) == (KeyRange(), (), None)
     assert (options.allow_nonempty, options.dry_run) == (False, False)
     assert 1 <= options.streams == default_streams() <= 4
@@ -26,7 +26,7 @@ def test_the_defaults_are_those_that_the_command_line_documents() -> None:
     ("name", "given", "held"),
     [
         ("max_memory", "1GiB", 1 << 30),
-        ("batch_bytes", "auto", MIB),
+        ("batch_bytes", "auto", 2 * MIB),
         ("batch_bytes", "64KiB", 64 << 10),
         ("sst_file_bytes", "8M", 8 * MIB),
         ("key_range", "61..", KeyRange(b"a")),

@@ -1,0 +1,245 @@
+"""Connections that break, bend bits or stand still: the sender gets over it by itself, or says how to go on."""
+
+from __future__ import annotations
+
+import random
+import shlex
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from kvbatch._core.frame import HEADER_BYTES, FrameType
+from support.link import Cut, Hold, Passing, Trap, data_frame, finish_answer, finish_request, open_request
+from support.route import KIB, SOURCE_BYTES, Pieces, Route, chance, check_done, check_equal
+
+RETRIED = '"event": "retry"'
+
+
+def _flipped(data: bytes, bit: int) -> bytes:
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+# -- cuts -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_connection_cut_over_and_over(make_route: Callable[[Pieces], Route], number: int) -> None:
+    """Each cut falls somewhere inside one of the frames that follow, on one connection or on all."""
+    draw = chance(f"cuts {number}")
+    route = make_route(Pieces.drawn(draw))
+    frames = SOURCE_BYTES // route.pieces.batch_bytes
+    cuts, every = 5, max(1, frames // 8)
+    due = draw.randrange(every)
+
+    def hook(passing: Passing) -> bytes:
+        nonlocal cuts, due
+        if cuts and data_frame(due)(passing):
+            cuts -= 1
+            due = passing.number + 1 + draw.randrange(every)
+            raise Cut(passing.data[: draw.randrange(len(passing.data))], everywhere=draw.random() < 0.5)
+        return passing.data
+
+    route.link.hook = hook
+    sender = route.migrate()
+    summary = sender.result()
+    check_done(summary, resumed=True)
+    assert cuts == 0
+    assert RETRIED in sender.errors
+    # The receiver lives on: it makes durable what it applied.
+    assert summary["resent_bytes"] <= 5 * route.pieces.windows
+    check_equal(route.source, route.copy, read_back=number == 0)
+
+
+@pytest.mark.parametrize("moment", [open_request, finish_request, finish_answer], ids=["open", "finish", "answer"])
+def test_control_connection_cut(lasting_route: Route, moment: Callable[[Passing], bool]) -> None:
+    def strike(passing: Passing) -> bytes:
+        raise Cut(passing.data[:10])
+
+    lasting_route.link.hook = Trap(moment, strike)
+    sender = lasting_route.migrate()
+    check_done(sender.result())
+    assert RETRIED in sender.errors
+    check_equal(lasting_route.source, lasting_route.copy)
+
+
+def test_link_that_always_breaks_in_the_end_still_serves(lasting_route: Route) -> None:
+    """Attempts count from the last that made anything durable, so one more is enough here."""
+    last_cut = 0
+
+    def hook(passing: Passing) -> bytes:
+        nonlocal last_cut
+        if passing.frame.type == FrameType.DATA and passing.number >= last_cut + 40:
+            last_cut = passing.number
+            raise Cut(everywhere=True)
+        return passing.data
+
+    lasting_route.link.hook = hook
+    sender = lasting_route.migrate("--retries", 1)
+    check_done(sender.result(), resumed=True)
+    assert sender.errors.count(RETRIED) >= 5
+    check_equal(lasting_route.source, lasting_route.copy)
+
+
+# -- bits -------------------------------------------------------------------------------------------------------------
+
+_CRC32C_BIT = 8 * (HEADER_BYTES - 4)
+_PLACES: dict[str, Callable[[random.Random, bytes], int]] = {
+    "payload": lambda draw, data: 8 * HEADER_BYTES + draw.randrange(8 * (len(data) - HEADER_BYTES)),
+    "first payload byte": lambda draw, data: 8 * HEADER_BYTES + draw.randrange(8),
+    "last payload byte": lambda draw, data: 8 * len(data) - 1 - draw.randrange(8),
+    "header": lambda draw, data: 8 * 8 + draw.randrange(_CRC32C_BIT - 8 * 8),
+    "checksum of the header": lambda draw, data: _CRC32C_BIT + draw.randrange(32),
+    "magic": lambda draw, data: draw.randrange(32),
+    "version": lambda draw, data: 32 + draw.randrange(8),
+}
+
+
+@pytest.mark.parametrize("place", _PLACES)
+def test_flipped_bit_in_a_data_frame_is_refused_and_sent_again(lasting_route: Route, place: str) -> None:
+    draw = chance(f"flip {place}")
+    lasting_route.link.hook = trap = Trap(
+        data_frame(50 + draw.randrange(350)), lambda passing: _flipped(passing.data, _PLACES[place](draw, passing.data))
+    )
+    sender = lasting_route.migrate()
+    check_done(sender.result(), resumed=True)
+    assert trap.struck.is_set()
+    assert RETRIED in sender.errors
+    check_equal(lasting_route.source, lasting_route.copy, read_back=place == "payload")
+
+
+@pytest.mark.parametrize(
+    ("type_", "place"),
+    [
+        (FrameType.ACK, "payload"),
+        (FrameType.RANGE_END, "header"),
+        (FrameType.REPLY, "payload"),
+        (FrameType.WELCOME, "header"),
+    ],
+)
+def test_flipped_bit_in_a_control_frame_is_refused_and_sent_again(
+    lasting_route: Route, type_: FrameType, place: str
+) -> None:
+    draw = chance(f"flip {type_} {place}")
+    lasting_route.link.hook = Trap(
+        lambda passing: passing.frame.type == type_,
+        lambda passing: _flipped(passing.data, _PLACES[place](draw, passing.data)),
+    )
+    sender = lasting_route.migrate()
+    check_done(sender.result())
+    assert RETRIED in sender.errors
+    check_equal(lasting_route.source, lasting_route.copy)
+
+
+def test_every_eighth_frame_bent_for_a_while(make_route: Callable[[Pieces], Route]) -> None:
+    draw = chance("bent")
+    route = make_route(Pieces(batch_bytes=128 * KIB))
+    bent = 0
+
+    def hook(passing: Passing) -> bytes:
+        nonlocal bent
+        if passing.frame.type != FrameType.DATA or bent == 5 or passing.number % 8:
+            return passing.data
+        bent += 1
+        return _flipped(passing.data, _PLACES["payload"](draw, passing.data))
+
+    route.link.hook = hook
+    summary = route.migrate().result()
+    check_done(summary, resumed=True)
+    assert bent == 5
+    check_equal(route.source, route.copy)
+
+
+def test_link_that_bends_every_frame_ends_the_job_as_failed(lasting_route: Route) -> None:
+    lasting_route.link.hook = lambda passing: (
+        _flipped(passing.data, 8 * HEADER_BYTES) if passing.frame.type == FrameType.DATA else passing.data
+    )
+    sender = lasting_route.migrate("--retries", 2)
+    # What the receiver says of it may be lost behind the reset of a connection that it closes with data unread.
+    assert sender.wait() in (1, 75)
+    assert "crc32c" in sender.errors
+    lasting_route.link.hook = lambda passing: passing.data
+    check_done(lasting_route.migrate().result())
+    check_equal(lasting_route.source, lasting_route.copy)
+
+
+# -- standing still ---------------------------------------------------------------------------------------------------
+
+
+def test_stalled_link_is_waited_for(lasting_route: Route) -> None:
+    lasting_route.link.hook = hold = Hold(data_frame(200))
+    sender = lasting_route.migrate()
+    sender.until(hold.reached)
+    for _ in range(2):
+        sender.expect('"sample"')
+    hold.release.set()
+    summary = sender.result()
+    check_done(summary, resumed=False)
+    assert summary["resent_bytes"] == 0
+    assert RETRIED not in sender.errors
+    check_equal(lasting_route.source, lasting_route.copy)
+
+
+def test_receiver_that_is_stopped_and_continued(route: Route) -> None:
+    def strike(passing: Passing) -> bytes:
+        route.receiver.signal(signal.SIGSTOP)
+        return passing.data
+
+    route.link.hook = trap = Trap(data_frame(200), strike)
+    sender = route.migrate()
+    sender.until(trap.struck)
+    for _ in range(2):
+        sender.expect('"sample"')
+    route.receiver.signal(signal.SIGCONT)
+    summary = sender.result()
+    check_done(summary, resumed=False)
+    assert summary["resent_bytes"] == 0
+    assert RETRIED not in sender.errors
+    check_equal(route.source, route.copy)
+
+
+def test_sender_terminated_while_it_waits_for_a_silent_target(lasting_route: Route) -> None:
+    lasting_route.link.hook = hold = Hold(data_frame(200))
+    sender = lasting_route.migrate()
+    sender.until(hold.reached)
+    sender.signal(signal.SIGTERM)
+    assert sender.wait() == 75
+    hold.release.set()
+    check_done(lasting_route.migrate().result(), resumed=True)
+    check_equal(lasting_route.source, lasting_route.copy)
+
+
+# -- for good ---------------------------------------------------------------------------------------------------------
+
+
+def test_receiver_that_never_comes_back_ends_with_the_command_to_go_on(route: Route) -> None:
+    def strike(passing: Passing) -> bytes:
+        route.receiver.kill()
+        raise Cut(everywhere=True)
+
+    route.link.hook = Trap(data_frame(200), strike)
+    sender = route.migrate("--retries", 2)
+    assert sender.wait() == 75
+    assert sender.stdout == ""
+    attempts = sender.errors.count(RETRIED)
+    # What the first session made durable may give one more round.
+    assert 2 <= attempts <= 5
+    said = next(line for line in sender.lines if "carry on with" in line)
+    assert "nothing is lost" in said
+    words = shlex.split(said.partition("carry on with: ")[2])
+    assert words[:4] == ["kvbatch", "migrate", str(route.source), route.endpoint()]
+    route.start_receiver()
+    route.link.hook = lambda passing: passing.data
+    again = route.processes.migrate(route.source, route.endpoint(), *words[4:])
+    check_done(again.result(), resumed=True)
+    check_equal(route.source, route.copy)
+
+
+def test_no_receiver_at_all(route: Route) -> None:
+    route.receiver.kill()
+    sender = route.migrate("--retries", 1)
+    assert sender.wait() == 75
+    assert sender.errors.count(RETRIED) == 1
+    assert not route.copy.exists()

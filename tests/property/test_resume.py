@@ -1,0 +1,181 @@
+"""A state machine of everything that can come between a job and its end; at the end source and target are equal."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+import kvbatch
+from support.stores import read_store, tree, write_store
+
+WINDOW = 2
+BATCH_BYTES = [4096, 8192, 20000]
+SST_FILE_BYTES = 16384
+# What RocksDB leaves room for in a batch beside keys and values, generously.
+FRAME_SLACK = 1024
+
+_random = random.Random(5)
+# About 200 kB in two families: some forty batches.
+ENTRIES = {
+    "default": {b"key-%04d" % number: _random.randbytes(100) for number in range(1500)},
+    "other": {b"%d" % number: _random.randbytes(number % 400) for number in range(150)},
+}
+
+
+def _error_of(migration: kvbatch.Migration) -> kvbatch.KvbatchError | None:
+    try:
+        migration.wait(60)
+    except kvbatch.KvbatchError as error:
+        return error
+    return None
+
+
+class Resume(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        base = "/dev/shm" if Path("/dev/shm").is_dir() else None
+        self.folder = Path(tempfile.mkdtemp(prefix="kvbatch-resume-", dir=base))
+        self.source = write_store(self.folder / "source", ENTRIES)
+        self.source_tree = tree(self.source)
+        self.state = self.folder / "state"
+        self.receiver: kvbatch.Receiver | None = None
+        self.remote = False
+        self.finished = False
+        # What may be sent again at most, by the interruptions so far.
+        self.allowed_resent = 0
+
+    @initialize(remote=st.booleans())
+    def choose_the_way(self, remote: bool) -> None:
+        self.remote = remote
+        if remote:
+            self._serve()
+
+    def _serve(self) -> None:
+        self.receiver = kvbatch.serve(self.folder / "root")
+
+    def _target(self) -> str:
+        if self.receiver is None:
+            return str(self.folder / "root" / "target")
+        return f"kvbatch://127.0.0.1:{self.receiver.port}/target"
+
+    def _migrate(self, **options: Any) -> kvbatch.Migration:
+        # The receiver's port may differ from run to run: the job is told by its name.
+        settings_ = {
+            "job": "resume",
+            "state_dir": self.state,
+            "window": WINDOW,
+            "range_bytes": 20000,
+            "sst_file_bytes": SST_FILE_BYTES,
+            "batch_bytes": 4096,
+            "retries": 0,
+            **options,
+        }
+        return kvbatch.migrate(self.source, self._target(), **settings_)
+
+    def _interrupted(self, streams: int, batch_bytes: int) -> None:
+        """One window a stream, and what stood in its unfinished file."""
+        self.allowed_resent += streams * (WINDOW * (batch_bytes + FRAME_SLACK) + SST_FILE_BYTES + batch_bytes)
+
+    def _end(self, migration: kvbatch.Migration, streams: int, batch_bytes: int) -> None:
+        """Waits; the job may as well have been quicker than what was to stop it."""
+        error = _error_of(migration)
+        if error is None:
+            self._check_finished(migration.wait())
+        elif isinstance(error, kvbatch.RefusedError):
+            # The target was finished before, and the sender lost its record of that, or never got the answer.
+            assert "already holds data" in str(error)
+            self._check_content()
+            self.finished = True
+        else:
+            assert error.resumable or error.retryable, repr(error)
+            self._interrupted(streams, batch_bytes)
+
+    def _check_content(self) -> None:
+        assert read_store(self.folder / "root" / "target") == ENTRIES
+
+    def _check_finished(self, summary: kvbatch.Summary) -> None:
+        self.finished = True
+        assert summary.state == "done"
+        assert summary.entries == sum(len(entries) for entries in ENTRIES.values())
+        assert summary.resent_bytes <= self.allowed_resent
+        self._check_content()
+
+    @rule(events=st.integers(0, 14), streams=st.integers(1, 3), batch_bytes=st.sampled_from(BATCH_BYTES))
+    def run_and_cancel(self, events: int, streams: int, batch_bytes: int) -> None:
+        migration = self._migrate(streams=streams, batch_bytes=batch_bytes)
+        for _ in itertools.islice(migration.events(), events):
+            pass
+        migration.cancel()
+        self._end(migration, streams, batch_bytes)
+
+    @precondition(lambda self: self.remote)
+    @rule(events=st.integers(0, 14), streams=st.integers(1, 3), batch_bytes=st.sampled_from(BATCH_BYTES))
+    def run_and_stop_the_receiver(self, events: int, streams: int, batch_bytes: int) -> None:
+        assert self.receiver is not None
+        migration = self._migrate(streams=streams, batch_bytes=batch_bytes)
+        for _ in itertools.islice(migration.events(), events):
+            pass
+        self.receiver.stop()
+        self._end(migration, streams, batch_bytes)
+        self._serve()
+
+    @rule()
+    def lose_the_senders_state(self) -> None:
+        shutil.rmtree(self.state, ignore_errors=True)
+
+    # No precondition may ask whether the job is finished: that is a matter of speed, and would make examples flaky.
+    @rule()
+    def another_source_of_that_name_is_refused(self) -> None:
+        """A source that changed is another one; the job's own carries on behind it."""
+        started = (self.folder / "root" / "target" / "CURRENT").exists() and not self.finished
+        kept = self.folder / "kept"
+        self.source.rename(kept)
+        write_store(self.source, {"default": {b"changed": b"1"}, "other": {}})
+        try:
+            if started:
+                files = self._files()
+                refused = _error_of(self._migrate())
+                assert isinstance(refused, kvbatch.RefusedError), "it went on with the job of another source"
+                assert "fingerprint" in str(refused) or "already holds data" in str(refused)
+                assert self._files() >= files, "files of the target are gone"
+        finally:
+            shutil.rmtree(self.source)
+            kept.rename(self.source)
+
+    def _files(self) -> set[tuple[str, int]]:
+        target = self.folder / "root" / "target"
+        return {(file.name, file.stat().st_size) for file in target.glob("*.sst")}
+
+    @rule()
+    def run_to_the_end(self) -> None:
+        """And once more behind it: done already, or refused when the sender forgot it; never written again."""
+        for _ in range(2):
+            files = self._files() if self.finished else set()
+            self._end(self._migrate(), 4, 4096)
+            assert self.finished
+            assert files <= self._files()
+
+    @invariant()
+    def source_is_untouched(self) -> None:
+        assert tree(self.source) == self.source_tree
+
+    def teardown(self) -> None:
+        try:
+            self.run_to_the_end()
+            assert kvbatch.verify(str(self.source), self._target()).equal
+        finally:
+            if self.receiver is not None:
+                self.receiver.stop()
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+TestResume = Resume.TestCase
+TestResume.settings = settings(max_examples=15, stateful_step_count=8)

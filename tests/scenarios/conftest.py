@@ -1,0 +1,26 @@
+"""Fixtures of the scenarios."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import kvbatch
+from support.mounts import enter_private_namespace
+from support.places import Place
+
+# While tests are collected no store is open yet.
+enter_private_namespace()
+
+
+@pytest.fixture(params=["directory", "receiver"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """Both ways to a target."""
+    root = tmp_path / "place"
+    if request.param == "directory":
+        yield Place(root)
+        return
+    with kvbatch.serve(root) as receiver:
+        yield Place(root, receiver)

@@ -1,0 +1,105 @@
+"""A full disk at the target stops the job resumable, and it goes on once there is room."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import kvbatch
+from support.mounts import resize_disk, small_disk
+from support.places import Place
+from support.stores import kvbatch as run_kvbatch
+from support.stores import read_store, write_store
+
+_random = random.Random(3)
+# Does not compress: 12 MiB need 12 MiB.
+ENTRIES = {f"key-{number:05}".encode(): _random.randbytes(4096) for number in range(3000)}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_store(tmp_path / "source", {"default": ENTRIES})
+
+
+@pytest.fixture(params=["directory", "receiver"])
+def small_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    # The disk is mounted before the receiver starts: its threads see the mounts of the thread that started them.
+    with small_disk(tmp_path / "disk", "7m") as root:
+        if request.param == "directory":
+            yield Place(root)
+        else:
+            with kvbatch.serve(root) as receiver:
+                yield Place(root, receiver)
+
+
+@pytest.mark.parametrize("sst_file_bytes", ["512KiB", "64MiB"], ids=["in the fifth file", "in the first file"])
+def test_full_disk_is_resumable_and_the_job_goes_on_after_space_is_made(
+    source: Path, small_place: Place, sst_file_bytes: str
+) -> None:
+    options = {"sst_file_bytes": sst_file_bytes, "batch_bytes": "64KiB", "retries": 1}
+    with pytest.raises(kvbatch.NoSpaceError, match="No space left") as full:
+        kvbatch.migrate(source, small_place.endpoint(), **options).wait()
+    assert full.value.exit_code == 75
+    assert full.value.resumable
+    # Still full: the same answer, and nothing is lost by asking.
+    with pytest.raises(kvbatch.NoSpaceError):
+        kvbatch.migrate(source, small_place.endpoint(), **options).wait()
+    resize_disk(small_place.root, "64m")
+    summary = kvbatch.migrate(source, small_place.endpoint(), **options).wait()
+    assert summary.resumed
+    assert summary.entries == len(ENTRIES)
+    assert read_store(small_place.path()) == {"default": ENTRIES}
+    if sst_file_bytes == "512KiB":
+        assert summary.batches < len(ENTRIES) * 4096 // 65536, "what had become durable was moved again"
+
+
+def test_command_ends_with_75_and_the_command_to_go_on(source: Path, small_place: Place) -> None:
+    command = ["migrate", source, small_place.endpoint(), "--json", "--progress", "none"]
+    done = run_kvbatch(*command)
+    assert done.returncode == 75, done.stderr
+    assert done.stdout == ""
+    assert "No space left" in done.stderr
+    assert f"carry on with: kvbatch migrate {source} {small_place.endpoint()}" in done.stderr
+    assert "Traceback" not in done.stderr
+    resize_disk(small_place.root, "64m")
+    done = run_kvbatch(*command)
+    assert done.returncode == 0, done.stderr
+    assert read_store(small_place.path()) == {"default": ENTRIES}
+
+
+def test_full_disk_while_overwriting_a_target_with_data(source: Path, small_place: Place) -> None:
+    """This way goes through the WAL, not through files of its own."""
+    theirs = {b"key-00000": b"theirs", b"key-02999": b"theirs", b"mine": b"1"}
+    write_store(small_place.path(), {"default": theirs})
+    options = {"allow_nonempty": True, "batch_bytes": "64KiB", "sst_file_bytes": "512KiB", "retries": 1}
+    with pytest.raises(kvbatch.NoSpaceError):
+        kvbatch.migrate(source, small_place.endpoint(), **options).wait()
+    resize_disk(small_place.root, "64m")
+    summary = kvbatch.migrate(source, small_place.endpoint(), **options).wait()
+    assert summary.resumed
+    assert read_store(small_place.path()) == {"default": {**theirs, **ENTRIES}}
+
+
+def test_disk_that_is_full_from_the_start(source: Path, small_place: Place) -> None:
+    resize_disk(small_place.root, "8k")
+    (small_place.root / "filler").write_bytes(bytes(4096))
+    with pytest.raises(kvbatch.NoSpaceError):
+        kvbatch.migrate(source, small_place.endpoint(), retries=1).wait()
+    (small_place.root / "filler").unlink()
+    resize_disk(small_place.root, "64m")
+    kvbatch.migrate(source, small_place.endpoint()).wait()
+    assert read_store(small_place.path()) == {"default": ENTRIES}
+
+
+def test_other_jobs_of_the_receiver_go_on(tmp_path: Path, source: Path) -> None:
+    small = write_store(tmp_path / "small", {"default": {b"k": b"v"}})
+    with small_disk(tmp_path / "disk", "7m") as root, kvbatch.serve(root) as receiver:
+        place = Place(root, receiver)
+        with pytest.raises(kvbatch.NoSpaceError):
+            kvbatch.migrate(source, place.endpoint("large"), retries=1).wait()
+        resize_disk(root, "64m")
+        kvbatch.migrate(small, place.endpoint("small")).wait()
+        assert read_store(place.path("small")) == {"default": {b"k": b"v"}}
