@@ -52,7 +52,6 @@ class MigrationOptions(BaseModel):
     job: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     state_dir: Path = Field(default_factory=default_state_dir)
     allow_nonempty: bool = False
-    dry_run: bool = False
     retries: int = Field(default=8, ge=0)
     sst_file_bytes: Size = 64 * MIB
     max_ranges: int = Field(default=64, ge=1, le=10_000)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kvbatch
+from support.places import quick_folder
 from support.stores import raw_options, read_store
 
 # Few distinct bytes, so that keys meet again: overwritten, deleted, prefixes of each other.
@@ -55,14 +53,6 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
-@contextmanager
-def folder() -> Iterator[Path]:
-    """Memory is as good as a disk here and quicker to sync."""
-    base = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    with tempfile.TemporaryDirectory(prefix="kvbatch-property-", dir=base) as path:
-        yield Path(path)
-
-
 def write_history(path: Path, history: dict[str, list[Any]]) -> dict[str, dict[bytes, bytes]]:
     """Does what the histories say; returns what a reader must find."""
     options = raw_options()
@@ -98,7 +88,7 @@ def test_any_history_comes_out_equal(
     data: st.DataObject, names: list[str], options: dict[str, Any], through_receiver: bool
 ) -> None:
     history = {name: data.draw(st.lists(OPERATIONS, max_size=14)) for name in ["default", *names]}
-    with folder() as base, kvbatch.serve(base / "root") as receiver:
+    with quick_folder("kvbatch-property-") as base, kvbatch.serve(base / "root") as receiver:
         expected = write_history(base / "source", history)
         target = f"kvbatch://127.0.0.1:{receiver.port}/target" if through_receiver else base / "root" / "target"
         summary = kvbatch.migrate(base / "source", target, state_dir=base / "state", **options).wait()
@@ -122,7 +112,7 @@ def test_range_over_a_target_with_data(
     ours: dict[bytes, bytes], theirs: dict[bytes, bytes], options: dict[str, Any], one: bytes, other: bytes
 ) -> None:
     start, end = min(one, other), max(one, other) + b"\0"
-    with folder() as base:
+    with quick_folder("kvbatch-property-") as base:
         write_history(base / "source", {"default": [("put", *entry) for entry in ours.items()]})
         write_history(base / "target", {"default": [("put", *entry) for entry in theirs.items()]})
         kvbatch.migrate(
@@ -146,7 +136,7 @@ def test_verify_finds_and_repairs_exactly_what_differs(ours: dict[bytes, bytes],
             theirs.pop(key, None)
         else:
             theirs[key] = value
-    with folder() as base:
+    with quick_folder("kvbatch-property-") as base:
         for name, entries in (("source", ours), ("target", theirs)):
             write_history(base / name, {"default": [("put", *entry) for entry in entries.items()]})
         report = kvbatch.verify(str(base / "source"), str(base / "target"))

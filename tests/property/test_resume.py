@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import shutil
-import tempfile
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
 
 from hypothesis import settings
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import kvbatch
+from support.places import quick_folder
 from support.stores import read_store, tree, write_store
 
 WINDOW = 2
@@ -23,9 +23,9 @@ SST_FILE_BYTES = 16384
 FRAME_SLACK = 1024
 
 _random = random.Random(5)
-# About 200 kB in two families: some forty batches.
+# About 700 kB in two families, moved in some eighty ranges: enough steps to stop between.
 ENTRIES = {
-    "default": {b"key-%04d" % number: _random.randbytes(100) for number in range(1500)},
+    "default": {b"key-%04d" % number: _random.randbytes(100) for number in range(6000)},
     "other": {b"%d" % number: _random.randbytes(number % 400) for number in range(150)},
 }
 
@@ -41,8 +41,8 @@ def _error_of(migration: kvbatch.Migration) -> kvbatch.KvbatchError | None:
 class Resume(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        base = "/dev/shm" if Path("/dev/shm").is_dir() else None
-        self.folder = Path(tempfile.mkdtemp(prefix="kvbatch-resume-", dir=base))
+        self.cleanup = ExitStack()
+        self.folder = self.cleanup.enter_context(quick_folder("kvbatch-resume-"))
         self.source = write_store(self.folder / "source", ENTRIES)
         self.source_tree = tree(self.source)
         self.state = self.folder / "state"
@@ -68,17 +68,32 @@ class Resume(RuleBasedStateMachine):
 
     def _migrate(self, **options: Any) -> kvbatch.Migration:
         # The receiver's port may differ from run to run: the job is told by its name.
-        settings_ = {
+        chosen = {
             "job": "resume",
             "state_dir": self.state,
             "window": WINDOW,
-            "range_bytes": 20000,
+            "range_bytes": 8192,
+            "max_ranges": 200,
             "sst_file_bytes": SST_FILE_BYTES,
             "batch_bytes": 4096,
             "retries": 0,
             **options,
         }
-        return kvbatch.migrate(self.source, self._target(), **settings_)
+        return kvbatch.Migration(str(self.source), self._target(), kvbatch.MigrationOptions.checked(**chosen))
+
+    def _run_for(self, events: int, **options: Any) -> kvbatch.Migration:
+        """Starts it, anew when it is finished already, and comes back after so many events, or at its end."""
+        if self.finished:
+            shutil.rmtree(self.folder / "root" / "target")
+            shutil.rmtree(self.state, ignore_errors=True)
+            self.finished = False
+            self.allowed_resent = 0
+        migration = self._migrate(**options)
+        seen = migration.events()
+        migration.start()
+        for _ in itertools.islice(seen, events):
+            pass
+        return migration
 
     def _interrupted(self, streams: int, batch_bytes: int) -> None:
         """One window a stream, and what stood in its unfinished file."""
@@ -108,21 +123,17 @@ class Resume(RuleBasedStateMachine):
         assert summary.resent_bytes <= self.allowed_resent
         self._check_content()
 
-    @rule(events=st.integers(0, 14), streams=st.integers(1, 3), batch_bytes=st.sampled_from(BATCH_BYTES))
+    @rule(events=st.integers(0, 160), streams=st.integers(1, 3), batch_bytes=st.sampled_from(BATCH_BYTES))
     def run_and_cancel(self, events: int, streams: int, batch_bytes: int) -> None:
-        migration = self._migrate(streams=streams, batch_bytes=batch_bytes)
-        for _ in itertools.islice(migration.events(), events):
-            pass
+        migration = self._run_for(events, streams=streams, batch_bytes=batch_bytes)
         migration.cancel()
         self._end(migration, streams, batch_bytes)
 
     @precondition(lambda self: self.remote)
-    @rule(events=st.integers(0, 14), streams=st.integers(1, 3), batch_bytes=st.sampled_from(BATCH_BYTES))
+    @rule(events=st.integers(0, 160), streams=st.integers(1, 3), batch_bytes=st.sampled_from(BATCH_BYTES))
     def run_and_stop_the_receiver(self, events: int, streams: int, batch_bytes: int) -> None:
         assert self.receiver is not None
-        migration = self._migrate(streams=streams, batch_bytes=batch_bytes)
-        for _ in itertools.islice(migration.events(), events):
-            pass
+        migration = self._run_for(events, streams=streams, batch_bytes=batch_bytes)
         self.receiver.stop()
         self._end(migration, streams, batch_bytes)
         self._serve()
@@ -142,7 +153,7 @@ class Resume(RuleBasedStateMachine):
         try:
             if started:
                 files = self._files()
-                refused = _error_of(self._migrate())
+                refused = _error_of(self._migrate().start())
                 assert isinstance(refused, kvbatch.RefusedError), "it went on with the job of another source"
                 assert "fingerprint" in str(refused) or "already holds data" in str(refused)
                 assert self._files() >= files, "files of the target are gone"
@@ -154,12 +165,11 @@ class Resume(RuleBasedStateMachine):
         target = self.folder / "root" / "target"
         return {(file.name, file.stat().st_size) for file in target.glob("*.sst")}
 
-    @rule()
-    def run_to_the_end(self) -> None:
+    def _run_to_the_end(self) -> None:
         """And once more behind it: done already, or refused when the sender forgot it; never written again."""
         for _ in range(2):
             files = self._files() if self.finished else set()
-            self._end(self._migrate(), 4, 4096)
+            self._end(self._migrate().start(), 4, 4096)
             assert self.finished
             assert files <= self._files()
 
@@ -169,13 +179,14 @@ class Resume(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            self.run_to_the_end()
+            self._run_to_the_end()
             assert kvbatch.verify(str(self.source), self._target()).equal
         finally:
             if self.receiver is not None:
                 self.receiver.stop()
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self.cleanup.close()
 
 
 TestResume = Resume.TestCase
-TestResume.settings = settings(max_examples=15, stateful_step_count=8)
+# An example is a whole life of a job: fewer of them than of others.
+TestResume.settings = settings(max_examples=max(1, settings().max_examples * 3 // 8), stateful_step_count=8)

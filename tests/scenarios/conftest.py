@@ -9,10 +9,16 @@ import pytest
 
 import kvbatch
 from support.mounts import enter_private_namespace
-from support.places import Place
+from support.places import Place, quick_folder
 
 # While tests are collected no store is open yet.
 enter_private_namespace()
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    with quick_folder("kvbatch-scenario-") as folder:
+        yield folder
 
 
 @pytest.fixture(params=["directory", "receiver"])

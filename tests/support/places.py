@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import kvbatch
 
@@ -22,3 +26,15 @@ class Place:
 
     def path(self, name: str = "target") -> Path:
         return self.root / name
+
+
+_MEMORY = Path("/dev/shm")
+_ENOUGH_BYTES = 2 << 30
+
+
+@contextmanager
+def quick_folder(prefix: str) -> Iterator[Path]:
+    """An empty folder, in memory where there is room: many small stores mostly wait for a disk's syncs."""
+    roomy = _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ENOUGH_BYTES
+    with TemporaryDirectory(prefix=prefix, dir=_MEMORY if roomy else None, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
