@@ -76,6 +76,8 @@ class ReceiverControl:
         if self._session is None:
             raise ProtocolError("finish without an open job")
         self._session.job.finish()
+        # Whoever hears the answer may use the store at once.
+        self._receiver.forget_session(self._session)
         log.info("job finished", job=self._session.job.manifest.job)
         return {}
 

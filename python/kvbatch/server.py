@@ -214,6 +214,10 @@ class Receiver:
 
     def close_session(self, session: Session) -> None:
         session.close()
+        self.forget_session(session)
+
+    def forget_session(self, session: Session) -> None:
+        """The session's directory is free for others."""
         with self._lock:
             self._sessions.pop(session.id, None)
 
