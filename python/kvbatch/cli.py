@@ -10,8 +10,8 @@ import json
 import shlex
 import signal
 import sys
-import threading
 import time
+import traceback
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -229,11 +229,13 @@ class _StopOnSignals:
         self._migration.cancel()
 
     def __enter__(self) -> None:
-        self._old = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
 
     def __exit__(self, *exc: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
+        # There is nothing left to stop, and the result is still to be printed.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _show_summary(summary: Summary, *, moved: bool) -> None:
@@ -308,12 +310,12 @@ def serve(
     """Receive migrations into directories below a root, until SIGTERM or SIGINT."""
     host, port = _parse_listen(listen)
     receiver = Receiver(root, host, port, max_memory=parse_bytes(max_memory), insecure=insecure)
-    done = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: done.set())
+    # Blocked in every thread and waited for in this one: a handler that sets an event can deadlock on a second signal.
+    ends = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     receiver.start()
     print(f"listening on {format_address(receiver.host, receiver.port)}, root {receiver.root}", flush=True)
-    done.wait()
+    signal.sigwait(ends)
     receiver.stop()
 
 
@@ -453,7 +455,9 @@ def _configure_logs() -> None:
 
 def _fail(error: KvbatchError, arguments: list[str]) -> NoReturn:
     print(f"kvbatch: {error}", file=sys.stderr)
-    if error.resumable:
+    if error.resumable and arguments[:1] != ["migrate"]:
+        print(f"try again with: kvbatch {shlex.join(arguments)}", file=sys.stderr)
+    elif error.resumable:
         print(f"nothing is lost; carry on with: kvbatch {shlex.join(arguments)}", file=sys.stderr)
     elif error.exit_code == 1 and arguments[:1] == ["migrate"]:
         print(
@@ -473,10 +477,10 @@ def main() -> None:
         app(arguments)
     except KvbatchError as error:
         if debug:
-            raise
+            traceback.print_exc()
         _fail(error, arguments)
     except Exception as error:
         if debug:
-            raise
+            traceback.print_exc()
         print(f"kvbatch: {type(error).__name__}: {error} (this is a bug; --debug shows where)", file=sys.stderr)
         sys.exit(1)

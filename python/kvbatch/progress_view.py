@@ -44,7 +44,7 @@ def _message(event: Event) -> str | None:
         what = "carrying on" if data["resumed"] else "starting"
         return f"job {data['job']}: {what}, {data['ranges']} ranges in the {data['lane']} lane"
     if event.kind == "retry":
-        return f"trying again: {data['error']}"
+        return f"attempt {data['attempt']} failed, the next in {data['wait_seconds']:.1f} s: {data['error']}"
     if event.kind == "warning":
         return str(data["message"])
     return None

@@ -191,5 +191,5 @@ def test_a_state_directory_that_cannot_be_used_is_2_with_the_way_out(world: Worl
 
 def test_debug_shows_where_an_error_came_from(world: World) -> None:
     done = kvbatch("migrate", world.path / "none", world.target, "--debug")
-    assert done.returncode == 1
+    assert done.returncode == 2, "the same as without --debug"
     assert "Traceback" in done.stderr

@@ -57,7 +57,7 @@ def test_json_is_one_event_a_line() -> None:
 def test_plain_lines_tell_of_what_is_not_routine(mode: ProgressMode) -> None:
     text = shown(mode, EVENTS)
     assert text.splitlines()[0] == "job nightly: starting, 7 ranges in the batch lane"
-    assert "trying again" in text
+    assert "attempt 1 failed" in text
     assert "the cable fell out" in text
     assert "mind the gap" in text
     assert "\x1b" not in text
