@@ -125,6 +125,7 @@ class Migration:
             self._bus.publish("done", state=_state_after(error), error=str(error))
         finally:
             del self._store
+            self._state.close()
             self._finished.set()
 
     def _run_job(self) -> Summary:

@@ -64,6 +64,7 @@ class RemoteStream:
     def _take_ack(self) -> bool:
         """Whether it was the answer to DRAIN."""
         _, ack = self._peer.receive(FrameType.ACK)
+        # As malformed_is_protocol_error, whose generator would be a good part of what an ack costs.
         try:
             frames, digest = int(ack["frames"]), b""
             if not 0 <= frames <= len(self._unacknowledged):
