@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +17,12 @@ import kvbatch
 from kvbatch._core.frame import FrameType
 from kvbatch.endpoints import ReceiverEndpoint
 from kvbatch.target_remote import RemoteSession
+from support.link import Hold, Link
 from support.sender import SmallSource
 from support.stores import kvbatch as command_line
 from support.stores import kvbatch_command, numbered, read_store, write_store
 from support.targets import BOUNDS, ENTRIES
-from support.wire import Direction, RawPeer, Relay, WireFrame, unchanged
+from support.wire import RawPeer
 
 WAIT_SECONDS = 20
 
@@ -123,32 +123,21 @@ def test_an_ipv6_address_is_printed_as_it_is_typed(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def stuck(receiver: kvbatch.Receiver) -> Iterator[tuple[Relay, threading.Event]]:
-    """A way to the receiver that lets some acks through and then none, until the event is set."""
-    acks = 0
-    go_on = threading.Event()
-
-    def hold(direction: Direction, frame: WireFrame) -> bytes | None:
-        nonlocal acks
-        if direction == "down" and frame.type == FrameType.ACK:
-            acks += 1
-            if acks > 3:
-                go_on.wait(WAIT_SECONDS)
-        return unchanged(direction, frame)
-
-    with Relay(receiver.port, hold) as relay:
-        yield relay, go_on
-        go_on.set()
+def stuck(receiver: kvbatch.Receiver) -> Iterator[tuple[Link, Hold]]:
+    """A way to the receiver that lets some acks through and then nothing until it is released."""
+    hold = Hold(lambda passing: passing.frame.type == FrameType.ACK and passing.number > 3)
+    with Link(receiver.port, hold) as link:
+        yield link, hold
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_migration_is_75_with_the_command_that_then_finishes_it(
-    receiver: kvbatch.Receiver, stuck: tuple[Relay, threading.Event], tmp_path: Path, number: int
+    receiver: kvbatch.Receiver, stuck: tuple[Link, Hold], tmp_path: Path, number: int
 ) -> None:
-    relay, go_on = stuck
+    link, hold = stuck
     entries = {"default": numbered(5000), "users": numbered(100)}
     source = write_store(tmp_path / "source", entries)
-    target = f"kvbatch://127.0.0.1:{relay.port}/copy"
+    target = f"kvbatch://127.0.0.1:{link.port}/copy"
     options = ("--job", "nightly", "--streams", "1", "--batch-size", "4KiB", "--window", "1", "--json")
     command = ("migrate", source, target, *options, "--progress", "json")
     with process(*command) as running:
@@ -166,7 +155,7 @@ def test_an_interrupted_migration_is_75_with_the_command_that_then_finishes_it(
     shown = json.loads(command_line("status", "nightly", "--json").stdout)
     assert (shown["state"], shown["pid"], shown["summary"]) == ("stopped", None, None)
 
-    go_on.set()
+    hold.release.set()
     again = command_line(*command)
     assert again.returncode == 0, again.stderr
     summary = json.loads(again.stdout)

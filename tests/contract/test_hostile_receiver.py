@@ -13,19 +13,10 @@ import pytest
 
 import kvbatch
 from kvbatch._core.frame import FrameType
+from support.link import Cut, Hook, Link, Passing, Trap, finish_answer, unchanged
 from support.stores import kvbatch as command_line
 from support.stores import numbered, read_store, write_store
-from support.wire import (
-    Direction,
-    RawPeer,
-    Relay,
-    WireFrame,
-    encode_frame,
-    fake_receiver,
-    patch_header,
-    read_frame,
-    unchanged,
-)
+from support.wire import RawPeer, encode_frame, fake_receiver, patch_header, read_frame
 
 ENTRIES = {"default": numbered(2000), "users": numbered(500)}
 WELCOME = {"software": "kvbatch 0", "protocol": 1, "role": "receiver", "max_frame_bytes": 1 << 27}
@@ -149,24 +140,20 @@ def test_nonsense_on_the_command_line_is_a_message_and_an_exit_code(source: Path
 # -- a receiver that turns bad in the middle --------------------------------------------------------------------------
 
 
-def rewrite_first(type_: FrameType, change: Callable[[Any], object]) -> Callable[[Direction, WireFrame], bytes | None]:
+def rewrite_first(type_: FrameType, change: Callable[[Any], object]) -> Hook:
     """Gives the JSON of the receiver's first frame of a type to `change`, and sends what it returns instead. An ack is
     the first that speaks for frames."""
-    changed = False
 
-    def rewrite(direction: Direction, frame: WireFrame) -> bytes | None:
-        nonlocal changed
-        if (
-            changed
-            or direction != "down"
-            or frame.type != type_
-            or (type_ == FrameType.ACK and not frame.json["frames"])
-        ):
-            return unchanged(direction, frame)
-        changed = True
-        return encode_frame(type_, change(frame.json), sequence=frame.header.sequence)
+    def due(passing: Passing) -> bool:
+        frame = passing.frame
+        return (
+            passing.direction == "down" and frame.type == type_ and (type_ != FrameType.ACK or frame.json["frames"] > 0)
+        )
 
-    return rewrite
+    def rewrite(passing: Passing) -> bytes:
+        return encode_frame(type_, change(passing.frame.json), sequence=passing.frame.header.sequence)
+
+    return Trap(due, rewrite)
 
 
 def ack(**changes: object) -> tuple[FrameType, Callable[[Any], object]]:
@@ -209,20 +196,20 @@ LIES: list[tuple[str, FrameType, Callable[[Any], object], type[kvbatch.KvbatchEr
 def test_a_receiver_that_lies_is_found_out_and_the_job_goes_on_with_an_honest_one(
     receiver: kvbatch.Receiver, source: Path, type_: FrameType, change: Callable[[Any], object], kind: type[Exception]
 ) -> None:
-    with Relay(receiver.port, rewrite_first(type_, change)) as relay:
+    with Link(receiver.port, rewrite_first(type_, change)) as link:
         with pytest.raises(kvbatch.KvbatchError) as raised:
             # One frame a range in one stream: nothing is durable before the lie, which would be a reason to go on.
-            migrate(source, relay.port, batch_bytes=1 << 20, streams=1)
-        relay.rewrite = unchanged
-        summary = migrate(source, relay.port)
+            migrate(source, link.port, batch_bytes=1 << 20, streams=1)
+        link.hook = unchanged
+        summary = migrate(source, link.port)
     assert isinstance(raised.value, kind), raised.value
     assert summary.entries == 2500
     assert read_store(receiver.root / "copy") == ENTRIES
 
 
 def test_one_broken_answer_is_retried(receiver: kvbatch.Receiver, source: Path) -> None:
-    with Relay(receiver.port, rewrite_first(FrameType.ACK, lambda value: {**value, "digest": "11" * 16})) as relay:
-        migration = kvbatch.migrate(source, f"kvbatch://127.0.0.1:{relay.port}/copy", retries=2, batch_bytes=4096)
+    with Link(receiver.port, rewrite_first(*ack(digest="11" * 16))) as link:
+        migration = kvbatch.migrate(source, f"kvbatch://127.0.0.1:{link.port}/copy", retries=2, batch_bytes=4096)
         events = list(migration.events())
         summary = migration.wait(timeout=WAIT_SECONDS)
     [retry] = [event.data for event in events if event.kind == "retry"]
@@ -234,22 +221,21 @@ def test_one_broken_answer_is_retried(receiver: kvbatch.Receiver, source: Path) 
 
 def test_an_answer_to_finish_that_was_lost_is_made_up_for(receiver: kvbatch.Receiver, source: Path) -> None:
     """The target is whole and has no trace of the job any more; the same command must see that and say done."""
-    finishing = False
+    finished = False
 
-    def cut(direction: Direction, frame: WireFrame) -> bytes | None:
-        nonlocal finishing
-        if direction == "up" and frame.type == FrameType.REQUEST and frame.json["operation"] == "finish":
-            finishing = True
-        if direction == "down" and frame.type == FrameType.REPLY and finishing:
-            return None
-        return unchanged(direction, frame)
+    def cut_from_there_on(passing: Passing) -> bytes:
+        nonlocal finished
+        finished = finished or finish_answer(passing)
+        if finished:
+            raise Cut
+        return passing.data
 
-    with Relay(receiver.port, cut) as relay:
+    with Link(receiver.port, cut_from_there_on) as link:
         with pytest.raises(kvbatch.TransportError):
-            migrate(source, relay.port)
-        assert finishing
-        relay.rewrite = unchanged
-        summary = migrate(source, relay.port)
+            migrate(source, link.port)
+        assert finished
+        link.hook = unchanged
+        summary = migrate(source, link.port)
     assert (summary.entries, summary.state) == (2500, "done")
     assert read_store(receiver.root / "copy") == ENTRIES
 
@@ -260,15 +246,15 @@ def test_verify_with_a_receiver_that_talks_nonsense_ends_with_a_protocol_error(
 ) -> None:
     migrate(source, receiver.port)
 
-    def rewrite(direction: Direction, frame: WireFrame) -> bytes | None:
-        if direction == "down" and frame.type == FrameType.REPLY and "runs" in frame.json:
-            return encode_frame(FrameType.REPLY, answer, sequence=frame.header.sequence)
-        return unchanged(direction, frame)
+    def rewrite(passing: Passing) -> bytes:
+        if passing.direction == "down" and passing.frame.type == FrameType.REPLY and "runs" in passing.frame.json:
+            return encode_frame(FrameType.REPLY, answer, sequence=passing.frame.header.sequence)
+        return passing.data
 
-    with Relay(receiver.port, rewrite) as relay, pytest.raises(kvbatch.ProtocolError):
-        kvbatch.verify(str(source), f"kvbatch://127.0.0.1:{relay.port}/copy")
+    with Link(receiver.port, rewrite) as link, pytest.raises(kvbatch.ProtocolError):
+        kvbatch.verify(str(source), f"kvbatch://127.0.0.1:{link.port}/copy")
 
 
-def test_the_relay_passes_everything_on(receiver: kvbatch.Receiver) -> None:
-    with Relay(receiver.port) as relay, RawPeer(relay.port) as peer:
+def test_the_link_passes_everything_on(receiver: kvbatch.Receiver) -> None:
+    with Link(receiver.port) as link, RawPeer(link.port) as peer:
         assert peer.hello("control").type == FrameType.WELCOME

@@ -7,11 +7,26 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from kvbatch._core.frame import FrameType
-from support.wire import Direction, WireFrame, read_frame, unchanged
+from support.wire import WireFrame, read_frame
 
-__all__ = ["Cut", "Hold", "Link", "Passing", "Trap", "data_frame", "finish_answer", "finish_request", "open_request"]
+__all__ = [
+    "Cut",
+    "Hold",
+    "Link",
+    "Passing",
+    "Trap",
+    "data_frame",
+    "finish_answer",
+    "finish_request",
+    "open_request",
+    "unchanged",
+]
+
+# "up" goes to the receiver.
+Direction = Literal["up", "down"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +41,7 @@ class Passing:
 
     @property
     def data(self) -> bytes:
-        return unchanged(self.direction, self.frame)
+        return self.frame.header.encode() + self.frame.payload
 
 
 class Cut(Exception):  # noqa: N818 - no error: what a test wants to happen
@@ -40,6 +55,10 @@ class Cut(Exception):  # noqa: N818 - no error: what a test wants to happen
 
 # What goes on instead of a frame. One call at a time: all connections stand still meanwhile.
 Hook = Callable[[Passing], bytes]
+
+
+def unchanged(passing: Passing) -> bytes:
+    return passing.data
 
 
 @dataclass
@@ -93,10 +112,10 @@ def finish_answer(passing: Passing) -> bool:
 
 
 class Link:
-    """Listens on `port` and carries whole frames to and from `upstream`, through `hook`."""
+    """Listens on `port` and carries whole frames to and from `upstream`, through `hook`, until it is closed."""
 
-    def __init__(self, upstream: int) -> None:
-        self.hook: Hook = lambda passing: passing.data
+    def __init__(self, upstream: int, hook: Hook = unchanged) -> None:
+        self.hook = hook
         self.upstream = upstream
         self._lock = threading.Lock()
         self._data_frames = 0
@@ -157,6 +176,12 @@ class Link:
         """Ends every connection."""
         for end in list(self._sockets):
             _shut(end)
+
+    def __enter__(self) -> Link:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     def close(self) -> None:
         if isinstance(self.hook, Hold):

@@ -10,12 +10,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from kvbatch._core.base import crc32c
 from kvbatch._core.frame import HEADER_BYTES, FrameHeader, FrameType
 
-__all__ = ["RawPeer", "Relay", "WireFrame", "encode_frame", "fake_receiver", "patch_header"]
+__all__ = ["RawPeer", "WireFrame", "encode_frame", "fake_receiver", "patch_header"]
 
 WAIT_SECONDS = 20.0
 
@@ -114,65 +114,6 @@ class RawPeer:
                 frames.append(self.read())
         except (EOFError, ConnectionResetError):
             return frames
-
-
-Direction = Literal["up", "down"]
-# What goes on instead of a frame; None cuts the connection.
-Rewrite = Callable[[Direction, WireFrame], bytes | None]
-
-
-def unchanged(direction: Direction, frame: WireFrame) -> bytes:
-    return frame.header.encode() + frame.payload
-
-
-class Relay:
-    """Stands between a sender and a receiver and hands every frame to `rewrite`: "up" goes to the receiver."""
-
-    def __init__(self, upstream: int, rewrite: Rewrite = unchanged) -> None:
-        self.rewrite = rewrite
-        self._upstream = upstream
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._sockets: list[socket.socket] = []
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                near, _ = self._listener.accept()
-            except OSError:
-                return
-            far = socket.create_connection(("127.0.0.1", self._upstream))
-            self._sockets += [near, far]
-            for direction, source, sink in (("up", near, far), ("down", far, near)):
-                thread = threading.Thread(target=self._pump, args=(direction, source, sink), daemon=True)
-                thread.start()
-                self._threads.append(thread)
-
-    def _pump(self, direction: Direction, source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(EOFError, OSError):
-            while (data := self.rewrite(direction, read_frame(source))) is not None:
-                sink.sendall(data)
-        for end in (source, sink):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
-    def __enter__(self) -> Relay:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._threads[0].join()
-        for end in self._sockets:
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join()
-        for end in self._sockets:
-            end.close()
 
 
 @contextmanager
