@@ -91,16 +91,18 @@ class VerifyReport:
 
 
 class _Readers:
-    """Readers of one endpoint for several threads: a directory's is shared, a receiver's is one a thread."""
+    """Readers of one endpoint for several threads: a directory's is shared, a receiver's is one a thread. A family that
+    is not there reads as an empty one."""
 
     def __init__(self, endpoint: Endpoint, column_families: Sequence[str] = ()) -> None:
         self._endpoint = endpoint
         self._lock = threading.Lock()
         self._local = threading.local()
         self.first = open_reader(endpoint, column_families)
+        self._families = set(self.first.column_families())
         self._all = [self.first]
 
-    def get(self) -> StoreReader:
+    def _get(self) -> StoreReader:
         if isinstance(self._endpoint, DirectoryEndpoint):
             return self.first
         reader: StoreReader | None = getattr(self._local, "reader", None)
@@ -110,24 +112,26 @@ class _Readers:
                 self._all.append(reader)
         return reader
 
+    def runs(self, family: str, start: bytes | None, end: bytes | None, run_entries: int) -> list[Run]:
+        return self._get().digest(family, start, end, run_entries) if family in self._families else []
+
+    def total(self, family: str, start: bytes | None, end: bytes | None) -> tuple[int, bytes]:
+        """How many entries [start, end) has, and the sum of their digests."""
+        runs = self.runs(family, start, end, 0)
+        return sum(run.entries for run in runs), sum_digests([run.digest for run in runs]) if runs else EMPTY_DIGEST
+
+    def entries(self, family: str, start: bytes | None, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        """All (key, digest) of [start, end), a page at a time."""
+        after: bytes | None = None
+        complete = family not in self._families
+        while not complete:
+            entries, complete = self._get().list_entries(family, start, end, _LIST_BYTES, after)
+            yield from entries
+            after = entries[-1][0] if entries else after
+
     def close(self) -> None:
         for reader in self._all:
             reader.close()
-
-
-def _total(runs: list[Run]) -> tuple[int, bytes]:
-    return sum(run.entries for run in runs), sum_digests([run.digest for run in runs]) if runs else EMPTY_DIGEST
-
-
-def _listed(reader: StoreReader, family: str, start: bytes | None, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
-    """All (key, digest) of [start, end), a page at a time."""
-    after: bytes | None = None
-    while True:
-        entries, complete = reader.list_entries(family, start, end, _LIST_BYTES, after)
-        yield from entries
-        if complete:
-            return
-        after = entries[-1][0]
 
 
 class _Comparison:
@@ -146,7 +150,7 @@ class _Comparison:
 
     def compare_runs(self, part: Range) -> None:
         """Goes through a range that differs: runs of the source against the same bounds of the target."""
-        runs = self._source.get().digest(part.column_family, part.start, part.end, _RUN_ENTRIES)
+        runs = self._source.runs(part.column_family, part.start, part.end, _RUN_ENTRIES)
         start = part.start
         for i, run in enumerate(runs):
             last = i == len(runs) - 1
@@ -156,7 +160,7 @@ class _Comparison:
                 # In descending order nothing general lies just behind a key: the rest goes key by key.
                 self._compare_keys(part.column_family, start, part.end)
                 return
-            entries, digest = _total(self._target.get().digest(part.column_family, start, end))
+            entries, digest = self._target.total(part.column_family, start, end)
             if (entries, digest) != (run.entries, run.digest):
                 self._compare_keys(part.column_family, start, end)
             start = end
@@ -164,8 +168,8 @@ class _Comparison:
             self._compare_keys(part.column_family, part.start, part.end)
 
     def _compare_keys(self, family: str, start: bytes | None, end: bytes | None) -> None:
-        ours = _listed(self._source.get(), family, start, end)
-        theirs = _listed(self._target.get(), family, start, end)
+        ours = self._source.entries(family, start, end)
+        theirs = self._target.entries(family, start, end)
         sides = [((key, 0, digest) for key, digest in ours), ((key, 1, digest) for key, digest in theirs)]
         merged = heapq.merge(*sides, key=lambda entry: entry[0], reverse=self._reverse[family])
         pending: tuple[bytes, int, bytes] | None = None
@@ -209,46 +213,6 @@ def _check_same_order(source: StoreReader, target: StoreReader) -> None:
 
 def _plan(store: SourceStore, key_range: KeyRange) -> list[Range]:
     return plan_ranges(store, key_range=key_range, range_bytes=_RANGE_BYTES, max_ranges=_MAX_RANGES)
-
-
-class _Missing:
-    """Stands for a family that a store does not have."""
-
-    def __init__(self, reader: StoreReader) -> None:
-        self._reader = reader
-        self._names = set(reader.column_families())
-
-    def column_families(self) -> list[str]:
-        return self._reader.column_families()
-
-    def comparators(self) -> dict[str, str]:
-        return self._reader.comparators()
-
-    def identity(self) -> str:
-        return self._reader.identity()
-
-    def unfinished(self) -> bool:
-        return self._reader.unfinished()
-
-    def digest(self, family: str, start: bytes | None, end: bytes | None, run_entries: int = 0) -> list[Run]:
-        return self._reader.digest(family, start, end, run_entries) if family in self._names else []
-
-    def list_entries(
-        self, family: str, start: bytes | None, end: bytes | None, max_key_bytes: int, after: bytes | None = None
-    ) -> tuple[list[tuple[bytes, bytes]], bool]:
-        if family not in self._names:
-            return [], True
-        return self._reader.list_entries(family, start, end, max_key_bytes, after)
-
-    def close(self) -> None:
-        self._reader.close()
-
-
-class _TolerantReaders(_Readers):
-    """As _Readers, but a family that is not there reads as an empty one."""
-
-    def get(self) -> StoreReader:
-        return _Missing(super().get())
 
 
 def verify(
@@ -317,8 +281,8 @@ def _compare(
     on_progress: Callable[[int, int], None] | None,
 ) -> tuple[VerifyReport, dict[str, list[bytes]]]:
     report = VerifyReport()
-    source = _TolerantReaders(source_endpoint, column_families)
-    target = _TolerantReaders(target_endpoint)
+    source = _Readers(source_endpoint, column_families)
+    target = _Readers(target_endpoint)
     try:
         assert isinstance(source.first, DirectoryReader)
         store = source.first.store
@@ -345,8 +309,8 @@ def _compare(
             pairs = [
                 (
                     part,
-                    ours.submit(lambda p: _total(source.get().digest(p.column_family, p.start, p.end)), part),
-                    theirs.submit(lambda p: _total(target.get().digest(p.column_family, p.start, p.end)), part),
+                    ours.submit(source.total, part.column_family, part.start, part.end),
+                    theirs.submit(target.total, part.column_family, part.start, part.end),
                 )
                 for part in parts
             ]
