@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -18,10 +19,12 @@ __all__ = [
     "check_apart",
     "format_address",
     "is_loopback",
+    "is_receiver_name",
     "parse_endpoint",
 ]
 
 DEFAULT_PORT = 7720
+_HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,25 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _is_host(host: str) -> bool:
+    """Whether it is an address or could be the name of a machine."""
+    try:
+        ipaddress.ip_address(host)
+        return True
+    except ValueError:
+        pass
+    try:
+        labels = host.encode("idna").decode().removesuffix(".").split(".")
+    except UnicodeError:
+        return False
+    return all(_HOST_LABEL.fullmatch(label) for label in labels)
+
+
+def is_receiver_name(name: str) -> bool:
+    """Whether it names a directory below a receiver's root: parts with slashes between them, none empty or hidden."""
+    return all(part and not part.startswith(".") and "\0" not in part for part in name.split("/"))
+
+
 Endpoint = DirectoryEndpoint | ReceiverEndpoint
 
 
@@ -85,9 +107,16 @@ def _parse_receiver(text: str) -> ReceiverEndpoint:
         port = parts.port or DEFAULT_PORT
     except ValueError as error:
         raise UsageError(f"malformed endpoint {text!r}: {error}") from error
-    name = unquote(parts.path.strip("/"))
+    name = unquote(parts.path.removeprefix("/").removesuffix("/"))
     if not parts.hostname or not name or parts.query or parts.fragment or parts.username is not None:
         raise UsageError(f"malformed endpoint {text!r}: write kvbatch://host:port/NAME")
+    if not _is_host(parts.hostname):
+        raise UsageError(f"malformed endpoint {text!r}: {parts.hostname!r} is no host name and no address")
+    if not is_receiver_name(name):
+        raise UsageError(
+            f"malformed endpoint {text!r}: {name!r} names no directory below the receiver's root; write parts with "
+            "single slashes between them, none of which begins with a dot"
+        )
     return ReceiverEndpoint(parts.hostname, port, name)
 
 

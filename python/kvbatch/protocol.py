@@ -16,7 +16,8 @@ from typing import Any
 from kvbatch._core.frame import PROTOCOL_VERSION, BufferPool, Frame, FrameLimits, FrameType
 from kvbatch._core.store import Cursor
 from kvbatch._core.wire import Connection
-from kvbatch.errors import CorruptionError, KvbatchError, ProtocolError, TransportError, error_for_kind
+from kvbatch.endpoints import format_address
+from kvbatch.errors import CorruptionError, KvbatchError, ProtocolError, TransportError, UsageError, error_for_kind
 from kvbatch.version import __version__
 
 __all__ = [
@@ -33,7 +34,11 @@ __all__ = [
 CONTROL_POOL_BYTES = 64 << 20
 _SOCKET_BUFFER_BYTES = 4 << 20
 _CONNECT_SECONDS = 10.0
+# There is no such name, or it has no address; EAI_AGAIN and the like are faults of the resolver, which pass.
+_NO_SUCH_HOST = (socket.EAI_NONAME, socket.EAI_NODATA)
 _WELCOME_MILLISECONDS = 30_000
+# A resolver that does not know one of these any more has a fault too.
+_reached_hosts: set[str] = set()
 # A dead peer is noticed by TCP itself; a silent but living one after this long.
 SILENCE_MILLISECONDS = 300_000
 # A larger buffer goes back to the pool as soon as it is read.
@@ -181,11 +186,15 @@ def hello(role: str, **more: Any) -> dict[str, Any]:
 
 
 def connect(host: str, port: int, role: str, **more: Any) -> tuple[Peer, dict[str, Any]]:
-    """Connects and shakes hands; the peer and its WELCOME. Raises TransportError, ProtocolError."""
+    """Connects and shakes hands; the peer and its WELCOME. Raises UsageError for a host that does not exist,
+    TransportError, ProtocolError."""
     try:
         sock = socket.create_connection((host, port), timeout=_CONNECT_SECONDS)
     except OSError as error:
-        raise TransportError(f"connect to {host}:{port}: {error.strerror or error}") from error
+        if isinstance(error, socket.gaierror) and error.errno in _NO_SUCH_HOST and host not in _reached_hosts:
+            raise UsageError(f"there is no host {host!r}: {error.strerror}") from error
+        raise TransportError(f"connect to {format_address(host, port)}: {error.strerror or error}") from error
+    _reached_hosts.add(host)
     peer = Peer(sock, FrameLimits(max_data_bytes=0))
     try:
         peer.connection.set_timeout(_WELCOME_MILLISECONDS)

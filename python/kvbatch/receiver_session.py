@@ -6,6 +6,7 @@ import secrets
 import threading
 from pathlib import Path
 
+from kvbatch.endpoints import is_receiver_name
 from kvbatch.errors import RefusedError, TransportError
 from kvbatch.protocol import Peer
 from kvbatch.target_job import TargetJob
@@ -15,10 +16,9 @@ __all__ = ["Session", "resolve_name"]
 
 def resolve_name(root: Path, name: str) -> Path:
     """The directory below `root` that `name` stands for. Raises RefusedError for anything that leads elsewhere."""
-    parts = name.split("/")
-    if not name or any(part in ("", ".", "..") or part.startswith(".") or "\0" in part for part in parts):
+    if not is_receiver_name(name):
         raise RefusedError(f"{name!r} names no directory below the receiver's root")
-    path = root.joinpath(*parts)
+    path = root / name
     if not path.resolve().is_relative_to(root.resolve()):
         raise RefusedError(f"{name!r} leads out of the receiver's root")
     for parent in path.parents:

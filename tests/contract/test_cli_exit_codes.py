@@ -91,6 +91,8 @@ CASES: list[tuple[str, Arguments, int, list[str]]] = [
     ("unknown lane", migrate("--lane", "fast"), 2, ["fast"]),
     ("unknown target compression", migrate("--target-compression", "rar"), 2, ["rar"]),
     ("unknown endpoint", lambda world: ["migrate", world.source, "ftp://h/x"], 2, ["ftp://h/x"]),
+    ("malformed host", lambda world: ["migrate", world.source, "kvbatch://ho st/x"], 2, ["ho st", "no host name"]),
+    ("name out of the root", lambda world: ["migrate", world.source, "kvbatch://h/../x"], 2, ["'../x'", "root"]),
     ("receiver as source", lambda world: ["migrate", "kvbatch://h:1/x", world.target], 2, ["cannot be a source"]),
     ("unknown job", lambda world: ["status", "nobody"], 2, ["nobody", "kvbatch status"]),
     ("malformed address", lambda world: ["serve", "--root", world.target, "--listen", "here"], 2, ["HOST:PORT"]),

@@ -112,6 +112,47 @@ def test_nobody_listens(source: Path) -> None:
         migrate(source, port)
 
 
+def deny(error_number: int) -> Callable[..., Any]:
+    """A resolver that has this to say of every name."""
+
+    def resolve(*arguments: Any) -> Any:
+        raise socket.gaierror(error_number, "so the resolver says")
+
+    return resolve
+
+
+@pytest.mark.parametrize(
+    ("error_number", "kind", "retries"),
+    [
+        (socket.EAI_NONAME, kvbatch.UsageError, 0),
+        (socket.EAI_NODATA, kvbatch.UsageError, 0),
+        (socket.EAI_AGAIN, kvbatch.TransportError, 1),
+        (socket.EAI_FAIL, kvbatch.TransportError, 1),
+    ],
+)
+def test_a_host_that_does_not_exist_is_wrong_usage_and_a_resolver_at_fault_is_tried_again(
+    source: Path, monkeypatch: pytest.MonkeyPatch, error_number: int, kind: type[Exception], retries: int
+) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", deny(error_number))
+    migration = kvbatch.migrate(source, "kvbatch://nowhere.example/copy", retries=1)
+    events = list(migration.events())
+    with pytest.raises(kvbatch.KvbatchError, match=r"nowhere\.example.*so the resolver says") as raised:
+        migration.wait(timeout=WAIT_SECONDS)
+    assert isinstance(raised.value, kind)
+    assert [event.kind for event in events].count("retry") == retries
+    with pytest.raises(kind):
+        kvbatch.verify(source, "kvbatch://nowhere.example/copy")
+
+
+def test_a_host_that_was_reached_before_is_not_taken_for_a_wrong_name(
+    receiver: kvbatch.Receiver, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrate(source, receiver.port)
+    monkeypatch.setattr(socket, "getaddrinfo", deny(socket.EAI_NONAME))
+    with pytest.raises(kvbatch.TransportError):
+        kvbatch.verify(source, f"kvbatch://127.0.0.1:{receiver.port}/copy")
+
+
 @pytest.mark.parametrize("answers", [[], [welcome()]])
 def test_a_receiver_that_falls_silent_is_given_up(
     source: Path, monkeypatch: pytest.MonkeyPatch, answers: list[bytes]

@@ -43,6 +43,11 @@ def test_a_relative_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.Mo
         ("kvbatch://127.0.0.1:1/a/b", "127.0.0.1", 1, "a/b"),
         ("kvbatch://[::1]:99/store", "::1", 99, "store"),
         ("kvbatch://host:1/with%20space", "host", 1, "with space"),
+        ("kvbatch://host:1/store/", "host", 1, "store"),
+        ("kvbatch://host:1/a.b/c..d", "host", 1, "a.b/c..d"),
+        ("kvbatch://store_1.rack-2.example./x", "store_1.rack-2.example.", 7720, "x"),
+        ("kvbatch://bücher.example/x", "bücher.example", 7720, "x"),
+        ("kvbatch://10.0.0.1/x", "10.0.0.1", 7720, "x"),
     ],
 )
 def test_receivers_are_read_and_written(text: str, host: str, port: int, name: str) -> None:
@@ -63,6 +68,14 @@ def test_receivers_are_read_and_written(text: str, host: str, port: int, name: s
         "kvbatch://host:notaport/store",
         "kvbatch://host:70000/store",
         "kvbatch://[::1/store",
+        "kvbatch://ho st/store",
+        "kvbatch://host%20name/store",
+        "kvbatch://host..example/store",
+        "kvbatch://.host/store",
+        "kvbatch://-host/store",
+        f"kvbatch://{'h' * 64}/store",
+        "kvbatch://a;b/store",
+        "kvbatch://[1:2]/store",
         "kvrocks://host:1",
         "redis://host:1/0",
         "file:///data",
@@ -71,6 +84,14 @@ def test_receivers_are_read_and_written(text: str, host: str, port: int, name: s
 def test_what_is_no_endpoint_is_wrong_usage(text: str) -> None:
     with pytest.raises(UsageError):
         parse_endpoint(text)
+
+
+@pytest.mark.parametrize(
+    "name", ["..", ".", "../outside", "a/../b", ".hidden", "a/.hidden", "a//b", "/a", "a//", "%2e%2e/outside", "a%00b"]
+)
+def test_a_name_that_a_receiver_would_refuse_is_wrong_usage(name: str) -> None:
+    with pytest.raises(UsageError, match="names no directory below the receiver's root"):
+        parse_endpoint(f"kvbatch://host:1/{name}")
 
 
 @pytest.mark.parametrize("text", ["kvbatch://host:1/store?mode=fast", "kvbatch://host:1/store#part"])
