@@ -134,8 +134,8 @@ class Migration:
         try:
             finished_before = self._attempt_until_done()
         except BaseException as error:
-            if isinstance(error, RefusedError) and known is None and not self._opened:
-                self._state.forget(self.job)  # it never was a job
+            if known is None and not self._opened:
+                self._state.forget(self.job)  # nothing anywhere could be carried on
                 raise
             self._sample()
             self._state.update(

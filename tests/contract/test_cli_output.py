@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,34 @@ def test_status_lists_jobs_and_shows_one(source: Path, tmp_path: Path) -> None:
     assert (record["job"], record["state"], record["pid"], record["error"]) == ("nightly", "done", None, None)
     assert record["summary"].keys() == SUMMARY_KEYS
     assert record["progress"]["durable_entries"] == 4000
+
+
+@pytest.mark.parametrize("target", ["nobody listens", "a file", "below a file", "other data"])
+def test_a_job_whose_target_was_never_opened_is_not_kept(source: Path, tmp_path: Path, target: str) -> None:
+    (tmp_path / "file").write_text("precious")
+    write_store(tmp_path / "theirs", {"default": {b"theirs": b"1"}})
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    path = {
+        "nobody listens": f"kvbatch://127.0.0.1:{port}/copy",
+        "a file": tmp_path / "file",
+        "below a file": tmp_path / "file" / "copy",
+        "other data": tmp_path / "theirs",
+    }[target]
+    with pytest.raises(package.KvbatchError):
+        package.migrate(source, path, job="nightly", retries=0).wait()
+    assert one_object(kvbatch("status", "--json").stdout) == {"jobs": []}
+
+
+def test_a_job_that_was_known_is_kept_when_its_receiver_is_gone(source: Path, tmp_path: Path) -> None:
+    with package.serve(tmp_path / "root") as receiver:
+        target = f"kvbatch://127.0.0.1:{receiver.port}/copy"
+        package.migrate(source, target, job="nightly").wait()
+    with pytest.raises(package.TransportError):
+        package.migrate(source, target, job="nightly", retries=0).wait()
+    [record] = one_object(kvbatch("status", "--json").stdout)["jobs"]
+    assert (record["job"], record["state"]) == ("nightly", "stopped")
+    assert "Connection refused" in record["error"]
 
 
 def test_demo_goes_the_whole_way(tmp_path: Path) -> None:
