@@ -206,7 +206,7 @@ def migrate(
     if as_json:
         _print_json(dataclasses.asdict(summary))
     else:
-        _show_summary(summary, moved=not migration.finished_before)
+        _show_summary(summary)
 
 
 class _StopOnSignals:
@@ -238,8 +238,10 @@ class _StopOnSignals:
             signal.signal(number, signal.SIG_IGN)
 
 
-def _show_summary(summary: Summary, *, moved: bool) -> None:
-    rows = [] if moved else [("finished before", "nothing was moved now; this is what the run that finished it did")]
+def _show_summary(summary: Summary) -> None:
+    rows = []
+    if summary.finished_before:
+        rows.append(("finished before", "nothing was moved now; this is what the run that finished it did"))
     rows += [
         ("job", summary.job),
         ("entries", f"{summary.entries:,}"),

@@ -60,7 +60,10 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What `--json` prints. Bytes are keys and values before compression unless they are wire bytes."""
+    """What `--json` prints. Bytes are keys and values before compression unless they are wire bytes.
+
+    `finished_before`: this run moved nothing; the other fields are those of the run that finished the job.
+    """
 
     job: str
     state: str
@@ -77,6 +80,7 @@ class Summary:
     throttled_seconds: float
     peak_rss_bytes: int
     ranges: int
+    finished_before: bool = False
 
 
 @dataclass

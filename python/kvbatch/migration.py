@@ -79,8 +79,6 @@ class Migration:
         self._error: BaseException | None = None
         self._attempt: stamina.Attempt
         self._opened = False
-        # Whether an earlier run had finished the job, so that this one moved nothing.
-        self.finished_before = False
         self._thread = threading.Thread(target=self._run, name=f"kvbatch-{self.job}", daemon=True)
 
     # -- what the caller sees -----------------------------------------------------------------------------------------
@@ -132,7 +130,7 @@ class Migration:
         known = self._state.find(self.job)
         self._state.start(self.job, self.plan.source, self.plan.target, self.plan.manifest.fingerprint)
         try:
-            finished_before = self._attempt_until_done()
+            already_finished = self._attempt_until_done()
         except BaseException as error:
             if known is None and not self._opened:
                 self._state.forget(self.job)  # nothing anywhere could be carried on
@@ -142,8 +140,8 @@ class Migration:
                 self.job, state=_state_after(error), error=str(error), progress=dataclasses.asdict(self._progress)
             )
             raise
-        if finished_before is not None:
-            return finished_before
+        if already_finished is not None:
+            return already_finished
         self._sample()
         summary = self._summarize()
         self._state.update(
@@ -159,7 +157,7 @@ class Migration:
         """Runs sessions until one finishes the job. A broken one is tried again with growing pauses; the number of
         attempts counts from the last one that made anything durable.
 
-        Returns the recorded summary when an earlier run had finished the job already."""
+        Returns the recorded summary when an earlier session had finished the job already."""
         while True:
             before = self._durable_bytes()
             try:
@@ -198,7 +196,7 @@ class Migration:
         except RefusedError:
             # Between the target's last step and its answer a sender may have died: then the target is whole and
             # holds no trace of the job but its identity.
-            done = self._finished_before()
+            done = self._already_finished()
             if done is not None:
                 return done
             raise
@@ -236,8 +234,8 @@ class Migration:
             self._session = None
         return None
 
-    def _finished_before(self) -> Summary | None:
-        """The summary of the run that finished this job, if the target still is the store that it finished."""
+    def _already_finished(self) -> Summary | None:
+        """The summary of the session that finished this job, if the target still is the store that it finished."""
         known = self._state.find(self.job)
         if (
             known is None
@@ -246,10 +244,10 @@ class Migration:
             or known.identity != _identity_of(self._target_endpoint)
         ):
             return None
-        self.finished_before = True
-        self._bus.publish("warning", message=f"job {self.job} was finished before; nothing was moved")
+        if not self._opened:
+            self._bus.publish("warning", message=f"job {self.job} was finished before; nothing was moved")
         self._state.update(self.job, state=JobState.DONE)
-        return Summary(**known.summary)
+        return Summary(**{**known.summary, "finished_before": not self._opened})
 
     def _sent_log(self) -> SentLog:
         return SentLog(self._options.state_dir, self.job, len(self._manifest.ranges))

@@ -16,7 +16,7 @@ from support.stores import kvbatch, numbered, read_store, tree, write_store
 ENTRIES = {"default": numbered(3000), "users": numbered(1000)}
 SUMMARY_KEYS = {
     "job", "state", "lane", "lane_reason", "entries", "raw_bytes", "wire_bytes", "seconds", "entries_per_second",
-    "batches", "resumed", "resent_bytes", "throttled_seconds", "peak_rss_bytes", "ranges",
+    "batches", "resumed", "resent_bytes", "throttled_seconds", "peak_rss_bytes", "ranges", "finished_before",
 }  # fmt: skip
 VERIFY_KEYS = {
     "equal", "entries_source", "entries_target", "ranges_differing", "keys_missing", "keys_extra", "keys_different",
@@ -71,7 +71,9 @@ def test_a_second_run_of_a_finished_job_says_done_again(source: Path, tmp_path: 
     command = ("migrate", source, tmp_path / "copy", "--json")
     first, again = kvbatch(*command), kvbatch(*command)
     assert again.returncode == 0
-    assert one_object(again.stdout) == one_object(first.stdout)
+    summary = one_object(first.stdout)
+    assert summary["finished_before"] is False
+    assert one_object(again.stdout) == {**summary, "finished_before": True}
     assert "finished before; nothing was moved" in again.stderr
 
 

@@ -277,8 +277,22 @@ def test_an_answer_to_finish_that_was_lost_is_made_up_for(receiver: kvbatch.Rece
         assert finished
         link.hook = unchanged
         summary = migrate(source, link.port)
-    assert (summary.entries, summary.state) == (2500, "done")
+    assert (summary.entries, summary.state, summary.finished_before) == (2500, "done", True)
     assert read_store(receiver.root / "copy") == ENTRIES
+
+
+def test_a_run_that_lost_the_answer_to_finish_does_not_say_that_another_one_finished(
+    receiver: kvbatch.Receiver, source: Path
+) -> None:
+    def cut(passing: Passing) -> bytes:
+        raise Cut
+
+    with Link(receiver.port, Trap(finish_answer, cut)) as link:
+        migration = kvbatch.migrate(source, f"kvbatch://127.0.0.1:{link.port}/copy")
+        events = list(migration.events())
+        summary = migration.wait(timeout=WAIT_SECONDS)
+    assert (summary.entries, summary.finished_before) == (2500, False)
+    assert not [event for event in events if event.kind == "warning"]
 
 
 @pytest.mark.parametrize("answer", [{}, {"runs": 5}, {"runs": [[1, 2]]}, {"runs": [[1, 2, "zz", ""]]}], ids=json.dumps)

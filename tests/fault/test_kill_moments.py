@@ -199,7 +199,7 @@ def test_finished_job_asked_for_again_while_its_receiver_is_away(route: Route) -
     assert route.migrate("--retries", 0).wait() == 75
     route.start_receiver()
     again = route.migrate()
-    assert again.result() == first
+    assert again.result() == {**first, "finished_before": True}
     assert "was finished before" in again.errors
 
 

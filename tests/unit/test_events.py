@@ -82,5 +82,5 @@ def test_the_time_that_remains(rate: float, raw_bytes: int, seconds: float | Non
 def test_a_summary_has_the_fields_of_the_contract_in_their_order() -> None:
     assert [field.name for field in dataclasses.fields(Summary)] == [
         "job", "state", "lane", "lane_reason", "entries", "raw_bytes", "wire_bytes", "seconds", "entries_per_second",
-        "batches", "resumed", "resent_bytes", "throttled_seconds", "peak_rss_bytes", "ranges",
+        "batches", "resumed", "resent_bytes", "throttled_seconds", "peak_rss_bytes", "ranges", "finished_before",
     ]  # fmt: skip
