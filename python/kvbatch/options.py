@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from kvbatch._core import store
 from kvbatch.errors import UsageError
 from kvbatch.ranges import KeyRange, parse_key_range
 from kvbatch.units import parse_bytes
 
-__all__ = ["MigrationOptions", "default_state_dir", "default_streams"]
+__all__ = ["MigrationOptions", "check_family_names", "default_state_dir", "default_streams"]
 
 KIB = 1 << 10
 MIB = 1 << 20
 AUTO_BATCH_BYTES = 2 * MIB
+MIN_BATCH_BYTES = 4 * KIB
+MAX_BATCH_BYTES = 64 * MIB
 MAX_STREAMS = 64
 
 # No machine has more, and it stays far from where sums of sizes would overflow in the core.
 MAX_SIZE = 1 << 50
-Size = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0, le=MAX_SIZE)]
 
 
 def default_streams() -> int:
@@ -35,61 +37,121 @@ def default_state_dir() -> Path:
     return (Path(base) if base else Path.home() / ".local" / "state") / "kvbatch"
 
 
+def check_family_names(names: Sequence[str]) -> Sequence[str]:
+    """Raises UsageError for a bare string, whose letters would be taken for names."""
+    if isinstance(names, str):
+        raise UsageError(f"column_families {names!r}: give a sequence of names, ({names!r},) for this one")
+    return names
+
+
+def _read_by(parse: Callable[[Any], Any]) -> BeforeValidator:
+    """Has pydantic collect what `parse` complains of, so that the complaint can name the option."""
+
+    def validate(value: Any) -> Any:
+        try:
+            return parse(value)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+
+    return BeforeValidator(validate)
+
+
+def _parse_batch_size(value: Any) -> int:
+    return AUTO_BATCH_BYTES if value == "auto" else parse_bytes(value)
+
+
+def _parse_optional_range(value: Any) -> KeyRange:
+    return KeyRange() if value is None else parse_key_range(value)
+
+
+def _known_compression(value: Any) -> Any:
+    if isinstance(value, str) and value != "auto":
+        store.check_compression(value)
+    return value
+
+
+def _option(command_line: str, allowed: str, **more: Any) -> Any:
+    """A field with its name on the command line, empty where it has none, and what it takes, for the complaint about
+    anything else."""
+    return Field(title=command_line, description=allowed, **more)
+
+
+def _number(command_line: str, least: int, most: int | None = None, **more: Any) -> Any:
+    allowed = f"a whole number, {least} or more" if most is None else f"a whole number from {least} to {most}"
+    return _option(command_line, allowed, ge=least, le=most, **more)
+
+
+def _size(command_line: str, default: int) -> Any:
+    return _option(
+        command_line, "a size from 1 byte to 1024TiB, like 64KiB, 1MiB or 2GiB", gt=0, le=MAX_SIZE, default=default
+    )
+
+
 class MigrationOptions(BaseModel):
     """What `migrate` and `plan` take besides source and target. Sizes are bytes, or text like `1MiB`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
-    lane: Literal["auto", "batch"] = "auto"
-    streams: int = Field(default_factory=default_streams, ge=1, le=MAX_STREAMS)
-    compression: Literal["auto", "lz4", "zstd", "none"] = "auto"
-    target_compression: str = "auto"
-    max_memory: Size = 256 * MIB
-    batch_bytes: Size = AUTO_BATCH_BYTES
-    window: int = Field(default=8, ge=1, le=1024)
-    column_families: tuple[str, ...] = ()
-    key_range: KeyRange = KeyRange()
-    job: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    state_dir: Path = Field(default_factory=default_state_dir)
-    allow_nonempty: bool = False
-    retries: int = Field(default=8, ge=0)
-    sst_file_bytes: Size = 64 * MIB
-    max_ranges: int = Field(default=64, ge=1, le=10_000)
-    range_bytes: Size = 64 * MIB
-
-    @field_validator("batch_bytes", mode="before")
-    @classmethod
-    def _auto_batch(cls, value: Any) -> Any:
-        return AUTO_BATCH_BYTES if value == "auto" else value
-
-    @field_validator("key_range", mode="before")
-    @classmethod
-    def _key_range(cls, value: Any) -> Any:
-        return KeyRange() if value is None else parse_key_range(value)
-
-    @field_validator("target_compression")
-    @classmethod
-    def _known_compression(cls, value: str) -> str:
-        if value != "auto":
-            store.check_compression(value)
-        return value
+    lane: Literal["auto", "batch"] = _option("--lane", "auto or batch", default="auto")
+    streams: int = _number("--streams", 1, MAX_STREAMS, default_factory=default_streams)
+    compression: Literal["auto", "lz4", "zstd", "none"] = _option(
+        "--compression", "auto, lz4, zstd or none", default="auto"
+    )
+    target_compression: Annotated[str, _read_by(_known_compression)] = _option(
+        "--target-compression", "auto, none, lz4, lz4hc, zstd, snappy, zlib or bzip2", default="auto"
+    )
+    max_memory: Annotated[int, _read_by(parse_bytes)] = _size("--max-memory", 256 * MIB)
+    batch_bytes: Annotated[int, _read_by(_parse_batch_size)] = _option(
+        "--batch-size",
+        "auto, or a size from 4KiB to 64MiB",
+        ge=MIN_BATCH_BYTES,
+        le=MAX_BATCH_BYTES,
+        default=AUTO_BATCH_BYTES,
+    )
+    window: int = _number("--window", 1, 1024, default=8)
+    column_families: Annotated[tuple[str, ...], BeforeValidator(check_family_names)] = _option(
+        "--cf", 'a sequence of names, such as ("default",)', default=()
+    )
+    key_range: Annotated[KeyRange, _read_by(_parse_optional_range)] = _option(
+        "--range", "HEX..HEX, for example 6100..62 or 61..", default=KeyRange()
+    )
+    job: str | None = _option(
+        "--job",
+        "letters, digits, '.', '_' and '-', 64 at most, the first a letter or digit",
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+    )
+    state_dir: Path = _option("--state-dir", "a path", default_factory=default_state_dir)
+    allow_nonempty: bool = _option("--allow-nonempty", "true or false", default=False)
+    retries: int = _number("--retries", 0, default=8)
+    sst_file_bytes: Annotated[int, _read_by(parse_bytes)] = _size("", 64 * MIB)
+    max_ranges: int = _number("", 1, 10_000, default=64)
+    range_bytes: Annotated[int, _read_by(parse_bytes)] = _size("", 64 * MIB)
 
     @classmethod
     def checked(cls, **options: Any) -> MigrationOptions:
-        """Raises UsageError naming the option at fault."""
+        """Raises UsageError naming the option at fault, what was given and what it takes."""
         try:
             made = cls(**options)
         except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"]) or "options"
-            raise UsageError(f"option {name}: {first['msg']} (given: {first['input']!r})") from error
-        if not 4 * KIB <= made.batch_bytes <= 64 * MIB:
-            raise UsageError(f"batch size {made.batch_bytes}: it lies between 4KiB and 64MiB")
+            name = str(error.errors()[0]["loc"][0])
+            field = cls.model_fields.get(name)
+            if field is None:
+                known = ", ".join(cls.model_fields)
+                raise UsageError(f"there is no option {name!r}; there are {known}") from error
+            raise UsageError(f"{_shown(name, field.title)} {options[name]!r}: give {field.description}") from error
         # Each stream holds one frame, which takes twice the batch when it is compressed.
         needed = 2 * made.batch_bytes * made.streams
         if made.max_memory < needed:
             raise UsageError(
-                f"max memory {made.max_memory} is too little for {made.streams} streams of {made.batch_bytes}-byte "
+                f"--max-memory {made.max_memory} is too little for {made.streams} streams of {made.batch_bytes}-byte "
                 f"batches: give at least {needed}, or fewer streams"
             )
         return made
+
+
+def _shown(name: str, command_line: str | None) -> str:
+    """Both spellings of an option where one does not follow from the other."""
+    if not command_line:
+        return name
+    return command_line if command_line == "--" + name.replace("_", "-") else f"{command_line} ({name})"

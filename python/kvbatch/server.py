@@ -61,7 +61,7 @@ class Receiver:
                 "pass --insecure if the network is trusted, or listen on 127.0.0.1"
             )
         if not MIB <= max_memory <= MAX_SIZE:
-            raise UsageError(f"max memory {max_memory}: a receiver needs at least 1MiB")
+            raise UsageError(f"--max-memory {max_memory}: a receiver needs at least 1MiB")
         self.root = Path(root).absolute()
         try:
             self.root.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from kvbatch._core.base import sum_digests
 from kvbatch._core.store import SourceStore
 from kvbatch.endpoints import DirectoryEndpoint, Endpoint, check_apart, parse_endpoint
 from kvbatch.errors import RefusedError, UsageError
-from kvbatch.options import MIB, default_streams
+from kvbatch.options import MIB, check_family_names, default_streams
 from kvbatch.planner import plan_ranges
 from kvbatch.ranges import KeyRange, Range, parse_key_range
 from kvbatch.repair import repair_keys
@@ -238,7 +238,14 @@ def verify(
         raise UsageError(f"{source_endpoint}: verify reads the source as a directory on this machine")
     wanted = KeyRange() if key_range is None else parse_key_range(key_range)
     compare = partial(
-        _compare, source_endpoint, target_endpoint, tuple(column_families), wanted, threads, repair, on_progress
+        _compare,
+        source_endpoint,
+        target_endpoint,
+        tuple(check_family_names(column_families)),
+        wanted,
+        threads,
+        repair,
+        on_progress,
     )
     report, differences = compare()
     if report.equal or not repair:

@@ -86,7 +86,7 @@ CASES: list[tuple[str, Arguments, int, list[str]]] = [
     ("unknown family", migrate("--cf", "nobody"), 2, ["nobody", "users"]),
     ("range without dots", migrate("--range", "6100"), 2, ["6100", "HEX..HEX"]),
     ("malformed memory", migrate("--max-memory", "lots"), 2, ["lots", "1MiB"]),
-    ("memory past all machines", migrate("--max-memory", "99999999TiB"), 2, ["max_memory"]),
+    ("memory past all machines", migrate("--max-memory", "99999999TiB"), 2, ["--max-memory", "1024TiB"]),
     ("streams that are no number", migrate("--streams", "many"), 2, ["--streams"]),
     ("unknown lane", migrate("--lane", "fast"), 2, ["fast"]),
     ("unknown target compression", migrate("--target-compression", "rar"), 2, ["rar"]),

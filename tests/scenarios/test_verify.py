@@ -212,6 +212,12 @@ def test_only_the_families_asked_for_are_compared(source: Path, place: Place) ->
     assert list(report.digests) == ["other ключ"]
 
 
+def test_a_family_name_that_is_no_sequence_of_names_is_wrong_usage(source: Path, place: Place) -> None:
+    """Its letters would be taken for names."""
+    with pytest.raises(kvbatch.UsageError, match=r"\('default',\)"):
+        kvbatch.verify(source, place.endpoint(), column_families="default")
+
+
 @pytest.mark.parametrize("size", [65536, 2 << 20, 6 << 20], ids=["64 KiB", "2 MiB", "6 MiB"])
 def test_differences_between_long_keys(tmp_path: Path, place: Place, size: int) -> None:
     """A page of keys that a receiver answers holds fewer bytes than some keys have."""
