@@ -6,36 +6,30 @@ stdout holds results only; progress, logs and errors go to stderr.
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import stamina
 import typer
-from rich.cells import cell_len, set_cell_size
 
 from kvbatch import api
+from kvbatch.cli_output import print_json, print_table, show_jobs, show_plan, show_report, show_summary
 from kvbatch.demo import run_demo
 from kvbatch.endpoints import format_address
 from kvbatch.errors import KvbatchError, UsageError
-from kvbatch.events import Summary
 from kvbatch.logs import configure_for_command_line
 from kvbatch.migration import Migration
-from kvbatch.migration_plan import Plan
 from kvbatch.options import MigrationOptions, default_state_dir
 from kvbatch.progress_view import follow
-from kvbatch.ranges import describe_key
 from kvbatch.server import Receiver
-from kvbatch.state import JobRecord, StateStore
-from kvbatch.units import format_bytes, format_count, format_seconds, parse_bytes
-from kvbatch.verification import VerifyReport
+from kvbatch.state import StateStore
+from kvbatch.units import parse_bytes
 from kvbatch.version import __version__
 
 __all__ = ["app", "main"]
@@ -139,21 +133,6 @@ def _options(
     return options
 
 
-def _print_json(value: dict[str, Any]) -> None:
-    print(json.dumps(value), flush=True)
-
-
-def _table(rows: list[tuple[str, str]]) -> None:
-    _print_columns(rows)
-
-
-def _print_columns(rows: Sequence[Sequence[str]]) -> None:
-    """Aligned, and whole: in a pipe nothing may be cut to the width of a terminal that is not there."""
-    widths = [max(cell_len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(set_cell_size(text, width) for text, width in zip(row, widths, strict=True)).rstrip())
-
-
 # -- migrate and plan -------------------------------------------------------------------------------------------------
 
 
@@ -195,7 +174,7 @@ def migrate(
         retries=retries,
     )
     if dry_run:
-        _show_plan(api.plan(source, target, **options), as_json)
+        show_plan(api.plan(source, target, **options), as_json)
         return
     migration = Migration(source, target, MigrationOptions.checked(**options))
     events = migration.events()
@@ -204,9 +183,9 @@ def migrate(
         follow(events, progress.value)
         summary = migration.wait()
     if as_json:
-        _print_json(dataclasses.asdict(summary))
+        print_json(dataclasses.asdict(summary))
     else:
-        _show_summary(summary)
+        show_summary(summary)
 
 
 class _StopOnSignals:
@@ -238,40 +217,6 @@ class _StopOnSignals:
             signal.signal(number, signal.SIG_IGN)
 
 
-def _show_summary(summary: Summary) -> None:
-    rows = []
-    if summary.finished_before:
-        rows.append(("finished before", "nothing was moved now; this is what the run that finished it did"))
-    rows += [
-        ("job", summary.job),
-        ("entries", f"{summary.entries:,}"),
-        ("keys and values", format_bytes(summary.raw_bytes)),
-        ("time", format_seconds(summary.seconds)),
-        ("rate", f"{format_count(summary.entries_per_second)} entries/s"),
-        ("lane", f"{summary.lane}: {summary.lane_reason}"),
-        ("on the wire", format_bytes(summary.wire_bytes)),
-        ("sent again", format_bytes(summary.resent_bytes)),
-        ("peak memory", format_bytes(summary.peak_rss_bytes)),
-    ]
-    _table(rows)
-
-
-def _show_plan(plan: Plan, as_json: bool) -> None:
-    if as_json:
-        _print_json(plan.to_json())
-        return
-    _table(
-        [
-            ("job", plan.job),
-            ("lane", f"{plan.lane}: {plan.lane_reason}"),
-            ("column families", ", ".join(plan.column_families)),
-            ("entries", f"about {format_count(plan.estimated_entries)}"),
-            ("keys and values", f"about {format_bytes(plan.estimated_bytes)}"),
-            ("ranges", f"{len(plan.ranges)}, {plan.streams} at once"),
-        ]
-    )
-
-
 @app.command()
 def plan(
     source: SourceArgument,
@@ -287,7 +232,7 @@ def plan(
     options: dict[str, Any] = {"lane": lane.value, "key_range": key_range, "job": job}
     if streams is not None:
         options["streams"] = streams
-    _show_plan(api.plan(source, target, column_families=tuple(column_families or ()), **options), as_json)
+    show_plan(api.plan(source, target, column_families=tuple(column_families or ()), **options), as_json)
 
 
 # -- serve ------------------------------------------------------------------------------------------------------------
@@ -340,29 +285,11 @@ def verify(
     if report.unfinished:
         print("note: the target belongs to an unfinished migration", file=sys.stderr)
     if as_json:
-        _print_json(report.to_json())
+        print_json(report.to_json())
     else:
-        _show_report(report)
+        show_report(report)
     if not report.equal:
         raise typer.Exit(EXIT_DIFFERENT)
-
-
-def _show_report(report: VerifyReport) -> None:
-    rows = [
-        ("equal", "yes" if report.equal else "NO"),
-        ("entries", f"source {report.entries_source:,}, target {report.entries_target:,}"),
-        ("ranges differing", f"{report.ranges_differing} of {report.ranges}"),
-        ("keys missing", f"{report.keys_missing:,}"),
-        ("keys extra", f"{report.keys_extra:,}"),
-        ("keys different", f"{report.keys_different:,}"),
-    ]
-    if report.keys_repaired:
-        rows.append(("keys repaired", f"{report.keys_repaired:,}"))
-    rows += [("column family missing", f'"{name}"') for name in report.families_missing]
-    rows += [("column family extra", f'"{name}"') for name in report.families_extra]
-    rows += [(f'digest of "{family}"', digest) for family, digest in report.digests.items()]
-    rows += [(found.kind, f'"{found.column_family}" {describe_key(found.key)}') for found in report.samples]
-    _table(rows)
 
 
 # -- status, demo -----------------------------------------------------------------------------------------------------
@@ -379,37 +306,19 @@ def status(
     if job is None:
         records = state.jobs()
         if as_json:
-            _print_json({"jobs": [record.to_json() for record in records]})
+            print_json({"jobs": [record.to_json() for record in records]})
         else:
-            _show_jobs(records)
+            show_jobs(records)
         return
     record = state.find(job)
     if record is None:
         raise UsageError(f"no job {job!r} in the state directory; `kvbatch status` lists those there are")
     if as_json:
-        _print_json(record.to_json())
+        print_json(record.to_json())
     else:
-        _show_jobs([record])
+        show_jobs([record])
         if record.error and record.shown_state != "done":
             print(record.error)
-
-
-def _share(record: JobRecord) -> str:
-    expected = record.progress.get("estimated_bytes", 0)
-    if record.shown_state == "done":
-        return "100 %"
-    return f"{100 * record.progress.get('durable_bytes', 0) / expected:.0f} %" if expected else ""
-
-
-def _show_jobs(records: list[JobRecord]) -> None:
-    if not records:
-        print("no jobs")
-        return
-    rows = [("job", "state", "done", "entries", "source", "target")]
-    for record in records:
-        entries = format_count(record.progress.get("durable_entries", 0))
-        rows.append((record.job, record.shown_state, _share(record), entries, record.source, record.target))
-    _print_columns(rows)
 
 
 @app.command()
@@ -421,9 +330,9 @@ def demo(
     """Make a store, migrate it through a receiver on loopback, verify it, print a short table."""
     report = run_demo(entries, directory)
     if as_json:
-        _print_json(report.to_json())
+        print_json(report.to_json())
     else:
-        _table(report.rows())
+        print_table(report.rows())
     if not report.equal:
         raise typer.Exit(EXIT_DIFFERENT)
 

@@ -1,0 +1,99 @@
+"""What the command line prints on stdout: one JSON object, or a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rich.cells import cell_len, set_cell_size
+
+from kvbatch.events import Summary
+from kvbatch.migration_plan import Plan
+from kvbatch.ranges import describe_key
+from kvbatch.state import JobRecord
+from kvbatch.units import format_bytes, format_count, format_seconds
+from kvbatch.verification import VerifyReport
+
+__all__ = ["print_json", "print_table", "show_jobs", "show_plan", "show_report", "show_summary"]
+
+
+def print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value), flush=True)
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Aligned, and whole: in a pipe nothing may be cut to the width of a terminal that is not there."""
+    widths = [max(cell_len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(set_cell_size(text, width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+def show_summary(summary: Summary) -> None:
+    rows = []
+    if summary.finished_before:
+        rows.append(("finished before", "nothing was moved now; this is what the run that finished it did"))
+    rows += [
+        ("job", summary.job),
+        ("entries", f"{summary.entries:,}"),
+        ("keys and values", format_bytes(summary.raw_bytes)),
+        ("time", format_seconds(summary.seconds)),
+        ("rate", f"{format_count(summary.entries_per_second)} entries/s"),
+        ("lane", f"{summary.lane}: {summary.lane_reason}"),
+        ("on the wire", format_bytes(summary.wire_bytes)),
+        ("sent again", format_bytes(summary.resent_bytes)),
+        ("peak memory", format_bytes(summary.peak_rss_bytes)),
+    ]
+    print_table(rows)
+
+
+def show_plan(plan: Plan, as_json: bool) -> None:
+    if as_json:
+        print_json(plan.to_json())
+        return
+    print_table(
+        [
+            ("job", plan.job),
+            ("lane", f"{plan.lane}: {plan.lane_reason}"),
+            ("column families", ", ".join(plan.column_families)),
+            ("entries", f"about {format_count(plan.estimated_entries)}"),
+            ("keys and values", f"about {format_bytes(plan.estimated_bytes)}"),
+            ("ranges", f"{len(plan.ranges)}, {plan.streams} at once"),
+        ]
+    )
+
+
+def show_report(report: VerifyReport) -> None:
+    rows = [
+        ("equal", "yes" if report.equal else "NO"),
+        ("entries", f"source {report.entries_source:,}, target {report.entries_target:,}"),
+        ("ranges differing", f"{report.ranges_differing} of {report.ranges}"),
+        ("keys missing", f"{report.keys_missing:,}"),
+        ("keys extra", f"{report.keys_extra:,}"),
+        ("keys different", f"{report.keys_different:,}"),
+    ]
+    if report.keys_repaired:
+        rows.append(("keys repaired", f"{report.keys_repaired:,}"))
+    rows += [("column family missing", f'"{name}"') for name in report.families_missing]
+    rows += [("column family extra", f'"{name}"') for name in report.families_extra]
+    rows += [(f'digest of "{family}"', digest) for family, digest in report.digests.items()]
+    rows += [(found.kind, f'"{found.column_family}" {describe_key(found.key)}') for found in report.samples]
+    print_table(rows)
+
+
+def _share(record: JobRecord) -> str:
+    expected = record.progress.get("estimated_bytes", 0)
+    if record.shown_state == "done":
+        return "100 %"
+    return f"{100 * record.progress.get('durable_bytes', 0) / expected:.0f} %" if expected else ""
+
+
+def show_jobs(records: list[JobRecord]) -> None:
+    if not records:
+        print("no jobs")
+        return
+    rows = [("job", "state", "done", "entries", "source", "target")]
+    for record in records:
+        entries = format_count(record.progress.get("durable_entries", 0))
+        rows.append((record.job, record.shown_state, _share(record), entries, record.source, record.target))
+    print_table(rows)
