@@ -1,6 +1,7 @@
 """kvbatch moves raw key-values between RocksDB stores as checksummed batches, with resume and proof of equality."""
 
 from kvbatch.api import migrate, plan, serve, verify
+from kvbatch.comparison import Difference, VerifyReport
 from kvbatch.errors import (
     ClosedError,
     CorruptionError,
@@ -21,7 +22,6 @@ from kvbatch.migration_plan import Plan
 from kvbatch.options import MigrationOptions
 from kvbatch.ranges import KeyRange, Range
 from kvbatch.server import Receiver
-from kvbatch.verification import Difference, VerifyReport
 from kvbatch.version import __version__
 
 __all__ = [

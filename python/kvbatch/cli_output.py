@@ -8,12 +8,12 @@ from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 
+from kvbatch.comparison import VerifyReport
 from kvbatch.events import Summary
 from kvbatch.migration_plan import Plan
 from kvbatch.ranges import describe_key
 from kvbatch.state import JobRecord
 from kvbatch.units import format_bytes, format_count, format_seconds
-from kvbatch.verification import VerifyReport
 
 __all__ = ["print_json", "print_table", "show_jobs", "show_plan", "show_report", "show_summary"]
 

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from kvbatch._core.store import write_sample_store
+from kvbatch.comparison import VerifyReport
 from kvbatch.errors import KvbatchError
 from kvbatch.events import Summary
 from kvbatch.migration import Migration
 from kvbatch.options import MigrationOptions
 from kvbatch.units import format_bytes, format_count, format_seconds
-from kvbatch.verification import VerifyReport, verify
+from kvbatch.verification import verify
 
 __all__ = ["DemoReport", "receiver_process", "run_demo"]
 

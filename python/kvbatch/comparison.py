@@ -1,0 +1,277 @@
+"""One comparison of two stores: range by range, and key by key where they differ. docs/verify.md has the page."""
+
+from __future__ import annotations
+
+import heapq
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from kvbatch._core.base import sum_digests
+from kvbatch._core.store import SourceStore
+from kvbatch.endpoints import DirectoryEndpoint, Endpoint
+from kvbatch.errors import RefusedError
+from kvbatch.options import MIB, default_streams
+from kvbatch.planner import plan_ranges
+from kvbatch.ranges import KeyRange, Range
+from kvbatch.store_reader import EMPTY_DIGEST, DirectoryReader, Run, StoreReader, open_reader
+
+__all__ = ["Difference", "VerifyReport", "compare"]
+
+_RANGE_BYTES = 32 * MIB
+_MAX_RANGES = 256
+# A range that differs is looked at again in runs of so many entries, and a run that differs key by key.
+_RUN_ENTRIES = 4096
+_LIST_BYTES = MIB
+# A repair keeps so many bytes of differing keys at once, each counted with what Python adds to it.
+_KEPT_BYTES = 64 * MIB
+_KEY_OVERHEAD_BYTES = 64
+# How many differing keys a report names.
+_SAMPLE_KEYS = 20
+
+DifferenceKind = Literal["missing", "extra", "different"]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A key that the target lacks (`missing`), that only it has (`extra`), or whose values differ."""
+
+    column_family: str
+    key: bytes
+    kind: DifferenceKind
+
+
+@dataclass(slots=True)
+class VerifyReport:
+    """`digests` are those of the source, one a column family: the sum of the digests of its entries."""
+
+    equal: bool = True
+    entries_source: int = 0
+    entries_target: int = 0
+    ranges: int = 0
+    ranges_differing: int = 0
+    keys_missing: int = 0
+    keys_extra: int = 0
+    keys_different: int = 0
+    keys_repaired: int = 0
+    digests: dict[str, str] = field(default_factory=dict)
+    samples: list[Difference] = field(default_factory=list)
+    families_missing: list[str] = field(default_factory=list)
+    families_extra: list[str] = field(default_factory=list)
+    unfinished: bool = False
+
+    @property
+    def keys_differing(self) -> int:
+        return self.keys_missing + self.keys_extra + self.keys_different
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "equal": self.equal,
+            "entries_source": self.entries_source,
+            "entries_target": self.entries_target,
+            "ranges_differing": self.ranges_differing,
+            "keys_missing": self.keys_missing,
+            "keys_extra": self.keys_extra,
+            "keys_different": self.keys_different,
+            "keys_repaired": self.keys_repaired,
+            "families_missing": self.families_missing,
+            "families_extra": self.families_extra,
+            "digests": self.digests,
+            "samples": [
+                {"column_family": found.column_family, "key": found.key.hex(), "kind": found.kind}
+                for found in self.samples
+            ],
+        }
+
+
+class _Readers:
+    """Readers of one endpoint for several threads: a directory's is shared, a receiver's is one a thread. A family that
+    is not there reads as an empty one."""
+
+    def __init__(self, endpoint: Endpoint, column_families: Sequence[str] = ()) -> None:
+        self._endpoint = endpoint
+        self._lock = threading.Lock()
+        self._local = threading.local()
+        self.first = open_reader(endpoint, column_families)
+        self._families = set(self.first.column_families())
+        self._all = [self.first]
+
+    def _get(self) -> StoreReader:
+        if isinstance(self._endpoint, DirectoryEndpoint):
+            return self.first
+        reader: StoreReader | None = getattr(self._local, "reader", None)
+        if reader is None:
+            reader = self._local.reader = open_reader(self._endpoint)
+            with self._lock:
+                self._all.append(reader)
+        return reader
+
+    def runs(self, family: str, start: bytes | None, end: bytes | None, run_entries: int) -> list[Run]:
+        return self._get().digest(family, start, end, run_entries) if family in self._families else []
+
+    def total(self, family: str, start: bytes | None, end: bytes | None) -> tuple[int, bytes]:
+        """How many entries [start, end) has, and the sum of their digests."""
+        runs = self.runs(family, start, end, 0)
+        return sum(run.entries for run in runs), sum_digests([run.digest for run in runs]) if runs else EMPTY_DIGEST
+
+    def entries(self, family: str, start: bytes | None, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        """All (key, digest) of [start, end), a page at a time."""
+        after: bytes | None = None
+        complete = family not in self._families
+        while not complete:
+            entries, complete = self._get().list_entries(family, start, end, _LIST_BYTES, after)
+            yield from entries
+            after = entries[-1][0] if entries else after
+
+    def close(self) -> None:
+        for reader in self._all:
+            reader.close()
+
+
+class _Comparison:
+    def __init__(self, source: _Readers, target: _Readers, report: VerifyReport, reverse: dict[str, bool]) -> None:
+        self._source = source
+        self._target = target
+        self._report = report
+        self._reverse = reverse
+        self._lock = threading.Lock()
+        self.differences: dict[str, list[bytes]] = {}
+        self._keep_bytes = 0
+
+    def keep(self, max_bytes: int) -> None:
+        """Keeps differing keys, for a repair, up to so many bytes."""
+        self._keep_bytes = max_bytes
+
+    def compare_runs(self, part: Range) -> None:
+        """Goes through a range that differs: runs of the source against the same bounds of the target."""
+        runs = self._source.runs(part.column_family, part.start, part.end, _RUN_ENTRIES)
+        start = part.start
+        for i, run in enumerate(runs):
+            last = i == len(runs) - 1
+            # The run ends with its last key; the next one starts at the first key behind it.
+            end = part.end if last else run.last_key + b"\0"
+            if not last and self._reverse[part.column_family]:
+                # In descending order nothing general lies just behind a key: the rest goes key by key.
+                self._compare_keys(part.column_family, start, part.end)
+                return
+            entries, digest = self._target.total(part.column_family, start, end)
+            if (entries, digest) != (run.entries, run.digest):
+                self._compare_keys(part.column_family, start, end)
+            start = end
+        if not runs:
+            self._compare_keys(part.column_family, part.start, part.end)
+
+    def _compare_keys(self, family: str, start: bytes | None, end: bytes | None) -> None:
+        ours = self._source.entries(family, start, end)
+        theirs = self._target.entries(family, start, end)
+        sides = [((key, 0, digest) for key, digest in ours), ((key, 1, digest) for key, digest in theirs)]
+        merged = heapq.merge(*sides, key=lambda entry: entry[0], reverse=self._reverse[family])
+        pending: tuple[bytes, int, bytes] | None = None
+        for entry in merged:
+            if pending is not None and pending[0] == entry[0]:
+                if pending[2] != entry[2]:
+                    self._note(family, entry[0], "different")
+                pending = None
+                continue
+            if pending is not None:
+                self._note(family, pending[0], "extra" if pending[1] else "missing")
+            pending = entry
+        if pending is not None:
+            self._note(family, pending[0], "extra" if pending[1] else "missing")
+
+    def _note(self, family: str, key: bytes, kind: DifferenceKind) -> None:
+        report = self._report
+        with self._lock:
+            if kind == "missing":
+                report.keys_missing += 1
+            elif kind == "extra":
+                report.keys_extra += 1
+            else:
+                report.keys_different += 1
+            if len(report.samples) < _SAMPLE_KEYS:
+                report.samples.append(Difference(family, key, kind))
+            if self._keep_bytes > 0:
+                self._keep_bytes -= len(key) + _KEY_OVERHEAD_BYTES
+                self.differences.setdefault(family, []).append(key)
+
+
+def _check_same_order(source: StoreReader, target: StoreReader) -> None:
+    theirs = target.comparators()
+    for family, ours in source.comparators().items():
+        if theirs.get(family, ours) != ours:
+            raise RefusedError(
+                f'column family "{family}" has the comparator {ours} in the source and {theirs[family]} in the target: '
+                "the stores cannot be equal, whatever their entries"
+            )
+
+
+def _plan(store: SourceStore, key_range: KeyRange) -> list[Range]:
+    return plan_ranges(store, key_range=key_range, range_bytes=_RANGE_BYTES, max_ranges=_MAX_RANGES)
+
+
+def compare(
+    source_endpoint: DirectoryEndpoint,
+    target_endpoint: Endpoint,
+    column_families: tuple[str, ...],
+    key_range: KeyRange,
+    threads: int | None,
+    keep: bool,
+    on_progress: Callable[[int, int], None] | None,
+) -> tuple[VerifyReport, dict[str, list[bytes]]]:
+    report = VerifyReport()
+    source = _Readers(source_endpoint, column_families)
+    target = _Readers(target_endpoint)
+    try:
+        assert isinstance(source.first, DirectoryReader)
+        store = source.first.store
+        _check_same_order(source.first, target.first)
+        report.unfinished = target.first.unfinished()
+        parts = _plan(store, key_range)
+        families = [family.name for family in store.column_families]
+        theirs_named = target.first.column_families()
+        report.families_missing = [name for name in families if name not in theirs_named]
+        if not column_families:
+            report.families_extra = [name for name in theirs_named if name not in families]
+        # Their entries are extra keys.
+        parts += [
+            Range(len(parts) + i, name, key_range.start, key_range.end) for i, name in enumerate(report.families_extra)
+        ]
+        expected = sum(part.estimated_entries for part in parts)
+        reverse = {family.name: "Reverse" in family.comparator for family in store.column_families}
+        comparison = _Comparison(source, target, report, {**{part.column_family: False for part in parts}, **reverse})
+        if keep:
+            comparison.keep(_KEPT_BYTES)
+        workers = threads or default_streams()
+        digests: dict[str, list[bytes]] = {family: [] for family in families}
+        with ThreadPoolExecutor(workers) as ours, ThreadPoolExecutor(workers) as theirs:
+            pairs = [
+                (
+                    part,
+                    ours.submit(source.total, part.column_family, part.start, part.end),
+                    theirs.submit(target.total, part.column_family, part.start, part.end),
+                )
+                for part in parts
+            ]
+            differing = []
+            for part, mine, other in pairs:
+                (entries_source, digest), (entries_target, digest_target) = mine.result(), other.result()
+                report.entries_source += entries_source
+                report.entries_target += entries_target
+                if part.column_family in digests:
+                    digests[part.column_family].append(digest)
+                if (entries_source, digest) != (entries_target, digest_target):
+                    differing.append(part)
+                if on_progress is not None:
+                    on_progress(report.entries_source, expected)
+            list(ours.map(comparison.compare_runs, differing))
+        report.ranges = len(parts)
+        report.ranges_differing = len(differing)
+        report.digests = {family: sum_digests(all_).hex() for family, all_ in digests.items()}
+        report.equal = not differing and not report.families_missing and not report.families_extra
+        report.samples.sort(key=lambda found: (found.column_family, found.key))
+        return report, comparison.differences
+    finally:
+        source.close()
+        target.close()
