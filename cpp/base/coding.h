@@ -45,6 +45,12 @@ inline char* EncodeVarint32(char* destination, uint32_t value) {
 
 // Reads a varint32 from the front of `input` and removes it. False when it is cut short or does not fit 32 bits.
 inline bool ConsumeVarint32(std::string_view* input, uint32_t* value) {
+  // Nearly every length and id that stands before a record's bytes is this short.
+  if (!input->empty() && static_cast<uint8_t>(input->front()) < 0x80) {
+    *value = static_cast<uint8_t>(input->front());
+    input->remove_prefix(1);
+    return true;
+  }
   uint32_t result = 0;
   for (size_t i = 0; i < kMaxVarint32Length && i < input->size(); ++i) {
     const auto byte = static_cast<uint8_t>((*input)[i]);

@@ -1,5 +1,8 @@
 #include "batch/batch_reader.h"
 
+#include <array>
+#include <optional>
+
 #include "base/coding.h"
 #include "batch/wide_columns.h"
 
@@ -11,52 +14,25 @@ struct TagShape {
   RecordKind kind;
   bool has_family;
   bool has_value;
+  bool known = true;
 };
 
-bool ShapeOf(uint8_t tag, TagShape* shape) {
-  switch (static_cast<Tag>(tag)) {
-    case Tag::kDeletion:
-      *shape = {RecordKind::kDelete, false, false};
-      return true;
-    case Tag::kValue:
-      *shape = {RecordKind::kPut, false, true};
-      return true;
-    case Tag::kMerge:
-      *shape = {RecordKind::kMerge, false, true};
-      return true;
-    case Tag::kLogData:
-      *shape = {RecordKind::kLogData, false, false};
-      return true;
-    case Tag::kCfDeletion:
-      *shape = {RecordKind::kDelete, true, false};
-      return true;
-    case Tag::kCfValue:
-      *shape = {RecordKind::kPut, true, true};
-      return true;
-    case Tag::kCfMerge:
-      *shape = {RecordKind::kMerge, true, true};
-      return true;
-    case Tag::kSingleDeletion:
-      *shape = {RecordKind::kSingleDelete, false, false};
-      return true;
-    case Tag::kCfSingleDeletion:
-      *shape = {RecordKind::kSingleDelete, true, false};
-      return true;
-    case Tag::kCfRangeDeletion:
-      *shape = {RecordKind::kDeleteRange, true, true};
-      return true;
-    case Tag::kRangeDeletion:
-      *shape = {RecordKind::kDeleteRange, false, true};
-      return true;
-    case Tag::kEntity:
-      *shape = {RecordKind::kEntity, false, true};
-      return true;
-    case Tag::kCfEntity:
-      *shape = {RecordKind::kEntity, true, true};
-      return true;
-  }
-  return false;
-}
+constexpr auto kShapes = [] {
+  std::array<TagShape, 256> shapes{};
+  shapes.fill({RecordKind::kPut, false, false, false});
+  const auto set = [&shapes](Tag plain, Tag with_family, RecordKind kind, bool has_value) {
+    shapes[static_cast<uint8_t>(plain)] = {kind, false, has_value};
+    shapes[static_cast<uint8_t>(with_family)] = {kind, true, has_value};
+  };
+  set(Tag::kValue, Tag::kCfValue, RecordKind::kPut, true);
+  set(Tag::kDeletion, Tag::kCfDeletion, RecordKind::kDelete, false);
+  set(Tag::kSingleDeletion, Tag::kCfSingleDeletion, RecordKind::kSingleDelete, false);
+  set(Tag::kRangeDeletion, Tag::kCfRangeDeletion, RecordKind::kDeleteRange, true);
+  set(Tag::kMerge, Tag::kCfMerge, RecordKind::kMerge, true);
+  set(Tag::kEntity, Tag::kCfEntity, RecordKind::kEntity, true);
+  shapes[static_cast<uint8_t>(Tag::kLogData)] = {RecordKind::kLogData, false, false};
+  return shapes;
+}();
 
 }  // namespace
 
@@ -81,9 +57,9 @@ bool BatchReader::Next(Record* record) {
   if (rest_.empty()) {
     return false;
   }
-  TagShape shape;
   const auto tag = static_cast<uint8_t>(rest_.front());
-  if (!ShapeOf(tag, &shape)) {
+  const TagShape shape = kShapes[tag];
+  if (!shape.known) {
     return Fail(("unknown record tag " + std::to_string(tag)).c_str());
   }
   std::string_view input = rest_.substr(1);
@@ -110,6 +86,8 @@ Result<BatchSummary> ValidateBatch(std::string_view batch, const BatchRules& rul
   BatchReader reader(batch);
   BatchSummary summary;
   Record record;
+  // Records of one family stand together, so the set is asked once a family.
+  std::optional<uint32_t> allowed_family;
   while (reader.Next(&record)) {
     if (record.kind == RecordKind::kLogData) {
       if (rules.only_puts) {
@@ -120,10 +98,13 @@ Result<BatchSummary> ValidateBatch(std::string_view batch, const BatchRules& rul
     if (rules.only_puts && record.kind != RecordKind::kPut && record.kind != RecordKind::kEntity) {
       return Status(Code::kCorruption, "batch: record " + std::to_string(reader.counted()) + " is not a put");
     }
-    if (rules.column_families != nullptr && !rules.column_families->contains(record.column_family)) {
-      return Status(Code::kCorruption, "batch: record " + std::to_string(reader.counted()) +
-                                           " names column family id " + std::to_string(record.column_family) +
-                                           ", which this stream may not write");
+    if (rules.column_families != nullptr && record.column_family != allowed_family) {
+      if (!rules.column_families->contains(record.column_family)) {
+        return Status(Code::kCorruption, "batch: record " + std::to_string(reader.counted()) +
+                                             " names column family id " + std::to_string(record.column_family) +
+                                             ", which this stream may not write");
+      }
+      allowed_family = record.column_family;
     }
     if (record.kind == RecordKind::kEntity && !IsWellFormedEntity(record.value)) {
       return Status(Code::kCorruption, "batch: record " + std::to_string(reader.counted()) + " has malformed columns");
