@@ -5,6 +5,7 @@
 
 #include "batch/wide_columns.h"
 #include "store/rocksdb_status.h"
+#include "store/source_store.h"
 
 namespace kvbatch {
 
@@ -14,8 +15,23 @@ constexpr size_t kReadahead = 1 << 20;
 
 }  // namespace
 
-EntryIterator::EntryIterator(rocksdb::DB* db, rocksdb::ColumnFamilyHandle* family, RangeBounds bounds)
-    : bounds_(std::move(bounds)) {
+EntryIterator::EntryIterator(const SourceStore& store, rocksdb::ColumnFamilyHandle* family, RangeBounds bounds)
+    : db_(store.db()), family_(family), bounds_(std::move(bounds)) {
+  auto layout = store.Tables(family_);
+  if (!layout.ok()) {
+    opened_ = layout.status();
+    return;
+  }
+  auto files = DisjointTables(*layout.value(), family_->GetComparator(), bounds_);
+  if (!files.empty()) {
+    tables_ = std::make_unique<TableRun>(std::move(files), db_->GetOptions(family_), bounds_);
+    LeaveTablesIfNeeded();
+    return;
+  }
+  OpenIterator();
+}
+
+void EntryIterator::OpenIterator() {
   rocksdb::ReadOptions options;
   options.verify_checksums = true;
   options.fill_cache = false;
@@ -25,7 +41,7 @@ EntryIterator::EntryIterator(rocksdb::DB* db, rocksdb::ColumnFamilyHandle* famil
     upper_ = ToSlice(*bounds_.end);
     options.iterate_upper_bound = &upper_;
   }
-  iterator_.reset(db->NewIterator(options, family));
+  iterator_.reset(db_->NewIterator(options, family_));
   if (bounds_.after) {
     iterator_->Seek(ToSlice(*bounds_.after));
     if (iterator_->Valid() && View(iterator_->key()) == *bounds_.after) {
@@ -38,7 +54,34 @@ EntryIterator::EntryIterator(rocksdb::DB* db, rocksdb::ColumnFamilyHandle* famil
   }
 }
 
+void EntryIterator::LeaveTablesIfNeeded() {
+  if (!tables_->needs_merging()) {
+    return;
+  }
+  bounds_.start = std::string(tables_->key());
+  bounds_.after.reset();
+  tables_.reset();
+  OpenIterator();
+}
+
+void EntryIterator::Next() {
+  if (tables_) {
+    tables_->Next();
+    if (!tables_->Valid()) {
+      LeaveTablesIfNeeded();
+    }
+    return;
+  }
+  iterator_->Next();
+}
+
 void EntryIterator::Load() {
+  if (tables_) {
+    key_ = tables_->key();
+    value_ = tables_->value();
+    is_entity_ = tables_->is_entity();
+    return;
+  }
   key_ = View(iterator_->key());
   const rocksdb::WideColumns& columns = iterator_->columns();
   is_entity_ = columns.size() != 1 || !columns.front().name().empty();
@@ -56,6 +99,11 @@ void EntryIterator::Load() {
   value_ = entity_;
 }
 
-Status EntryIterator::status() const { return FromSource(iterator_->status(), "read the source"); }
+Status EntryIterator::status() const {
+  if (tables_) {
+    return tables_->status();
+  }
+  return iterator_ ? FromSource(iterator_->status(), "read the source") : opened_;
+}
 
 }  // namespace kvbatch

@@ -4,29 +4,26 @@
 #include <rocksdb/db.h>
 
 #include <memory>
-#include <optional>
 #include <string>
 #include <string_view>
 
 #include "base/status.h"
+#include "store/range_bounds.h"
+#include "store/table_run.h"
 
 namespace kvbatch {
 
-// Bounds of a range; none: the first or past the last key. `after` starts behind that key, for resuming.
-struct RangeBounds {
-  std::optional<std::string> start;
-  std::optional<std::string> end;
-  std::optional<std::string> after;
-};
+class SourceStore;
 
-// Reads with checksums verified, readahead, and without filling the block cache. Not thread-safe. `db` and `family`
-// must outlive it.
+// Reads with checksums verified, readahead, and without filling the block cache. Where the files of the range do not
+// overlap they are read one behind the other, see TableRun; else, and where that does not suffice, through RocksDB's
+// own iterator. Not thread-safe. `store` and `family` must outlive it.
 class EntryIterator {
  public:
-  EntryIterator(rocksdb::DB* db, rocksdb::ColumnFamilyHandle* family, RangeBounds bounds);
+  EntryIterator(const SourceStore& store, rocksdb::ColumnFamilyHandle* family, RangeBounds bounds);
 
-  bool Valid() const { return iterator_->Valid(); }
-  void Next() { iterator_->Next(); }
+  bool Valid() const { return tables_ ? tables_->Valid() : iterator_ && iterator_->Valid(); }
+  void Next();
 
   // Loads the current entry; key(), value() and is_entity() speak of it until Next.
   void Load();
@@ -38,10 +35,20 @@ class EntryIterator {
   // kSource with the file at fault when iteration stopped because of an error.
   Status status() const;
 
+  // Whether the current entry was read without RocksDB's iterator.
+  bool reads_tables() const { return tables_ != nullptr; }
+
  private:
+  void OpenIterator();
+  void LeaveTablesIfNeeded();
+
+  rocksdb::DB* const db_;
+  rocksdb::ColumnFamilyHandle* const family_;
   RangeBounds bounds_;
   rocksdb::Slice upper_;
+  std::unique_ptr<TableRun> tables_;
   std::unique_ptr<rocksdb::Iterator> iterator_;
+  Status opened_;
   std::string_view key_;
   std::string_view value_;
   std::string entity_;

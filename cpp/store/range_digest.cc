@@ -10,7 +10,7 @@ namespace kvbatch {
 
 Result<std::vector<EntryRun>> DigestRange(const SourceStore& store, rocksdb::ColumnFamilyHandle* family,
                                           RangeBounds bounds, uint64_t run_entries) {
-  EntryIterator entries(store.db(), family, std::move(bounds));
+  EntryIterator entries(store, family, std::move(bounds));
   std::vector<EntryRun> runs;
   EntryRun run;
   std::string last_key;
@@ -39,7 +39,7 @@ Result<std::vector<EntryRun>> DigestRange(const SourceStore& store, rocksdb::Col
 
 Result<EntryListing> ListEntries(const SourceStore& store, rocksdb::ColumnFamilyHandle* family, RangeBounds bounds,
                                  size_t max_key_bytes) {
-  EntryIterator entries(store.db(), family, std::move(bounds));
+  EntryIterator entries(store, family, std::move(bounds));
   EntryListing listing;
   size_t key_bytes = 0;
   for (; entries.Valid() && key_bytes < max_key_bytes; entries.Next()) {

@@ -9,7 +9,7 @@ namespace kvbatch {
 RangeReader::RangeReader(std::shared_ptr<SourceStore> store, rocksdb::ColumnFamilyHandle* family, RangeBounds bounds,
                          uint32_t target_family, const Digest& digest)
     : store_(std::move(store)),
-      entries_(store_->db(), family, std::move(bounds)),
+      entries_(*store_, family, std::move(bounds)),
       target_family_(target_family),
       digest_(digest) {}
 

@@ -224,6 +224,19 @@ Result<std::optional<std::string>> SourceStore::Seek(const std::string& name, co
   return found;
 }
 
+Result<const TableLayout*> SourceStore::Tables(rocksdb::ColumnFamilyHandle* family) const {
+  const std::lock_guard lock(mutex_);
+  auto found = layouts_.find(family);
+  if (found == layouts_.end()) {
+    auto described = DescribeTables(db_.get(), family);
+    if (!described.ok()) {
+      return described.status();
+    }
+    found = layouts_.emplace(family, described.Take()).first;
+  }
+  return &found->second;
+}
+
 Result<std::vector<uint64_t>> SourceStore::ApproximateSizes(const std::string& name, const std::string& start,
                                                             const std::vector<std::string>& keys) const {
   auto handle = Family(name);

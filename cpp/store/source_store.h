@@ -6,14 +6,15 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "base/status.h"
-#include "store/entry_iterator.h"
 #include "store/store_description.h"
 #include "store/store_lock.h"
+#include "store/table_run.h"
 
 namespace kvbatch {
 
@@ -57,6 +58,9 @@ class SourceStore {
   // The first key at or behind `key` (in the comparator's order); nothing when there is none.
   Result<std::optional<std::string>> Seek(const std::string& name, const std::string& key) const;
 
+  // What the files of a family allow; looked at once. The pointer lives as long as the store.
+  Result<const TableLayout*> Tables(rocksdb::ColumnFamilyHandle* family) const;
+
   // Estimated bytes, files and memtables, between `start` and each of `keys` (in the comparator's order).
   Result<std::vector<uint64_t>> ApproximateSizes(const std::string& name, const std::string& start,
                                                  const std::vector<std::string>& keys) const;
@@ -70,6 +74,8 @@ class SourceStore {
   std::vector<ColumnFamilyDescription> families_;
   std::map<std::string, rocksdb::ColumnFamilyHandle*> handles_;
   std::unique_ptr<rocksdb::DB> db_;
+  mutable std::mutex mutex_;
+  mutable std::map<rocksdb::ColumnFamilyHandle*, TableLayout> layouts_;
 };
 
 }  // namespace kvbatch

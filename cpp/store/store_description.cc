@@ -23,6 +23,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr size_t kReadaheadBytes = 1 << 20;
+
 class Silent final : public rocksdb::Logger {
  public:
   Silent() : rocksdb::Logger(rocksdb::InfoLogLevel::FATAL_LEVEL) {}
@@ -312,6 +314,10 @@ rocksdb::ColumnFamilyOptions OpenOptions(const ColumnFamilyDescription& family,
   table.block_size = family.block_size;
   table.no_block_cache = cache == nullptr;
   table.block_cache = cache;
+  if (cache == nullptr) {
+    // Whoever reads without a cache reads whole ranges.
+    table.initial_auto_readahead_size = table.max_auto_readahead_size = kReadaheadBytes;
+  }
   if (!family.filter_policy.empty()) {
     rocksdb::ConfigOptions config;
     config.ignore_unknown_options = true;

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "store/entry_iterator.h"
 #include "store_testing.h"
 
 namespace kvbatch::testing {
@@ -207,7 +208,7 @@ TEST_F(SourceStoreTest, ADamagedFileIsNamed) {
   file << "garbage";
   file.close();
   const auto store = OpenSource(path_);
-  EntryIterator entries(store->db(), Must(store->Family("default")), {});
+  EntryIterator entries(*store, Must(store->Family("default")), {});
   while (entries.Valid()) {
     entries.Load();
     entries.Next();

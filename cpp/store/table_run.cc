@@ -1,0 +1,207 @@
+#include "store/table_run.h"
+
+#include <rocksdb/comparator.h>
+#include <rocksdb/metadata.h>
+#include <rocksdb/sst_file_reader.h>
+#include <rocksdb/table_properties.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "batch/wide_columns.h"
+#include "store/rocksdb_status.h"
+
+#if KVBATCH_TABLE_ITERATORS
+#include <rocksdb/utilities/types_util.h>
+#endif
+
+namespace kvbatch {
+
+namespace {
+
+uint64_t MemtableEntries(rocksdb::DB* db, rocksdb::ColumnFamilyHandle* family) {
+  uint64_t entries = 0;
+  for (const auto& property :
+       {rocksdb::DB::Properties::kNumEntriesActiveMemTable, rocksdb::DB::Properties::kNumEntriesImmMemTables}) {
+    uint64_t number = 0;
+    // Not known is as good as some.
+    entries += db->GetIntProperty(family, property, &number) ? number : 1;
+  }
+  return entries;
+}
+
+}  // namespace
+
+Result<TableLayout> DescribeTables(rocksdb::DB* db, rocksdb::ColumnFamilyHandle* family) {
+  TableLayout layout;
+  if (!KVBATCH_TABLE_ITERATORS || MemtableEntries(db, family) > 0) {
+    return layout;
+  }
+  rocksdb::TablePropertiesCollection tables;
+  if (Status status = FromSource(db->GetPropertiesOfAllTables(family, &tables), "read table properties");
+      !status.ok()) {
+    return status;
+  }
+  for (const auto& [file, properties] : tables) {
+    if (properties->num_range_deletions > 0) {
+      return layout;
+    }
+  }
+  rocksdb::ColumnFamilyMetaData metadata;
+  db->GetColumnFamilyMetaData(family, &metadata);
+  for (const auto& level : metadata.levels) {
+    for (const auto& file : level.files) {
+      layout.files.push_back({file.directory + "/" + file.relative_filename, file.smallestkey, file.largestkey});
+    }
+  }
+  const auto* comparator = family->GetComparator();
+  std::sort(layout.files.begin(), layout.files.end(), [comparator](const TableFile& a, const TableFile& b) {
+    return comparator->Compare(a.smallest, b.smallest) < 0;
+  });
+  layout.readable = true;
+  return layout;
+}
+
+std::vector<TableFile> DisjointTables(const TableLayout& layout, const rocksdb::Comparator* comparator,
+                                      const RangeBounds& bounds) {
+  const auto& first = bounds.after ? bounds.after : bounds.start;
+  std::vector<TableFile> met;
+  for (const TableFile& file : layout.files) {
+    if ((first && comparator->Compare(file.largest, *first) < 0) ||
+        (bounds.end && comparator->Compare(file.smallest, *bounds.end) >= 0)) {
+      continue;
+    }
+    if (!met.empty() && comparator->Compare(met.back().largest, file.smallest) >= 0) {
+      return {};
+    }
+    met.push_back(file);
+  }
+  return met;
+}
+
+#if KVBATCH_TABLE_ITERATORS
+
+TableRun::TableRun(std::vector<TableFile> files, rocksdb::Options options, const RangeBounds& bounds)
+    : files_(std::move(files)), options_(std::move(options)), bounds_(bounds) {
+  if (bounds_.after) {
+    settled_key_ = *bounds_.after;
+    has_settled_key_ = true;
+  }
+  if (OpenNext()) {
+    Settle();
+  }
+}
+
+TableRun::~TableRun() = default;
+
+void TableRun::Stop(Status status) {
+  valid_ = false;
+  status_ = std::move(status);
+}
+
+bool TableRun::OpenNext() {
+  if (next_file_ == files_.size()) {
+    Stop(Status::Ok());
+    return false;
+  }
+  const TableFile& file = files_[next_file_];
+  table_.reset();
+  reader_ = std::make_unique<rocksdb::SstFileReader>(options_);
+  if (Status status = FromSource(reader_->Open(file.path), "open " + file.path); !status.ok()) {
+    Stop(std::move(status));
+    return false;
+  }
+  table_ = reader_->NewTableIterator();
+  check_end_ = bounds_.end && options_.comparator->Compare(file.largest, *bounds_.end) >= 0;
+  const auto& first = bounds_.after ? bounds_.after : bounds_.start;
+  if (next_file_ == 0 && first) {
+    std::string internal_key;
+    const auto made = rocksdb::GetInternalKeyForSeek(*first, options_.comparator, &internal_key);
+    if (!made.ok()) {
+      Stop(FromSource(made, "seek in " + file.path));
+      return false;
+    }
+    table_->Seek(internal_key);
+  } else {
+    table_->SeekToFirst();
+  }
+  ++next_file_;
+  return true;
+}
+
+bool TableRun::TakeEntity(std::string_view columns) {
+  std::vector<WideColumn> decoded;
+  if (!DecodeEntity(columns, &decoded)) {
+    Stop(Status(Code::kSource, "read the source: malformed columns in " + files_[next_file_ - 1].path));
+    return false;
+  }
+  // RocksDB itself takes an entity of nothing but the default column for a plain value.
+  is_entity_ = decoded.size() != 1 || !decoded.front().first.empty();
+  value_ = is_entity_ ? columns : decoded.front().second;
+  return true;
+}
+
+void TableRun::Next() {
+  table_->Next();
+  Settle();
+}
+
+// Goes on to the first record, the present one included, that is the newest of its key and no deletion.
+void TableRun::Settle() {
+  for (;; table_->Next()) {
+    while (!table_->Valid()) {
+      if (Status status = FromSource(table_->status(), "read the source"); !status.ok()) {
+        return Stop(std::move(status));
+      }
+      if (!OpenNext()) {
+        return;
+      }
+    }
+    rocksdb::ParsedEntryInfo record;
+    if (const auto parsed = rocksdb::ParseEntry(table_->key(), options_.comparator, &record); !parsed.ok()) {
+      return Stop(FromSource(parsed, "read " + files_[next_file_ - 1].path));
+    }
+    if (check_end_ && options_.comparator->Compare(record.user_key, *bounds_.end) >= 0) {
+      return Stop(Status::Ok());
+    }
+    key_ = View(record.user_key);
+    if (has_settled_key_ && key_ == settled_key_) {
+      continue;
+    }
+    // Nothing is older than sequence number 0.
+    has_settled_key_ = record.sequence > 0;
+    if (has_settled_key_) {
+      settled_key_.assign(key_);
+    }
+    switch (record.type) {
+      case rocksdb::kEntryPut:
+        value_ = View(table_->value());
+        is_entity_ = false;
+        valid_ = true;
+        return;
+      case rocksdb::kEntryWideColumnEntity:
+        valid_ = TakeEntity(View(table_->value()));
+        return;
+      case rocksdb::kEntryDelete:
+      case rocksdb::kEntrySingleDelete:
+        break;
+      default:
+        needs_merging_ = true;
+        return Stop(Status::Ok());
+    }
+  }
+}
+
+#else
+
+// Never made: no layout is readable.
+TableRun::TableRun(std::vector<TableFile> files, rocksdb::Options options, const RangeBounds& bounds)
+    : files_(std::move(files)), options_(std::move(options)), bounds_(bounds) {}
+
+TableRun::~TableRun() = default;
+
+void TableRun::Next() {}
+
+#endif  // KVBATCH_TABLE_ITERATORS
+
+}  // namespace kvbatch

@@ -1,0 +1,98 @@
+// TableRun: the entries of SST files whose key ranges do not overlap, read file by file.
+//
+// Where one file alone holds all there is of its keys, RocksDB's merging and its memtables have nothing to add, and
+// leaving them out halves what an entry costs. In each file the newest version of a key stands first.
+#pragma once
+
+#include <rocksdb/db.h>
+#include <rocksdb/options.h>
+#include <rocksdb/version.h>
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/status.h"
+#include "store/range_bounds.h"
+
+// Whether RocksDB has what this is made of; an older one reads everything through its own iterator.
+#define KVBATCH_TABLE_ITERATORS (ROCKSDB_MAJOR > 9 || (ROCKSDB_MAJOR == 9 && ROCKSDB_MINOR >= 10))
+
+namespace rocksdb {
+class SstFileReader;
+}
+
+namespace kvbatch {
+
+// One SST file of a column family and the user keys it spans, both ends included.
+struct TableFile {
+  std::string path;
+  std::string smallest;
+  std::string largest;
+};
+
+// What the files of a column family allow.
+struct TableLayout {
+  std::vector<TableFile> files;  // in the order of their smallest keys; empty when the family is not `readable`
+  // No entry in memtables, no range deletion in any file: both are invisible to whoever reads a file by itself.
+  bool readable = false;
+};
+
+// kSource when the properties of a file cannot be read.
+Result<TableLayout> DescribeTables(rocksdb::DB* db, rocksdb::ColumnFamilyHandle* family);
+
+// The files that meet the range, in the order of their keys, if no two of them overlap; else none.
+std::vector<TableFile> DisjointTables(const TableLayout& layout, const rocksdb::Comparator* comparator,
+                                      const RangeBounds& bounds);
+
+// Not thread-safe.
+class TableRun {
+ public:
+  // `files` as DisjointTables gives them, not empty; `options` open them. Stands on the first entry in `bounds`.
+  TableRun(std::vector<TableFile> files, rocksdb::Options options, const RangeBounds& bounds);
+  ~TableRun();
+
+  TableRun(const TableRun&) = delete;
+  TableRun& operator=(const TableRun&) = delete;
+
+  bool Valid() const { return valid_; }
+  void Next();
+
+  // The current entry, until Next. The value is that of a plain entry, or the serialized columns of an entity.
+  std::string_view key() const { return key_; }
+  std::string_view value() const { return value_; }
+  bool is_entity() const { return is_entity_; }
+
+  // Not Valid, but not at the end either: the record at key() takes more than its file to understand (a merge operand,
+  // a reference to a blob). The entries from that key on are RocksDB's own iterator's.
+  bool needs_merging() const { return needs_merging_; }
+
+  // kSource with the file at fault.
+  const Status& status() const { return status_; }
+
+ private:
+  bool OpenNext();
+  void Settle();
+  void Stop(Status status);
+  bool TakeEntity(std::string_view columns);
+
+  const std::vector<TableFile> files_;
+  const rocksdb::Options options_;
+  const RangeBounds bounds_;
+  size_t next_file_ = 0;
+  std::unique_ptr<rocksdb::SstFileReader> reader_;
+  std::unique_ptr<rocksdb::Iterator> table_;
+  bool check_end_ = false;  // the range may end inside the present file
+  // Records of this key that follow are older than what was met, or lie before the range.
+  std::string settled_key_;
+  bool has_settled_key_ = false;
+  bool valid_ = false;
+  bool needs_merging_ = false;
+  std::string_view key_;
+  std::string_view value_;
+  bool is_entity_ = false;
+  Status status_;
+};
+
+}  // namespace kvbatch
