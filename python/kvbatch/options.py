@@ -126,7 +126,7 @@ class MigrationOptions(BaseModel):
     retries: int = _number("--retries", 0, default=8)
     sst_file_bytes: Annotated[int, _read_by(parse_bytes)] = _size("", 64 * MIB)
     max_ranges: int = _number("", 1, 10_000, default=64)
-    range_bytes: Annotated[int, _read_by(parse_bytes)] = _size("", 64 * MIB)
+    range_bytes: Annotated[int, _read_by(parse_bytes)] = _size("", 42 * MIB)
 
     @classmethod
     def checked(cls, **options: Any) -> MigrationOptions:

@@ -92,8 +92,19 @@ def _check_key_range(store: SourceStore, wanted: KeyRange) -> None:
         raise UsageError(f"the range {wanted} is empty: its end does not lie behind its start")
 
 
-def plan_ranges(store: SourceStore, *, key_range: KeyRange, range_bytes: int, max_ranges: int) -> list[Range]:
-    """One range for each `range_bytes` of a column family, `max_ranges` at most; one for an empty family.
+def _pieces(raw_bytes: float, range_bytes: int, max_ranges: int, streams: int) -> int:
+    """A multiple of `streams` unless one range is enough, so that all streams end at about the same time."""
+    pieces = round(raw_bytes / range_bytes)
+    if pieces > 1:
+        pieces = -(-pieces // streams) * streams
+    return max(1, min(max_ranges, pieces))
+
+
+def plan_ranges(
+    store: SourceStore, *, key_range: KeyRange, range_bytes: int, max_ranges: int, streams: int = 1
+) -> list[Range]:
+    """One range for each `range_bytes` of a column family, `max_ranges` at most; one for an empty family. A family of
+    several ranges gets as many for each of the `streams`.
 
     Together the ranges of a family are exactly `key_range`. `estimated_bytes` are keys and values before compression.
     Raises UsageError when `key_range` is empty.
@@ -112,8 +123,8 @@ def plan_ranges(store: SourceStore, *, key_range: KeyRange, range_bytes: int, ma
                 [whole, part] = store.approximate_sizes(family.name, keys[0], [keys[1], clipped[1]])
                 [before] = store.approximate_sizes(family.name, keys[0], [clipped[0]])
                 share = (part - before) / whole if whole else 1.0
-                pieces = round(share * figures.raw_bytes / range_bytes)
-                bounds = _boundaries(store, family.name, *clipped, max(1, min(max_ranges, pieces)))
+                pieces = _pieces(share * figures.raw_bytes, range_bytes, max_ranges, streams)
+                bounds = _boundaries(store, family.name, *clipped, pieces)
         starts = [key_range.start, *bounds]
         ends = [*bounds, key_range.end]
         for start, end in zip(starts, ends, strict=True):
