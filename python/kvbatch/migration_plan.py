@@ -89,7 +89,13 @@ def make_plan(source: Endpoint, target: Endpoint, store: SourceStore, options: M
     assert isinstance(source, DirectoryEndpoint)
     fingerprint = fingerprint_directory(source.path)
     ranges = tuple(
-        plan_ranges(store, key_range=options.key_range, range_bytes=options.range_bytes, max_ranges=options.max_ranges)
+        plan_ranges(
+            store,
+            key_range=options.key_range,
+            range_bytes=options.range_bytes,
+            max_ranges=options.max_ranges,
+            streams=options.streams,
+        )
     )
     manifest = Manifest(
         job=_job_id(fingerprint, target, options),
