@@ -58,6 +58,8 @@ Status WriteSampleStore(const std::string& path, const SampleOptions& options) {
   family.compression = options.compression;
   rocksdb::Options rocksdb_options(rocksdb::DBOptions(), OpenOptions(family));
   rocksdb_options.create_if_missing = true;
+  // The default since RocksDB 8.4, which older ones need to be told to compact into the last level.
+  rocksdb_options.level_compaction_dynamic_level_bytes = true;
   rocksdb_options.max_background_jobs = 2;
   rocksdb_options.info_log_level = rocksdb::InfoLogLevel::WARN_LEVEL;
   rocksdb::DB* opened = nullptr;

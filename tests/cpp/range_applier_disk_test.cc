@@ -1,4 +1,5 @@
 // RangeApplier on disks that are full, small or odd.
+#include <rocksdb/version.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/vfs.h>
@@ -90,6 +91,9 @@ INSTANTIATE_TEST_SUITE_P(Modes, ApplierDiskTest, ::testing::Values(ApplyMode::kI
 constexpr uint64_t kFileBytes = 500'000;
 
 TEST_P(ApplierDiskTest, AFullDiskIsToldApartAndTheJobGoesOnWhenThereIsRoom) {
+  if (ROCKSDB_MAJOR < 9 && GetParam() == ApplyMode::kWrite) {
+    GTEST_SKIP() << "RocksDB " << ROCKSDB_MAJOR << ", where assertions are on, ends the process at a WAL on a full disk";
+  }
   SmallDisk disk(directory_ / "disk", 32 << 20);
   if (!disk.mounted()) {
     GTEST_SKIP() << "this process may not mount a file system";
