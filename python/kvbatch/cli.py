@@ -11,6 +11,8 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -22,7 +24,7 @@ from kvbatch import api
 from kvbatch.cli_output import print_json, print_table, show_jobs, show_plan, show_report, show_summary
 from kvbatch.demo import run_demo
 from kvbatch.endpoints import format_address
-from kvbatch.errors import KvbatchError, UsageError
+from kvbatch.errors import KvbatchError, StoppedError, UsageError
 from kvbatch.logs import configure_for_command_line
 from kvbatch.migration import Migration
 from kvbatch.options import MigrationOptions, default_state_dir
@@ -30,6 +32,7 @@ from kvbatch.progress_view import follow
 from kvbatch.server import Receiver
 from kvbatch.state import StateStore
 from kvbatch.units import parse_bytes
+from kvbatch.verification import Verification
 from kvbatch.version import __version__
 
 __all__ = ["app", "main"]
@@ -73,6 +76,7 @@ TargetArgument = Annotated[
     str, typer.Argument(metavar="TARGET", help="PATH, rocksdb:PATH or kvbatch://host:port/NAME.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
+ProgressOption = Annotated[ProgressChoice, typer.Option(help="What to show on stderr.")]
 StateOption = Annotated[
     Path | None, typer.Option("--state-dir", help="Where the sender keeps its jobs (default: the XDG state directory).")
 ]
@@ -154,7 +158,7 @@ def migrate(
     allow_nonempty: NonemptyOption = False,
     retries: RetriesOption = 8,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and touch nothing.")] = False,
-    progress: Annotated[ProgressChoice, typer.Option(help="What to show on stderr.")] = ProgressChoice.AUTO,
+    progress: ProgressOption = ProgressChoice.AUTO,
     as_json: JsonOption = False,
 ) -> None:
     """Copy SOURCE to TARGET. Run again after any interruption: it carries on where it was."""
@@ -178,8 +182,13 @@ def migrate(
         return
     migration = Migration(source, target, MigrationOptions.checked(**options))
     events = migration.events()
-    migration.start()
-    with _StopOnSignals(migration):
+
+    def stop() -> None:
+        print("stopping; the job stays resumable (once more: at once)", file=sys.stderr, flush=True)
+        migration.cancel()
+
+    with _StopOnSignals(stop):
+        migration.start()
         follow(events, progress.value)
         summary = migration.wait()
     if as_json:
@@ -189,13 +198,13 @@ def migrate(
 
 
 class _StopOnSignals:
-    """SIGINT and SIGTERM stop the job cleanly; a second one ends the process at once."""
+    """SIGINT and SIGTERM call `stop`; a second one ends the process at once."""
 
-    def __init__(self, migration: Migration) -> None:
-        self._migration = migration
+    def __init__(self, stop: Callable[[], None]) -> None:
+        self._stop = stop
         self._asked = 0.0
 
-    def _stop(self, number: int, frame: object) -> None:
+    def _on_signal(self, number: int, frame: object) -> None:
         del frame
         now = time.monotonic()
         if now - self._asked < _SAME_REQUEST_SECONDS:
@@ -204,12 +213,11 @@ class _StopOnSignals:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self._asked = now
-        print("stopping; the job stays resumable (once more: at once)", file=sys.stderr, flush=True)
-        self._migration.cancel()
+        self._stop()
 
     def __enter__(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop)
+            signal.signal(number, self._on_signal)
 
     def __exit__(self, *exc: object) -> None:
         # There is nothing left to stop, and the result is still to be printed.
@@ -276,12 +284,19 @@ def verify(
     repair: Annotated[bool, typer.Option("--repair", help="Send the keys that differ, and only those.")] = False,
     column_families: FamilyOption = None,
     key_range: RangeOption = None,
+    progress: ProgressOption = ProgressChoice.AUTO,
     as_json: JsonOption = False,
 ) -> None:
     """Compare every entry of SOURCE and TARGET by digests. Exit 0: equal; 3: they differ."""
-    report = api.verify(
+    verification = Verification(
         source, target, repair=repair, column_families=tuple(column_families or ()), key_range=key_range
     )
+    events = verification.events()
+    # Signals are handled in the main thread, which must not wait in the core meanwhile.
+    with _StopOnSignals(verification.cancel), ThreadPoolExecutor(1) as background:
+        running = background.submit(verification.run)
+        follow(events, progress.value)
+        report = running.result()
     if report.unfinished:
         print("note: the target belongs to an unfinished migration", file=sys.stderr)
     if as_json:
@@ -364,17 +379,23 @@ def _configure_logs() -> None:
     configure_for_command_line()
 
 
+def _advice(error: KvbatchError, arguments: list[str]) -> str | None:
+    """What to type next, where that is not in the message."""
+    command = f"kvbatch {shlex.join(arguments)}"
+    if arguments[:1] != ["migrate"]:
+        # Whoever stopped a verify knows how to start it.
+        return f"try again with: {command}" if error.resumable and not isinstance(error, StoppedError) else None
+    if error.resumable:
+        return f"nothing is lost; carry on with: {command}"
+    if error.exit_code == 1:
+        return f"what was moved stays; once this is mended, carry on with: {command}"
+    return None
+
+
 def _fail(error: KvbatchError, arguments: list[str]) -> NoReturn:
     print(f"kvbatch: {error}", file=sys.stderr)
-    if error.resumable and arguments[:1] != ["migrate"]:
-        print(f"try again with: kvbatch {shlex.join(arguments)}", file=sys.stderr)
-    elif error.resumable:
-        print(f"nothing is lost; carry on with: kvbatch {shlex.join(arguments)}", file=sys.stderr)
-    elif error.exit_code == 1 and arguments[:1] == ["migrate"]:
-        print(
-            f"what was moved stays; once this is mended, carry on with: kvbatch {shlex.join(arguments)}",
-            file=sys.stderr,
-        )
+    if (advice := _advice(error, arguments)) is not None:
+        print(advice, file=sys.stderr)
     sys.exit(error.exit_code)
 
 

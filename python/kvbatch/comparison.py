@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import heapq
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from kvbatch._core.base import sum_digests
-from kvbatch._core.store import SourceStore
 from kvbatch.endpoints import DirectoryEndpoint, Endpoint
 from kvbatch.errors import RefusedError
+from kvbatch.events import SAMPLE_SECONDS, Progress, RateMeter
 from kvbatch.options import MIB, default_streams
 from kvbatch.planner import plan_ranges
 from kvbatch.ranges import KeyRange, Range
+from kvbatch.stopping import StopRequest
 from kvbatch.store_reader import EMPTY_DIGEST, DirectoryReader, Run, StoreReader, open_reader
 
-__all__ = ["Difference", "VerifyReport", "compare"]
+__all__ = ["Difference", "Meter", "Readers", "VerifyReport", "compare"]
 
 _RANGE_BYTES = 32 * MIB
 _MAX_RANGES = 256
@@ -86,35 +88,38 @@ class VerifyReport:
         }
 
 
-class _Readers:
+class Readers:
     """Readers of one endpoint for several threads: a directory's is shared, a receiver's is one a thread. A family that
     is not there reads as an empty one."""
 
-    def __init__(self, endpoint: Endpoint, column_families: Sequence[str] = ()) -> None:
+    def __init__(self, endpoint: Endpoint, stop: StopRequest, column_families: Sequence[str] = ()) -> None:
         self._endpoint = endpoint
-        self._lock = threading.Lock()
+        self._stop = stop
         self._local = threading.local()
-        self.first = open_reader(endpoint, column_families)
+        self.first = open_reader(endpoint, column_families, stop.watch)
         self._families = set(self.first.column_families())
         self._all = [self.first]
 
-    def _get(self) -> StoreReader:
-        if isinstance(self._endpoint, DirectoryEndpoint):
-            return self.first
+    def _own(self) -> StoreReader:
+        """The reader of this thread."""
         reader: StoreReader | None = getattr(self._local, "reader", None)
         if reader is None:
-            reader = self._local.reader = open_reader(self._endpoint)
-            with self._lock:
-                self._all.append(reader)
+            reader = self._local.reader = open_reader(self._endpoint, on_connected=self._stop.watch)
+            self._all.append(reader)
         return reader
+
+    def _get(self) -> StoreReader:
+        self._stop.check()
+        return self.first if isinstance(self._endpoint, DirectoryEndpoint) else self._own()
 
     def runs(self, family: str, start: bytes | None, end: bytes | None, run_entries: int) -> list[Run]:
         return self._get().digest(family, start, end, run_entries) if family in self._families else []
 
-    def total(self, family: str, start: bytes | None, end: bytes | None) -> tuple[int, bytes]:
-        """How many entries [start, end) has, and the sum of their digests."""
+    def total(self, family: str, start: bytes | None, end: bytes | None) -> Run:
+        """All entries of [start, end) as one run."""
         runs = self.runs(family, start, end, 0)
-        return sum(run.entries for run in runs), sum_digests([run.digest for run in runs]) if runs else EMPTY_DIGEST
+        digest = sum_digests([run.digest for run in runs]) if runs else EMPTY_DIGEST
+        return Run(sum(run.entries for run in runs), sum(run.raw_bytes for run in runs), digest, b"")
 
     def entries(self, family: str, start: bytes | None, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
         """All (key, digest) of [start, end), a page at a time."""
@@ -130,8 +135,56 @@ class _Readers:
             reader.close()
 
 
+class Meter:
+    """How much of the source was compared, over all passes of a verification. Ranges that are gone through a second
+    time, to find their keys, count twice."""
+
+    def __init__(self, tell: Callable[[Progress], None]) -> None:
+        self._tell = tell
+        self._rates = RateMeter()
+        self._started = time.monotonic()
+        self._due = self._started + SAMPLE_SECONDS
+        self._entries = 0
+        self._raw_bytes = 0
+        self._expected_entries = 0
+        self._expected_bytes = 0
+        self._ranges_complete = 0
+        self._ranges = 0
+
+    def expect(self, parts: Sequence[Range]) -> None:
+        self._ranges += len(parts)
+        self._expected_entries += sum(part.estimated_entries for part in parts)
+        self._expected_bytes += sum(part.estimated_bytes for part in parts)
+
+    def add_range(self, entries: int, raw_bytes: int) -> None:
+        """Tells of it when that is due."""
+        self._ranges_complete += 1
+        self._entries += entries
+        self._raw_bytes += raw_bytes
+        if time.monotonic() >= self._due:
+            self.tell()
+
+    def tell(self) -> None:
+        now = time.monotonic()
+        self._due = now + SAMPLE_SECONDS
+        entries_per_second, bytes_per_second = self._rates.sample(self._entries, self._raw_bytes)
+        self._tell(
+            Progress(
+                entries=self._entries,
+                raw_bytes=self._raw_bytes,
+                estimated_entries=max(self._expected_entries, self._entries),
+                estimated_bytes=max(self._expected_bytes, self._raw_bytes),
+                entries_per_second=entries_per_second,
+                bytes_per_second=bytes_per_second,
+                seconds=now - self._started,
+                ranges_complete=self._ranges_complete,
+                ranges=self._ranges,
+            )
+        )
+
+
 class _Comparison:
-    def __init__(self, source: _Readers, target: _Readers, report: VerifyReport, reverse: dict[str, bool]) -> None:
+    def __init__(self, source: Readers, target: Readers, report: VerifyReport, reverse: dict[str, bool]) -> None:
         self._source = source
         self._target = target
         self._report = report
@@ -156,8 +209,8 @@ class _Comparison:
                 # In descending order nothing general lies just behind a key: the rest goes key by key.
                 self._compare_keys(part.column_family, start, part.end)
                 return
-            entries, digest = self._target.total(part.column_family, start, end)
-            if (entries, digest) != (run.entries, run.digest):
+            theirs = self._target.total(part.column_family, start, end)
+            if (theirs.entries, theirs.digest) != (run.entries, run.digest):
                 self._compare_keys(part.column_family, start, end)
             start = end
         if not runs:
@@ -207,45 +260,42 @@ def _check_same_order(source: StoreReader, target: StoreReader) -> None:
             )
 
 
-def _plan(store: SourceStore, key_range: KeyRange) -> list[Range]:
-    return plan_ranges(store, key_range=key_range, range_bytes=_RANGE_BYTES, max_ranges=_MAX_RANGES)
-
-
 def compare(
-    source_endpoint: DirectoryEndpoint,
-    target_endpoint: Endpoint,
-    column_families: tuple[str, ...],
+    source: Readers,
+    target: Readers,
     key_range: KeyRange,
+    meter: Meter,
+    *,
+    all_families: bool,
     threads: int | None,
     keep: bool,
-    on_progress: Callable[[int, int], None] | None,
 ) -> tuple[VerifyReport, dict[str, list[bytes]]]:
+    """One pass over both. With `keep` the differing keys come back too, by family, as many as memory is for."""
+    assert isinstance(source.first, DirectoryReader)
     report = VerifyReport()
-    source = _Readers(source_endpoint, column_families)
-    target = _Readers(target_endpoint)
-    try:
-        assert isinstance(source.first, DirectoryReader)
-        store = source.first.store
-        _check_same_order(source.first, target.first)
-        report.unfinished = target.first.unfinished()
-        parts = _plan(store, key_range)
-        families = [family.name for family in store.column_families]
-        theirs_named = target.first.column_families()
-        report.families_missing = [name for name in families if name not in theirs_named]
-        if not column_families:
-            report.families_extra = [name for name in theirs_named if name not in families]
-        # Their entries are extra keys.
-        parts += [
-            Range(len(parts) + i, name, key_range.start, key_range.end) for i, name in enumerate(report.families_extra)
-        ]
-        expected = sum(part.estimated_entries for part in parts)
-        reverse = {family.name: "Reverse" in family.comparator for family in store.column_families}
-        comparison = _Comparison(source, target, report, {**{part.column_family: False for part in parts}, **reverse})
-        if keep:
-            comparison.keep(_KEPT_BYTES)
-        workers = threads or default_streams()
-        digests: dict[str, list[bytes]] = {family: [] for family in families}
-        with ThreadPoolExecutor(workers) as ours, ThreadPoolExecutor(workers) as theirs:
+    store = source.first.store
+    _check_same_order(source.first, target.first)
+    report.unfinished = target.first.unfinished()
+    parts = plan_ranges(store, key_range=key_range, range_bytes=_RANGE_BYTES, max_ranges=_MAX_RANGES)
+    families = [family.name for family in store.column_families]
+    theirs_named = target.first.column_families()
+    report.families_missing = [name for name in families if name not in theirs_named]
+    if all_families:
+        report.families_extra = [name for name in theirs_named if name not in families]
+    # Their entries are extra keys.
+    parts += [
+        Range(len(parts) + i, name, key_range.start, key_range.end) for i, name in enumerate(report.families_extra)
+    ]
+    meter.expect(parts)
+    reverse = {family.name: "Reverse" in family.comparator for family in store.column_families}
+    comparison = _Comparison(source, target, report, {**{part.column_family: False for part in parts}, **reverse})
+    if keep:
+        comparison.keep(_KEPT_BYTES)
+    workers = threads or default_streams()
+    digests: dict[str, list[bytes]] = {family: [] for family in families}
+    differing: list[Range] = []
+    with ThreadPoolExecutor(workers) as ours, ThreadPoolExecutor(workers) as theirs:
+        try:
             pairs = [
                 (
                     part,
@@ -254,24 +304,27 @@ def compare(
                 )
                 for part in parts
             ]
-            differing = []
-            for part, mine, other in pairs:
-                (entries_source, digest), (entries_target, digest_target) = mine.result(), other.result()
-                report.entries_source += entries_source
-                report.entries_target += entries_target
+            for part, *sides in pairs:
+                mine, other = (side.result() for side in sides)
+                report.entries_source += mine.entries
+                report.entries_target += other.entries
                 if part.column_family in digests:
-                    digests[part.column_family].append(digest)
-                if (entries_source, digest) != (entries_target, digest_target):
+                    digests[part.column_family].append(mine.digest)
+                if (mine.entries, mine.digest) != (other.entries, other.digest):
                     differing.append(part)
-                if on_progress is not None:
-                    on_progress(report.entries_source, expected)
-            list(ours.map(comparison.compare_runs, differing))
-        report.ranges = len(parts)
-        report.ranges_differing = len(differing)
-        report.digests = {family: sum_digests(all_).hex() for family, all_ in digests.items()}
-        report.equal = not differing and not report.families_missing and not report.families_extra
-        report.samples.sort(key=lambda found: (found.column_family, found.key))
-        return report, comparison.differences
-    finally:
-        source.close()
-        target.close()
+                meter.add_range(mine.entries, mine.raw_bytes)
+            meter.expect(differing)
+            for part, _ in zip(differing, ours.map(comparison.compare_runs, differing), strict=True):
+                meter.add_range(part.estimated_entries, part.estimated_bytes)
+        except BaseException:
+            # Nobody waits for the ranges that were not begun.
+            for executor in (ours, theirs):
+                executor.shutdown(wait=False, cancel_futures=True)
+            raise
+    meter.tell()
+    report.ranges = len(parts)
+    report.ranges_differing = len(differing)
+    report.digests = {family: sum_digests(all_).hex() for family, all_ in digests.items()}
+    report.equal = not differing and not report.families_missing and not report.families_extra
+    report.samples.sort(key=lambda found: (found.column_family, found.key))
+    return report, comparison.differences

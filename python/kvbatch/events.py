@@ -5,11 +5,16 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["Event", "EventBus", "Progress", "Summary"]
+__all__ = ["SAMPLE_SECONDS", "Event", "EventBus", "Progress", "RateMeter", "Summary"]
+
+SAMPLE_SECONDS = 0.5
+# The rate shown is the mean over so many samples.
+_RATE_SAMPLES = 7
 
 EventKind = Literal["job", "range", "sample", "retry", "warning", "done"]
 
@@ -56,6 +61,21 @@ class Progress:
         if self.bytes_per_second <= 0:
             return None
         return max(0, self.estimated_bytes - self.raw_bytes) / self.bytes_per_second
+
+
+class RateMeter:
+    """What is done a second, from totals that are looked at every SAMPLE_SECONDS."""
+
+    def __init__(self) -> None:
+        self._marks = deque([(time.monotonic(), 0, 0)], maxlen=_RATE_SAMPLES)
+
+    def sample(self, entries: int, raw_bytes: int) -> tuple[float, float]:
+        """Entries and bytes a second, the mean over the last samples."""
+        now = time.monotonic()
+        self._marks.append((now, entries, raw_bytes))
+        then, entries_then, bytes_then = self._marks[0]
+        elapsed = max(1e-6, now - then)
+        return (entries - entries_then) / elapsed, (raw_bytes - bytes_then) / elapsed
 
 
 @dataclass(frozen=True, slots=True)

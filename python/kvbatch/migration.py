@@ -6,7 +6,6 @@ import dataclasses
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Iterator
 
 import stamina
@@ -16,13 +15,13 @@ from kvbatch._core.store import Cursor
 from kvbatch.compression import CodecChooser
 from kvbatch.endpoints import DirectoryEndpoint, Endpoint, check_apart, parse_endpoint
 from kvbatch.errors import KvbatchError, RefusedError, SourceError, StoppedError
-from kvbatch.events import Event, EventBus, Progress, Summary
+from kvbatch.events import SAMPLE_SECONDS, Event, EventBus, Progress, RateMeter, Summary
 from kvbatch.fingerprint import fingerprint_directory
 from kvbatch.job_stream import JobStream, RangeQueue, StreamCounters
 from kvbatch.migration_plan import make_plan, open_source
 from kvbatch.options import MigrationOptions
 from kvbatch.process import peak_rss_bytes
-from kvbatch.state import JobState, SentLog, StateStore, job_lock
+from kvbatch.state import JobState, SentLog, StateStore, job_lock, state_after
 from kvbatch.store_reader import open_reader
 from kvbatch.target import TargetSession
 from kvbatch.target_local import LocalSession
@@ -30,11 +29,8 @@ from kvbatch.target_remote import RemoteSession
 
 __all__ = ["Migration"]
 
-_SAMPLE_SECONDS = 0.5
 # A stream that waits for a silent target is cut loose this long after a stop.
 _STOP_GRACE_SECONDS = 3.0
-# The rate shown is the mean over so many samples.
-_RATE_SAMPLES = 7
 _RETRY_WAIT_SECONDS = 0.2
 _RETRY_WAIT_MAX_SECONDS = 5.0
 
@@ -73,8 +69,7 @@ class Migration:
             estimated_bytes=self.plan.estimated_bytes,
             ranges=len(self.plan.ranges),
         )
-        # Time, entries and bytes at the last samples; the rate shown is the mean over them.
-        self._marks = deque([(time.monotonic(), 0, 0)], maxlen=_RATE_SAMPLES)
+        self._rates = RateMeter()
         self._summary: Summary | None = None
         self._error: BaseException | None = None
         self._attempt: stamina.Attempt
@@ -120,7 +115,7 @@ class Migration:
             # The frames behind it hold on to the source, which stays locked as long as this object lives.
             traceback.clear_frames(error.__traceback__)
             self._error = error
-            self._bus.publish("done", state=_state_after(error), error=str(error))
+            self._bus.publish("done", state=state_after(error), error=str(error))
         finally:
             del self._store
             self._state.close()
@@ -137,7 +132,7 @@ class Migration:
                 raise
             self._sample()
             self._state.update(
-                self.job, state=_state_after(error), error=str(error), progress=dataclasses.asdict(self._progress)
+                self.job, state=state_after(error), error=str(error), progress=dataclasses.asdict(self._progress)
             )
             raise
         if already_finished is not None:
@@ -290,7 +285,7 @@ class Migration:
         for thread in threads:
             thread.start()
         give_up = float("inf")
-        next_sample = time.monotonic() + _SAMPLE_SECONDS
+        next_sample = time.monotonic() + SAMPLE_SECONDS
         for stream, thread in zip(streams, threads, strict=True):
             while not stream.ended:
                 # Until this stream ends, somebody stops the job, or a sample or a deadline is due.
@@ -307,7 +302,7 @@ class Migration:
                             each.interrupt()
                         give_up = float("inf")
                 if time.monotonic() >= next_sample:
-                    next_sample += _SAMPLE_SECONDS
+                    next_sample += SAMPLE_SECONDS
                     self._sample()
                     self._state.update(self.job, progress=dataclasses.asdict(self._progress))
                     self._bus.publish("sample", **dataclasses.asdict(self._progress))
@@ -359,10 +354,7 @@ class Migration:
             cursors = list(self._cursors.values())
         durable_entries = sum(cursor.entries for cursor in cursors)
         durable_bytes = sum(cursor.raw_bytes for cursor in cursors)
-        now = time.monotonic()
-        self._marks.append((now, counters.entries, counters.raw_bytes))
-        then, entries_then, bytes_then = self._marks[0]
-        elapsed = max(1e-6, now - then)
+        entries_per_second, bytes_per_second = self._rates.sample(counters.entries, counters.raw_bytes)
         self._progress = Progress(
             entries=max(durable_entries, self._base_entries + session.entries),
             raw_bytes=max(durable_bytes, self._base_bytes + session.raw_bytes),
@@ -370,9 +362,9 @@ class Migration:
             durable_bytes=durable_bytes,
             estimated_entries=max(self.plan.estimated_entries, durable_entries),
             estimated_bytes=max(self.plan.estimated_bytes, durable_bytes),
-            entries_per_second=(counters.entries - entries_then) / elapsed,
-            bytes_per_second=(counters.raw_bytes - bytes_then) / elapsed,
-            seconds=now - self._started_monotonic,
+            entries_per_second=entries_per_second,
+            bytes_per_second=bytes_per_second,
+            seconds=time.monotonic() - self._started_monotonic,
             ranges_complete=sum(cursor.complete for cursor in cursors),
             ranges=len(self._manifest.ranges),
         )
@@ -399,10 +391,6 @@ class Migration:
             peak_rss_bytes=peak_rss_bytes(),
             ranges=len(self._manifest.ranges),
         )
-
-
-def _state_after(error: BaseException) -> str:
-    return JobState.STOPPED if isinstance(error, KvbatchError) and error.resumable else JobState.FAILED
 
 
 def _add(total: StreamCounters, part: StreamCounters) -> None:

@@ -1,4 +1,4 @@
-"""How a running job looks on stderr: a bar, plain lines, or JSON events."""
+"""How a running migration or verification looks on stderr: a bar, plain lines, or JSON events."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _follow_bar(events: Iterable[Event], stream: TextIO) -> None:
                 progress.console.print(line, highlight=False)
             if event.kind == "sample":
                 if task is None:
-                    task = progress.add_task("migrate")
+                    task = progress.add_task("")
                 progress.update(
                     task,
                     total=event.data["estimated_bytes"],
@@ -85,7 +85,8 @@ def _follow_bar(events: Iterable[Event], stream: TextIO) -> None:
                     figures=_figures(event.data),
                 )
         if task is not None and event.data.get("state") == "done":
-            progress.update(task, total=1, completed=1, figures=f"{format_count(event.data['entries'])} entries")
+            entries = event.data["entries" if "entries" in event.data else "entries_source"]
+            progress.update(task, total=1, completed=1, figures=f"{format_count(entries)} entries")
 
 
 def follow(events: Iterable[Event], mode: ProgressMode, stream: TextIO | None = None) -> None:

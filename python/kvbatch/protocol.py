@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from kvbatch._core.frame import PROTOCOL_VERSION, BufferPool, Frame, FrameLimits, FrameType
@@ -28,6 +28,7 @@ __all__ = [
     "cursor_to_json",
     "decode_payload",
     "hello",
+    "ignore_peer",
     "malformed_is_protocol_error",
 ]
 
@@ -185,9 +186,16 @@ def hello(role: str, **more: Any) -> dict[str, Any]:
     return {"software": f"kvbatch {__version__}", "protocol": PROTOCOL_VERSION, "role": role, **more}
 
 
-def connect(host: str, port: int, role: str, **more: Any) -> tuple[Peer, dict[str, Any]]:
-    """Connects and shakes hands; the peer and its WELCOME. Raises UsageError for a host that does not exist,
-    TransportError, ProtocolError."""
+def ignore_peer(peer: Peer) -> None:
+    del peer
+
+
+def connect(
+    host: str, port: int, role: str, *, on_connected: Callable[[Peer], None] = ignore_peer, **more: Any
+) -> tuple[Peer, dict[str, Any]]:
+    """Connects and shakes hands; the peer and its WELCOME. `on_connected` gets the peer before anything is waited for,
+    so that another thread can close it. Raises UsageError for a host that does not exist, TransportError,
+    ProtocolError."""
     try:
         sock = socket.create_connection((host, port), timeout=_CONNECT_SECONDS)
     except OSError as error:
@@ -197,6 +205,7 @@ def connect(host: str, port: int, role: str, **more: Any) -> tuple[Peer, dict[st
     _reached_hosts.add(host)
     peer = Peer(sock, FrameLimits(max_data_bytes=0))
     try:
+        on_connected(peer)
         peer.connection.set_timeout(_WELCOME_MILLISECONDS)
         peer.send(FrameType.HELLO, hello(role, **more))
         welcome = peer.receive(FrameType.WELCOME)[1]

@@ -10,6 +10,7 @@ from kvbatch._core.store import SourceStore, TargetStore
 from kvbatch.endpoints import DirectoryEndpoint, Endpoint, ReceiverEndpoint
 from kvbatch.options import MIB
 from kvbatch.protocol import Peer, connect, malformed_is_protocol_error
+from kvbatch.stopping import StopRequest
 
 __all__ = ["repair_keys"]
 
@@ -68,8 +69,9 @@ class _ReceiverRepairer:
         self._peer.close()
 
 
-def repair_keys(source: SourceStore, target: Endpoint, differences: dict[str, list[bytes]]) -> int:
-    """Sends what the source holds for the differing keys, deletes what only the target has; how many keys."""
+def repair_keys(source: SourceStore, target: Endpoint, differences: dict[str, list[bytes]], stop: StopRequest) -> int:
+    """Sends what the source holds for the differing keys, deletes what only the target has; how many keys. Ends early,
+    with what was sent made durable, when it is to stop."""
     repairer: _Repairer = (
         _DirectoryRepairer(target) if isinstance(target, DirectoryEndpoint) else _ReceiverRepairer(target)
     )
@@ -79,10 +81,10 @@ def repair_keys(source: SourceStore, target: Endpoint, differences: dict[str, li
         for family, keys in differences.items():
             family_id = repairer.family_id(family)
             at = 0
-            while at < len(keys):
+            while at < len(keys) and not stop.made:
                 at += source.pack_repair(family, keys, at, family_id, frame, _REPAIR_BATCH_BYTES, Codec.NONE)
                 repairer.write(frame)
-            repaired += len(keys)
+            repaired += at
         repairer.finish()
     finally:
         repairer.close()

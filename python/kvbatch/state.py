@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kvbatch.errors import RefusedError, UsageError
+from kvbatch.errors import KvbatchError, RefusedError, UsageError
 
-__all__ = ["JobRecord", "JobState", "SentLog", "StateStore", "job_lock"]
+__all__ = ["JobRecord", "JobState", "SentLog", "StateStore", "job_lock", "state_after"]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -46,6 +46,10 @@ class JobState:
     FAILED = "failed"
     FINISHING = "finishing"
     DONE = "done"
+
+
+def state_after(error: BaseException) -> str:
+    return JobState.STOPPED if isinstance(error, KvbatchError) and error.resumable else JobState.FAILED
 
 
 @dataclass(frozen=True, slots=True)

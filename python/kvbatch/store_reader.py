@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from kvbatch._core.store import RESERVED_COLUMN_FAMILY, SourceStore
 from kvbatch.endpoints import DirectoryEndpoint, Endpoint, ReceiverEndpoint
-from kvbatch.protocol import connect, malformed_is_protocol_error
+from kvbatch.protocol import Peer, connect, ignore_peer, malformed_is_protocol_error
 from kvbatch.ranges import optional_hex
 
 __all__ = ["DirectoryReader", "Run", "StoreReader", "open_reader"]
@@ -89,8 +89,8 @@ class DirectoryReader:
 class ReceiverReader:
     """One connection, used by one thread."""
 
-    def __init__(self, endpoint: ReceiverEndpoint) -> None:
-        self._peer, _ = connect(endpoint.host, endpoint.port, "control")
+    def __init__(self, endpoint: ReceiverEndpoint, on_connected: Callable[[Peer], None] = ignore_peer) -> None:
+        self._peer, _ = connect(endpoint.host, endpoint.port, "control", on_connected=on_connected)
         try:
             inspected = self._peer.request("inspect", name=endpoint.name)
             with malformed_is_protocol_error(self._peer.name, "answer to inspect"):
@@ -142,8 +142,12 @@ class ReceiverReader:
         self._peer.close()
 
 
-def open_reader(endpoint: Endpoint, column_families: Sequence[str] = ()) -> StoreReader:
-    """A receiver's reader sees all families always."""
+def open_reader(
+    endpoint: Endpoint,
+    column_families: Sequence[str] = (),
+    on_connected: Callable[[Peer], None] = ignore_peer,
+) -> StoreReader:
+    """A receiver's reader sees all families always. `on_connected` as in `connect`."""
     if isinstance(endpoint, DirectoryEndpoint):
         return DirectoryReader(endpoint.path, column_families)
-    return ReceiverReader(endpoint)
+    return ReceiverReader(endpoint, on_connected)

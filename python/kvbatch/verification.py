@@ -2,20 +2,139 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 
 from kvbatch._core.store import SourceStore
-from kvbatch.comparison import VerifyReport, compare
+from kvbatch.comparison import Meter, Readers, VerifyReport, compare
 from kvbatch.endpoints import DirectoryEndpoint, check_apart, parse_endpoint
-from kvbatch.errors import RefusedError, UsageError
+from kvbatch.errors import KvbatchError, RefusedError, StoppedError, UsageError
+from kvbatch.events import Event, EventBus, Progress
 from kvbatch.options import check_family_names
 from kvbatch.ranges import KeyRange, parse_key_range
 from kvbatch.repair import repair_keys
+from kvbatch.state import JobState, state_after
+from kvbatch.stopping import StopRequest
 
-__all__ = ["verify"]
+__all__ = ["Verification", "verify"]
+
+
+class Verification:
+    """A comparison and the repair that may follow. `run` is called once; the rest may be called from any thread."""
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str],
+        target: str | os.PathLike[str],
+        *,
+        repair: bool,
+        column_families: Sequence[str],
+        key_range: KeyRange | str | None,
+        threads: int | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        """Raises UsageError or RefusedError; both stores are opened by `run`."""
+        endpoint, self._target = parse_endpoint(source), parse_endpoint(target)
+        check_apart(endpoint, self._target)
+        if not isinstance(endpoint, DirectoryEndpoint):
+            raise UsageError(f"{endpoint}: verify reads the source as a directory on this machine")
+        self._source = endpoint
+        self._repair = repair
+        self._families = tuple(check_family_names(column_families))
+        self._key_range = KeyRange() if key_range is None else parse_key_range(key_range)
+        self._threads = threads
+        self._on_progress = on_progress
+        self._bus = EventBus()
+        self._meter = Meter(self._tell)
+        self._stop = StopRequest()
+        self._repair_began = False
+
+    def events(self) -> Iterator[Event]:
+        """`sample` about twice a second, then `done`."""
+        return self._bus.subscribe()
+
+    def cancel(self) -> None:
+        """Makes `run` raise StoppedError once the ranges that are being read come to their end."""
+        self._stop.make()
+
+    def run(self) -> VerifyReport:
+        try:
+            report = self._run()
+        except BaseException as error:
+            self._bus.publish("done", state=state_after(error), error=str(error))
+            raise
+        self._bus.publish("done", state=JobState.DONE, **report.to_json())
+        return report
+
+    def _run(self) -> VerifyReport:
+        try:
+            report, differences = self._compare()
+            if self._repair and not report.equal:
+                self._check_repairable(report)
+                self._repair_keys(report, differences)
+            return report
+        except KvbatchError as error:
+            # A connection that was interrupted looks broken.
+            if self._stop.made:
+                kept = "what was repaired so far stays, run it again" if self._repair_began else "nothing was changed"
+                raise StoppedError(f"verify was stopped on request; {kept}") from error
+            raise
+
+    def _tell(self, progress: Progress) -> None:
+        self._bus.publish("sample", **dataclasses.asdict(progress))
+        if self._on_progress is not None:
+            self._on_progress(progress)
+
+    def _compare(self) -> tuple[VerifyReport, dict[str, list[bytes]]]:
+        with (
+            closing(Readers(self._source, self._stop, self._families)) as source,
+            closing(Readers(self._target, self._stop)) as target,
+        ):
+            return compare(
+                source,
+                target,
+                self._key_range,
+                self._meter,
+                all_families=not self._families,
+                threads=self._threads,
+                keep=self._repair,
+            )
+
+    def _check_repairable(self, report: VerifyReport) -> None:
+        """Raises RefusedError."""
+        if report.unfinished:
+            raise RefusedError(
+                f"{self._target} is the target of an unfinished migration; run its `kvbatch migrate` again instead"
+            )
+        if report.families_extra:
+            raise RefusedError(
+                f"the target has column families that the source lacks ({', '.join(report.families_extra)}); drop them "
+                "with the program they belong to"
+            )
+        if report.families_missing:
+            options = " ".join(f"--cf {shlex.quote(name)}" for name in report.families_missing)
+            raise RefusedError(
+                f"the target lacks whole column families: bring them with `kvbatch migrate {options} --allow-nonempty "
+                f"{shlex.quote(str(self._source))} {shlex.quote(str(self._target))}`, then verify again"
+            )
+
+    def _repair_keys(self, report: VerifyReport, differences: dict[str, list[bytes]]) -> None:
+        """Repairs and compares until nothing differs; the outcome goes into the report of the first comparison."""
+        store = SourceStore(str(self._source.path))
+        self._repair_began = True
+        again = report
+        while differences:
+            differing = again.keys_differing
+            report.keys_repaired += repair_keys(store, self._target, differences, self._stop)
+            self._stop.check()
+            again, differences = self._compare()
+            if again.keys_differing >= differing:
+                break  # somebody else writes to the target, or its disk forgets
+        report.equal = again.equal
+        report.entries_target = again.entries_target
 
 
 def verify(
@@ -26,56 +145,22 @@ def verify(
     column_families: Sequence[str] = (),
     key_range: KeyRange | str | None = None,
     threads: int | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> VerifyReport:
     """Compares every entry of `source` with `target`, both directions, by digests of ranges.
 
     Both are read as they stand at rest. With `repair` the differing keys, and only those, are written to the target,
     and everything is compared again; very many differences take several such passes. `column_families` and `key_range`
-    restrict both sides. `on_progress` gets entries compared and expected. Raises UsageError, RefusedError, SourceError,
-    TransportError.
+    restrict both sides. `on_progress` is called about twice a second and at the end of each comparison, in the calling
+    thread: entries and bytes are those of the source, ranges that differ count twice. Raises UsageError, RefusedError,
+    SourceError, TargetError, TransportError.
     """
-    source_endpoint, target_endpoint = parse_endpoint(source), parse_endpoint(target)
-    check_apart(source_endpoint, target_endpoint)
-    if not isinstance(source_endpoint, DirectoryEndpoint):
-        raise UsageError(f"{source_endpoint}: verify reads the source as a directory on this machine")
-    wanted = KeyRange() if key_range is None else parse_key_range(key_range)
-    once = partial(
-        compare,
-        source_endpoint,
-        target_endpoint,
-        tuple(check_family_names(column_families)),
-        wanted,
-        threads,
-        repair,
-        on_progress,
-    )
-    report, differences = once()
-    if report.equal or not repair:
-        return report
-    if report.unfinished:
-        raise RefusedError(
-            f"{target_endpoint} is the target of an unfinished migration; run its `kvbatch migrate` again instead"
-        )
-    if report.families_extra:
-        raise RefusedError(
-            f"the target has column families that the source lacks ({', '.join(report.families_extra)}); drop them "
-            "with the program they belong to"
-        )
-    if report.families_missing:
-        options = " ".join(f"--cf {shlex.quote(name)}" for name in report.families_missing)
-        raise RefusedError(
-            f"the target lacks whole column families: bring them with `kvbatch migrate {options} --allow-nonempty "
-            f"{shlex.quote(str(source))} {shlex.quote(str(target))}`, then verify again"
-        )
-    store = SourceStore(str(source_endpoint.path))
-    again = report
-    while differences:
-        differing = again.keys_differing
-        report.keys_repaired += repair_keys(store, target_endpoint, differences)
-        again, differences = once()
-        if again.keys_differing >= differing:
-            break  # somebody else writes to the target, or its disk forgets
-    report.equal = again.equal
-    report.entries_target = again.entries_target
-    return report
+    return Verification(
+        source,
+        target,
+        repair=repair,
+        column_families=column_families,
+        key_range=key_range,
+        threads=threads,
+        on_progress=on_progress,
+    ).run()

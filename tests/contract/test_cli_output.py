@@ -130,6 +130,22 @@ def test_progress_as_json_is_one_event_a_line_on_stderr(source: Path, tmp_path: 
     assert {key: events[-1][key] for key in SUMMARY_KEYS} == one_object(done.stdout)
 
 
+def test_verify_shows_progress_as_migrate_does(source: Path, tmp_path: Path) -> None:
+    write_store(tmp_path / "copy", ENTRIES)
+    done = kvbatch("verify", source, tmp_path / "copy", "--progress", "json", "--json")
+    *samples, last = [json.loads(line) for line in done.stderr.splitlines()]
+    assert {event["event"] for event in samples} == {"sample"}
+    assert (samples[-1]["entries"], samples[-1]["raw_bytes"], samples[-1]["ranges_complete"]) == (4000, RAW_BYTES, 2)
+    assert (last["event"], last["state"]) == ("done", "done")
+    report = one_object(done.stdout)
+    assert {key: last[key] for key in report} == report
+    assert kvbatch("verify", source, tmp_path / "copy", "--progress", "none").stderr == ""
+    failed = kvbatch("verify", source, tmp_path / "nowhere", "--progress", "json")
+    event = json.loads(failed.stderr.splitlines()[0])
+    assert (failed.returncode, event["event"], event["state"]) == (2, "done", "failed")
+    assert "nowhere" in event["error"]
+
+
 def test_without_json_there_is_a_table_and_plain_lines(source: Path, tmp_path: Path) -> None:
     done = kvbatch("migrate", source, tmp_path / "copy")
     rows = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in done.stdout.splitlines())

@@ -17,7 +17,7 @@ import kvbatch
 from kvbatch._core.frame import FrameType
 from kvbatch.endpoints import ReceiverEndpoint
 from kvbatch.target_remote import RemoteSession
-from support.link import Hold, Link
+from support.link import Hold, Link, data_frame
 from support.sender import SmallSource
 from support.stores import kvbatch as command_line
 from support.stores import kvbatch_command, numbered, read_store, write_store
@@ -160,4 +160,47 @@ def test_an_interrupted_migration_is_75_with_the_command_that_then_finishes_it(
     assert again.returncode == 0, again.stderr
     summary = json.loads(again.stdout)
     assert (summary["resumed"], summary["entries"]) == (True, 5100)
+    assert read_store(receiver.root / "copy") == entries
+
+
+# -- a verification that is told to stop ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("progress", ["bar", "plain", "none"])
+def test_an_interrupted_verification_is_75_and_one_line(
+    receiver: kvbatch.Receiver, tmp_path: Path, number: int, progress: str
+) -> None:
+    """Although the receiver owes an answer."""
+    source = write_store(tmp_path / "source", ENTRIES)
+    write_store(receiver.root / "copy", ENTRIES)
+    hold = Hold(lambda passing: passing.direction == "down" and passing.operation == "digest")
+    with (
+        Link(receiver.port, hold) as link,
+        process("verify", source, f"kvbatch://127.0.0.1:{link.port}/copy", "--json", "--progress", progress) as running,
+    ):
+        assert hold.reached.wait(WAIT_SECONDS)
+        running.send_signal(number)
+        out, err = running.communicate(timeout=WAIT_SECONDS)
+    assert (running.returncode, out) == (75, "")
+    # A bar leaves its line.
+    assert err.lstrip("\n") == "kvbatch: verify was stopped on request; nothing was changed\n"
+
+
+def test_an_interrupted_repair_says_that_what_was_repaired_stays(receiver: kvbatch.Receiver, tmp_path: Path) -> None:
+    entries = {"default": numbered(4000, value=b"v" * 1000)}
+    source = write_store(tmp_path / "source", entries)
+    write_store(receiver.root / "copy", {"default": {}})
+    hold = Hold(data_frame(2))
+    with Link(receiver.port, hold) as link:
+        command = ("verify", "--repair", source, f"kvbatch://127.0.0.1:{link.port}/copy")
+        with process(*command) as running:
+            assert hold.reached.wait(WAIT_SECONDS)
+            running.send_signal(signal.SIGTERM)
+            hold.release.set()
+            out, err = running.communicate(timeout=WAIT_SECONDS)
+        assert (running.returncode, out) == (75, "")
+        assert err == "kvbatch: verify was stopped on request; what was repaired so far stays, run it again\n"
+        assert read_store(receiver.root / "copy")["default"]
+        assert command_line(*command).returncode == 0
     assert read_store(receiver.root / "copy") == entries

@@ -117,6 +117,19 @@ def test_equal_stores_of_different_making_are_equal(source: Path, place: Place) 
     assert again.digests == report.digests
 
 
+def test_progress_ends_with_everything_compared(source: Path, place: Place) -> None:
+    place.root.mkdir(exist_ok=True)
+    write_store(place.path(), _with("default", _remove(7)))
+    seen: list[kvbatch.Progress] = []
+    kvbatch.verify(source, place.endpoint(), on_progress=seen.append)
+    last = seen[-1]
+    # The range that differs is gone through twice.
+    assert (last.ranges_complete, last.ranges) == (len(BASE) + 1, len(BASE) + 1)
+    assert last.entries >= sum(len(entries) for entries in BASE.values())
+    assert last.estimated_entries >= last.entries
+    assert last.entries_per_second > 0
+
+
 def test_family_missing_in_the_target(source: Path, place: Place) -> None:
     place.root.mkdir(exist_ok=True)
     write_store(place.path(), {"default": BASE["default"]})

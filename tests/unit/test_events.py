@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from kvbatch.events import Event, EventBus, Progress, Summary
+from kvbatch.events import Event, EventBus, Progress, RateMeter, Summary
 
 
 def test_every_subscriber_gets_every_event_until_done() -> None:
@@ -84,3 +84,18 @@ def test_a_summary_has_the_fields_of_the_contract_in_their_order() -> None:
         "job", "state", "lane", "lane_reason", "entries", "raw_bytes", "wire_bytes", "seconds", "entries_per_second",
         "batches", "resumed", "resent_bytes", "throttled_seconds", "peak_rss_bytes", "ranges", "finished_before",
     ]  # fmt: skip
+
+
+def test_a_rate_is_the_mean_over_the_last_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("kvbatch.events.time.monotonic", lambda: now)
+    meter = RateMeter()
+    assert meter.sample(0, 0) == (0, 0)
+    for second in range(1, 4):
+        now = 100.0 + second
+        assert meter.sample(10 * second, 1000 * second) == (10, 1000)
+    # What was long ago does not count.
+    for second in range(4, 30):
+        now = 100.0 + second
+        rates = meter.sample(30, 3000)
+    assert rates == (0, 0)

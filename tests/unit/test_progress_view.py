@@ -33,6 +33,7 @@ EVENTS = [
     Event("warning", 3.0, {"message": "mind the gap"}),
     Event("done", 4.0, SUMMARY),
 ]
+VERIFIED = [EVENTS[2], Event("done", 4.0, {"state": "done", "equal": True, "entries_source": 2_500_000})]
 FAILED = [*EVENTS[:4], Event("done", 4.0, {"state": "stopped", "error": "told to"})]
 FIGURES = "1.25 M entries, 100 MiB of about 200 MiB, 500 k/s, 50 MiB/s, 2.0 s left"
 
@@ -78,9 +79,9 @@ def test_none_is_silent() -> None:
     assert shown("none", EVENTS) == ""
 
 
-@pytest.mark.parametrize("events", [EVENTS, FAILED, EVENTS[-1:], FAILED[-1:]])
+@pytest.mark.parametrize("events", [EVENTS, FAILED, VERIFIED, EVENTS[-1:], FAILED[-1:], VERIFIED[-1:]])
 @pytest.mark.parametrize("mode", ["bar", "plain", "json", "none"])
-def test_every_view_ends_with_the_job(mode: ProgressMode, events: list[Event]) -> None:
+def test_every_view_ends_with_the_last_event(mode: ProgressMode, events: list[Event]) -> None:
     def endless() -> Iterator[Event]:
         yield from events
 
@@ -95,9 +96,11 @@ def test_before_anything_is_known_there_is_no_division_by_zero(monkeypatch: pyte
     assert "%" in shown("bar", [first, EVENTS[-1]], Terminal())
 
 
-@pytest.mark.parametrize("mode", ["bar", "auto"])
+@pytest.mark.parametrize(
+    ("mode", "events"), [("bar", EVENTS), ("auto", EVENTS), ("bar", VERIFIED)], ids=["bar", "auto", "verify"]
+)
 def test_on_a_terminal_there_is_a_bar_with_percentage_and_figures(
-    mode: ProgressMode, monkeypatch: pytest.MonkeyPatch
+    mode: ProgressMode, events: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "160")
@@ -114,11 +117,11 @@ def test_on_a_terminal_there_is_a_bar_with_percentage_and_figures(
     reader = threading.Thread(target=read)
     reader.start()
     with os.fdopen(theirs, "w") as stream:
-        follow(EVENTS, mode, stream)
+        follow(events, mode, stream)
     reader.join(20)
     os.close(ours)
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written.decode())
     assert "100 %" in text
     assert "━" in text
     assert "2.5 M entries" in text
-    assert "nightly: starting" in text
+    assert ("nightly: starting" in text) == (events is EVENTS)

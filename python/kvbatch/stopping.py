@@ -1,0 +1,41 @@
+"""A request to stop, made in one thread and met by others."""
+
+from __future__ import annotations
+
+import threading
+
+from kvbatch.errors import StoppedError
+from kvbatch.protocol import Peer
+
+__all__ = ["StopRequest"]
+
+
+class StopRequest:
+    """Whoever works asks for it between two steps; whoever waits for a peer loses the connection."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._made = threading.Event()
+        self._peers: list[Peer] = []
+
+    @property
+    def made(self) -> bool:
+        return self._made.is_set()
+
+    def make(self) -> None:
+        self._made.set()
+        with self._lock:
+            peers = list(self._peers)
+        for peer in peers:
+            peer.close()
+
+    def check(self) -> None:
+        """Raises StoppedError once it was made."""
+        if self.made:
+            raise StoppedError("stopped on request")
+
+    def watch(self, peer: Peer) -> None:
+        """Has `make` close this peer, if it was not made already, which raises StoppedError."""
+        with self._lock:
+            self._peers.append(peer)
+        self.check()
