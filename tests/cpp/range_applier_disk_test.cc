@@ -92,7 +92,8 @@ constexpr uint64_t kFileBytes = 500'000;
 
 TEST_P(ApplierDiskTest, AFullDiskIsToldApartAndTheJobGoesOnWhenThereIsRoom) {
   if (ROCKSDB_MAJOR < 9 && GetParam() == ApplyMode::kWrite) {
-    GTEST_SKIP() << "RocksDB " << ROCKSDB_MAJOR << ", where assertions are on, ends the process at a WAL on a full disk";
+    GTEST_SKIP() << "RocksDB " << ROCKSDB_MAJOR
+                 << ", where assertions are on, ends the process at a WAL on a full disk";
   }
   SmallDisk disk(directory_ / "disk", 32 << 20);
   if (!disk.mounted()) {

@@ -1,8 +1,7 @@
 #include "store/range_applier.h"
 
-#include <rocksdb/version.h>
-
 #include <rocksdb/metadata.h>
+#include <rocksdb/version.h>
 
 #include <algorithm>
 #include <thread>
