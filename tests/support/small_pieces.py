@@ -11,15 +11,15 @@ from functools import partial
 import stamina
 
 from kvbatch import cli
-from kvbatch.options import MigrationOptions, Size
+from kvbatch.options import MigrationOptions
 
 RANGE_BYTES = "KVBATCH_TEST_RANGE_BYTES"
 SST_FILE_BYTES = "KVBATCH_TEST_SST_FILE_BYTES"
 
 
 class SmallPieces(MigrationOptions):
-    range_bytes: Size = int(os.environ.get(RANGE_BYTES, "2097152"))
-    sst_file_bytes: Size = int(os.environ.get(SST_FILE_BYTES, "524288"))
+    range_bytes: int = int(os.environ.get(RANGE_BYTES, "2097152"))
+    sst_file_bytes: int = int(os.environ.get(SST_FILE_BYTES, "524288"))
 
 
 if __name__ == "__main__":
