@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,23 @@ from kvbatch.migration import Migration
 from kvbatch.migration_plan import Plan, make_plan, open_source
 from kvbatch.options import MigrationOptions
 from kvbatch.server import Receiver
+from kvbatch.target_state import examine_target
 from kvbatch.verification import verify
 
 __all__ = ["migrate", "plan", "serve", "verify"]
 
 
 def plan(source: str | os.PathLike[str], target: str | os.PathLike[str], **options: Any) -> Plan:
-    """What `migrate` with the same arguments would do; touches nothing.
+    """What `migrate` with the same arguments would do and find at the target; touches nothing.
 
-    Raises UsageError, RefusedError or SourceError.
+    Raises UsageError, RefusedError also where `migrate` would be refused, SourceError, TargetError or ProtocolError. A
+    receiver that does not answer is no error.
     """
     checked = MigrationOptions.checked(**options)
     source_endpoint, target_endpoint = parse_endpoint(source), parse_endpoint(target)
     check_apart(source_endpoint, target_endpoint)
-    store = open_source(source_endpoint, checked)
-    return make_plan(source_endpoint, target_endpoint, store, checked)
+    made = make_plan(source_endpoint, target_endpoint, open_source(source_endpoint, checked), checked)
+    return dataclasses.replace(made, target_state=examine_target(target_endpoint, made.manifest, checked.state_dir))
 
 
 def migrate(source: str | os.PathLike[str], target: str | os.PathLike[str], **options: Any) -> Migration:

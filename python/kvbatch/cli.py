@@ -234,13 +234,22 @@ def plan(
     column_families: FamilyOption = None,
     key_range: RangeOption = None,
     job: JobOption = None,
+    state_dir: StateOption = None,
+    allow_nonempty: NonemptyOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what `migrate` would do; touches nothing."""
-    options: dict[str, Any] = {"lane": lane.value, "key_range": key_range, "job": job}
+    """Show what `migrate` would do and find at TARGET; touches nothing. Exit 4 where it would be refused."""
+    options: dict[str, Any] = {
+        "lane": lane.value,
+        "column_families": tuple(column_families or ()),
+        "key_range": key_range,
+        "job": job,
+        "state_dir": state_dir or default_state_dir(),
+        "allow_nonempty": allow_nonempty,
+    }
     if streams is not None:
         options["streams"] = streams
-    show_plan(api.plan(source, target, column_families=tuple(column_families or ()), **options), as_json)
+    show_plan(api.plan(source, target, **options), as_json)
 
 
 # -- serve ------------------------------------------------------------------------------------------------------------

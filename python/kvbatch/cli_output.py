@@ -54,6 +54,7 @@ def show_plan(plan: Plan, as_json: bool) -> None:
     print_table(
         [
             ("job", plan.job),
+            ("target", str(plan.target_state)),
             ("lane", f"{plan.lane}: {plan.lane_reason}"),
             ("column families", ", ".join(plan.column_families)),
             ("entries", f"about {format_count(plan.estimated_entries)}"),

@@ -13,7 +13,7 @@ import stamina
 from kvbatch._core.frame import BufferPool
 from kvbatch._core.store import Cursor
 from kvbatch.compression import CodecChooser
-from kvbatch.endpoints import DirectoryEndpoint, Endpoint, check_apart, parse_endpoint
+from kvbatch.endpoints import DirectoryEndpoint, check_apart, parse_endpoint
 from kvbatch.errors import KvbatchError, RefusedError, SourceError, StoppedError
 from kvbatch.events import SAMPLE_SECONDS, Event, EventBus, Progress, RateMeter, Summary
 from kvbatch.fingerprint import fingerprint_directory
@@ -22,10 +22,10 @@ from kvbatch.migration_plan import make_plan, open_source
 from kvbatch.options import MigrationOptions
 from kvbatch.process import peak_rss_bytes
 from kvbatch.state import JobState, SentLog, StateStore, job_lock, state_after
-from kvbatch.store_reader import open_reader
 from kvbatch.target import TargetSession
 from kvbatch.target_local import LocalSession
 from kvbatch.target_remote import RemoteSession
+from kvbatch.target_state import summary_of_finished
 
 __all__ = ["Migration"]
 
@@ -231,18 +231,13 @@ class Migration:
 
     def _already_finished(self) -> Summary | None:
         """The summary of the session that finished this job, if the target still is the store that it finished."""
-        known = self._state.find(self.job)
-        if (
-            known is None
-            or known.summary is None
-            or known.fingerprint != self.plan.manifest.fingerprint
-            or known.identity != _identity_of(self._target_endpoint)
-        ):
+        summary = summary_of_finished(self._state.find(self.job), self._target_endpoint, self.plan.manifest)
+        if summary is None:
             return None
         if not self._opened:
             self._bus.publish("warning", message=f"job {self.job} was finished before; nothing was moved")
         self._state.update(self.job, state=JobState.DONE)
-        return Summary(**{**known.summary, "finished_before": not self._opened})
+        return Summary(**{**summary, "finished_before": not self._opened})
 
     def _sent_log(self) -> SentLog:
         return SentLog(self._options.state_dir, self.job, len(self._manifest.ranges))
@@ -396,11 +391,3 @@ class Migration:
 def _add(total: StreamCounters, part: StreamCounters) -> None:
     for field in dataclasses.fields(StreamCounters):
         setattr(total, field.name, getattr(total, field.name) + getattr(part, field.name))
-
-
-def _identity_of(endpoint: Endpoint) -> str:
-    reader = open_reader(endpoint)
-    try:
-        return reader.identity()
-    finally:
-        reader.close()

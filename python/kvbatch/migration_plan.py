@@ -1,4 +1,4 @@
-"""What a migration will do: lane, ranges and estimates, from a look at the source alone."""
+"""What a migration will do: lane, ranges and estimates."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from kvbatch.manifest import Manifest
 from kvbatch.options import MigrationOptions
 from kvbatch.planner import plan_ranges
 from kvbatch.ranges import Range
+from kvbatch.target_state import TargetState
 
 __all__ = ["Plan", "make_plan", "open_source"]
 
@@ -22,7 +23,8 @@ _LANE = "batch"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a migration would do. `estimated_*` come from table properties; bytes are keys and values, uncompressed."""
+    """What a migration would do. `estimated_*` come from table properties; bytes are keys and values, uncompressed.
+    `target_state` is None in `Migration.plan`: a migration opens its target instead of looking at it."""
 
     job: str
     source: str
@@ -35,12 +37,14 @@ class Plan:
     column_families: tuple[str, ...]
     ranges: tuple[Range, ...]
     manifest: Manifest
+    target_state: TargetState | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
             "job": self.job,
             "source": self.source,
             "target": self.target,
+            "target_state": None if self.target_state is None else self.target_state.to_json(),
             "lane": self.lane,
             "lane_reason": self.lane_reason,
             "streams": self.streams,

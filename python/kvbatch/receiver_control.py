@@ -81,6 +81,9 @@ class ReceiverControl:
         log.info("job finished", job=self._session.job.manifest.job)
         return {}
 
+    def _examine(self, request: dict[str, Any]) -> dict[str, Any]:
+        return self._receiver.examine(request["name"], Manifest.from_json(request["manifest"])).to_json()
+
     def _inspect(self, request: dict[str, Any]) -> dict[str, Any]:
         path = resolve_name(self._receiver.root, request["name"])
         self._receiver.check_idle(path)
@@ -146,6 +149,7 @@ class ReceiverControl:
 _OPERATIONS: dict[str, Callable[[ReceiverControl, dict[str, Any]], dict[str, Any]]] = {
     "open": ReceiverControl._open,
     "finish": ReceiverControl._finish,
+    "examine": ReceiverControl._examine,
     "inspect": ReceiverControl._inspect,
     "digest": ReceiverControl._digest,
     "list": ReceiverControl._list,

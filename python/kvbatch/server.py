@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from kvbatch._core.frame import BufferPool, FrameLimits, FrameType
@@ -31,6 +32,7 @@ from kvbatch.receiver_session import Session, resolve_name
 from kvbatch.receiver_stream import ReceiverStream
 from kvbatch.target_job import TargetJob
 from kvbatch.target_local import AppliedRanges
+from kvbatch.target_state import TargetState, examine_directory
 
 __all__ = ["Receiver"]
 
@@ -189,26 +191,12 @@ class Receiver:
         """Opens the job's directory. An older session of the same job gives way: its sender is gone, or was told to
         start anew. Raises RefusedError when another job has the directory."""
         path = resolve_name(self.root, name)
-        with self._lock:
-            if self._stopping.is_set():
-                raise TransportError("the receiver is shutting down")
-            if path in self._opening:
-                raise TransportError(f"{name} is being opened by another connection")
-            self._opening.add(path)
-            old = next((session for session in self._sessions.values() if session.path == path), None)
-        try:
-            if old is not None:
-                if old.job.manifest.job != manifest.job:
-                    raise RefusedError(
-                        f"{name} is in use by job {old.job.manifest.job!r}; wait for it or choose another name"
-                    )
+        with self._reserved(path):
+            if (old := self._session_of_job(path, manifest)) is not None:
                 self.close_session(old)
             session = Session(path, TargetJob(path, manifest), control)
             with self._lock:
                 self._sessions[session.id] = session
-        finally:
-            with self._lock:
-                self._opening.discard(path)
         log.info("job opened", job=manifest.job, name=name, resumed=session.job.resumed, peer=control.name)
         return session
 
@@ -221,9 +209,47 @@ class Receiver:
         with self._lock:
             self._sessions.pop(session.id, None)
 
+    def examine(self, name: str, manifest: Manifest) -> TargetState:
+        """What `open_job` would find; changes nothing. Raises what it would raise."""
+        path = resolve_name(self.root, name)
+        with self._reserved(path):
+            session = self._session_of_job(path, manifest)
+            if session is None:
+                return examine_directory(path, manifest)
+        manifest.check_resumes(session.job.manifest)
+        return TargetState.resumable(session.job.manifest, (cursor.complete for cursor in session.job.reply(0).cursors))
+
+    @contextlib.contextmanager
+    def _reserved(self, path: Path) -> Iterator[None]:
+        """Keeps other connections from opening `path`. Raises TransportError when one is at it: its turn comes."""
+        with self._lock:
+            if self._stopping.is_set():
+                raise TransportError("the receiver is shutting down")
+            if path in self._opening:
+                raise TransportError(f"{path.relative_to(self.root)} is being opened by another connection")
+            self._opening.add(path)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._opening.discard(path)
+
+    def _session_at(self, path: Path) -> Session | None:
+        with self._lock:
+            return next((session for session in self._sessions.values() if session.path == path), None)
+
+    def _session_of_job(self, path: Path, manifest: Manifest) -> Session | None:
+        """The session that has `path`. Raises RefusedError when it is another job's."""
+        session = self._session_at(path)
+        if session is not None and session.job.manifest.job != manifest.job:
+            raise RefusedError(
+                f"{path.relative_to(self.root)} is in use by job {session.job.manifest.job!r}; wait for it or choose "
+                "another name"
+            )
+        return session
+
     def check_idle(self, path: Path) -> None:
         """Raises RefusedError while a job writes to `path`."""
-        with self._lock:
-            busy = next((session for session in self._sessions.values() if session.path == path), None)
+        busy = self._session_at(path)
         if busy is not None:
             raise RefusedError(f"{path.name} is in use by job {busy.job.manifest.job!r}; wait until it is done")

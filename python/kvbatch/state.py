@@ -10,15 +10,16 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kvbatch.errors import KvbatchError, RefusedError, UsageError
 
-__all__ = ["JobRecord", "JobState", "SentLog", "StateStore", "job_lock", "state_after"]
+__all__ = ["JobRecord", "JobState", "SentLog", "StateStore", "find_job", "job_lock", "state_after"]
 
+_DATABASE = "kvbatch.sqlite3"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     job TEXT PRIMARY KEY,
@@ -102,7 +103,7 @@ class StateStore:
         self._lock = threading.Lock()
         with _usable(directory):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._database = sqlite3.connect(directory / "kvbatch.sqlite3", timeout=10, check_same_thread=False)
+            self._database = sqlite3.connect(directory / _DATABASE, timeout=10, check_same_thread=False)
             self._database.row_factory = sqlite3.Row
             with self._transaction() as database:
                 database.execute("PRAGMA journal_mode = WAL")
@@ -156,6 +157,14 @@ class StateStore:
         with self._transaction() as database:
             rows = database.execute("SELECT * FROM jobs ORDER BY updated DESC").fetchall()
         return [_record(row) for row in rows]
+
+
+def find_job(directory: Path, job: str) -> JobRecord | None:
+    """As StateStore.find, but makes no state directory where there is none."""
+    if not (directory / _DATABASE).exists():
+        return None
+    with closing(StateStore(directory)) as state:
+        return state.find(job)
 
 
 def _record(row: sqlite3.Row) -> JobRecord:

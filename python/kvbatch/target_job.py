@@ -22,7 +22,14 @@ from kvbatch._core.store import (
 from kvbatch.errors import KvbatchError, ProtocolError, RefusedError, TargetError
 from kvbatch.manifest import JOB_RECORD, Manifest
 
-__all__ = ["OpenReply", "TargetJob", "check_writable", "translate_os_errors"]
+__all__ = [
+    "OpenReply",
+    "TargetJob",
+    "check_writable",
+    "family_with_data",
+    "is_unfinished",
+    "translate_os_errors",
+]
 
 # What RocksDB leaves when it dies before a new store has its CURRENT file.
 _BIRTH_FILE = re.compile(r"LOCK|LOG(\.old\.\d+)?|IDENTITY|(MANIFEST|OPTIONS)-\d+|\d+\.(log|dbtmp)|\.kvbatch")
@@ -48,6 +55,18 @@ def translate_os_errors(what: str) -> Iterator[None]:
         raise TargetError(f"{what}: {error.strerror or error}") from error
 
 
+def is_unfinished(path: Path) -> bool:
+    """Whether the store at `path` is the target of a job."""
+    return any(family.name == RESERVED_COLUMN_FAMILY for family in describe_store(str(path)))
+
+
+def family_with_data(path: Path) -> str | None:
+    """The first column family of the store at `path` that is not empty."""
+    store = SourceStore(str(path))
+    names = [family.name for family in store.column_families]
+    return next((name for name in names if store.first_and_last_key(name) is not None), None)
+
+
 def check_writable(path: Path, manifest: Manifest) -> None:
     """Raises RefusedError when a job must not write to `path`; changes nothing there."""
     with translate_os_errors(f"look at the target {path}"):
@@ -64,16 +83,14 @@ def check_writable(path: Path, manifest: Manifest) -> None:
                 f"(it holds {foreign[0]!r}); choose another path"
             )
         return
-    families = [family.name for family in describe_store(str(path))]
-    if RESERVED_COLUMN_FAMILY in families or manifest.allow_nonempty:
+    if is_unfinished(path) or manifest.allow_nonempty:
         return
-    store = SourceStore(str(path))
-    for family in families:
-        if store.first_and_last_key(family) is not None:
-            raise RefusedError(
-                f'the target {path} already holds data (column family "{family}"). Nothing was changed. Compare it '
-                "with `kvbatch verify SOURCE TARGET`, choose another target, or pass --allow-nonempty to write over it"
-            )
+    family = family_with_data(path)
+    if family is not None:
+        raise RefusedError(
+            f'the target {path} already holds data (column family "{family}"). Nothing was changed. Compare it '
+            "with `kvbatch verify SOURCE TARGET`, choose another target, or pass --allow-nonempty to write over it"
+        )
 
 
 class TargetJob:

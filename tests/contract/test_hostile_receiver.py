@@ -310,6 +310,19 @@ def test_verify_with_a_receiver_that_talks_nonsense_ends_with_a_protocol_error(
         kvbatch.verify(str(source), f"kvbatch://127.0.0.1:{link.port}/copy")
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [{}, {"kind": "full", "ranges_complete": 0, "ranges": 0}, {"kind": [], "ranges_complete": 0, "ranges": 0},
+     {"kind": "resumable", "ranges_complete": None, "ranges": 1}],
+    ids=json.dumps,
+)  # fmt: skip
+def test_a_plan_with_a_receiver_that_talks_nonsense_ends_with_a_protocol_error(
+    source: Path, answer: dict[str, Any]
+) -> None:
+    with fake_receiver(says(welcome(), reply(answer))) as port, pytest.raises(kvbatch.ProtocolError):
+        kvbatch.plan(source, f"kvbatch://127.0.0.1:{port}/copy")
+
+
 def test_the_link_passes_everything_on(receiver: kvbatch.Receiver) -> None:
     with Link(receiver.port) as link, RawPeer(link.port) as peer:
         assert peer.hello("control").type == FrameType.WELCOME

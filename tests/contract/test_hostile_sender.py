@@ -242,6 +242,8 @@ REQUESTS: list[tuple[str, object, dict[str, Any], str]] = [
      "ProtocolError"),
     ("list without a store", "list", {"column_family": "default", "start": None, "end": None, "max_key_bytes": 9},
      "ProtocolError"),
+    ("examine without anything", "examine", {}, "ProtocolError"),
+    ("examine with null for a manifest", "examine", {"name": "job", "manifest": None}, "CorruptionError"),
     ("inspect without a name", "inspect", {}, "ProtocolError"),
     ("inspect with a list for a name", "inspect", {"name": ["job"]}, "ProtocolError"),
     ("repair of a number", "repair", {"name": 1.5}, "ProtocolError"),

@@ -14,10 +14,17 @@ from kvbatch.target import TargetSession, TargetStream
 from support.sender import SmallSource
 from support.stores import Families, numbered
 
-__all__ = ["BOUNDS", "ENTRIES", "TargetCase", "finish", "put_and_drain"]
+__all__ = ["BOUNDS", "ENTRIES", "TargetCase", "finish", "put_and_drain", "settle"]
 
 ENTRIES: Families = {"default": numbered(600), "users": numbered(300, value=b"user-")}
 BOUNDS = [("default", None, b"key-00000300"), ("default", b"key-00000300", None), ("users", None, None)]
+
+
+def settle() -> None:
+    """Waits until receivers of this process have let go of sessions that were closed: their threads are over."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("kvbatch-127.0.0.1:"):
+            thread.join(20)
 
 
 @dataclass(frozen=True)
@@ -30,10 +37,7 @@ class TargetCase:
     open: Callable[[Manifest], TargetSession]
 
     def settle(self) -> None:
-        """Waits until the receiver has let go of a session that was closed: its connections' threads are over."""
-        for thread in threading.enumerate():
-            if thread.name.startswith("kvbatch-127.0.0.1:"):
-                thread.join(20)
+        settle()
 
 
 def finish(target: TargetCase, source: SmallSource) -> None:

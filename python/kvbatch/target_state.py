@@ -1,0 +1,147 @@
+"""What a job would find at its target, told without touching anything there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from kvbatch._core.batch import decode_batch
+from kvbatch._core.frame import BufferPool, Frame
+from kvbatch._core.store import RESERVED_COLUMN_FAMILY, RangeReader, SourceStore, StopReason
+from kvbatch.endpoints import DirectoryEndpoint, Endpoint
+from kvbatch.errors import RefusedError, TransportError, UsageError
+from kvbatch.manifest import JOB_RECORD, Manifest
+from kvbatch.options import MIB
+from kvbatch.protocol import connect, malformed_is_protocol_error
+from kvbatch.state import JobRecord, find_job
+from kvbatch.store_reader import open_reader
+from kvbatch.target_job import check_writable, family_with_data, is_unfinished
+
+__all__ = ["TargetState", "examine_directory", "examine_target", "summary_of_finished"]
+
+TargetKind = Literal["empty", "resumable", "nonempty", "finished", "unknown"]
+# Layout of the records: docs/resume.md.
+_CURSOR_PREFIX = b"cursor/"
+_COMPLETE = slice(1, 2)
+_MAX_RECORD_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class TargetState:
+    """`kind` says what stands there:
+
+    empty      nothing, or a store without entries
+    resumable  this job, `ranges_complete` of its `ranges` done
+    nonempty   other data, which the job may be written beside (`allow_nonempty`)
+    finished   what this job made of it: it is done
+    unknown    nobody answered; `reason` says why
+    """
+
+    kind: TargetKind
+    ranges_complete: int = 0
+    ranges: int = 0
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return {
+            "empty": "empty: will be made",
+            "resumable": f"resumes, {self.ranges_complete} of {self.ranges} ranges complete",
+            "nonempty": "holds other data; its other keys stay (--allow-nonempty)",
+            "finished": "finished before: nothing will be moved",
+            "unknown": f"unknown: {self.reason}",
+        }[self.kind]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "ranges_complete": self.ranges_complete,
+            "ranges": self.ranges,
+            "message": str(self),
+        }
+
+    @staticmethod
+    def resumable(manifest: Manifest, complete: Iterable[bool]) -> TargetState:
+        return TargetState("resumable", sum(complete), len(manifest.ranges))
+
+
+def _records(path: Path) -> dict[bytes, bytes]:
+    store = SourceStore(str(path), [RESERVED_COLUMN_FAMILY])
+    reader = RangeReader(store, RESERVED_COLUMN_FAMILY, None, None)
+    frame = Frame(BufferPool(_MAX_RECORD_BYTES))
+    records: dict[bytes, bytes] = {}
+    batch_bytes = MIB
+    stop = StopReason.FULL
+    while stop is not StopReason.END:
+        filled = reader.fill(frame, batch_bytes)
+        stop = filled.stop
+        if stop is StopReason.LARGE_ENTRY:
+            frame.release()
+            batch_bytes = filled.needed_bytes
+        else:
+            records.update({key: value for _, _, key, value in decode_batch(frame.raw())})
+    return records
+
+
+def examine_directory(path: Path, manifest: Manifest) -> TargetState:
+    """Raises what opening the job there would raise: RefusedError, TargetError."""
+    check_writable(path, manifest)
+    if not (path / "CURRENT").exists():
+        return TargetState("empty")
+    if not is_unfinished(path):
+        return TargetState("nonempty" if manifest.allow_nonempty and family_with_data(path) else "empty")
+    records = _records(path)
+    if JOB_RECORD not in records:
+        return TargetState("empty")
+    stored = Manifest.decode(records[JOB_RECORD])
+    manifest.check_resumes(stored)
+    cursors = [value for key, value in records.items() if key.startswith(_CURSOR_PREFIX)]
+    return TargetState.resumable(stored, (value[_COMPLETE] == b"\1" for value in cursors))
+
+
+def _ask_receiver(host: str, port: int, name: str, manifest: Manifest) -> TargetState:
+    try:
+        peer, _ = connect(host, port, "control")
+        try:
+            answer = peer.request("examine", name=name, manifest=manifest.to_json())
+        finally:
+            peer.close()
+    except TransportError as error:
+        return TargetState("unknown", reason=str(error))
+    with malformed_is_protocol_error(peer.name, "answer to examine"):
+        if answer["kind"] not in get_args(TargetKind):
+            raise ValueError(f"unknown kind {answer['kind']!r}")
+        return TargetState(answer["kind"], int(answer["ranges_complete"]), int(answer["ranges"]))
+
+
+def examine_target(target: Endpoint, manifest: Manifest, state_dir: Path) -> TargetState:
+    """What a run of the job would find. Raises RefusedError where it would be refused, TargetError, ProtocolError,
+    UsageError for a host that does not exist."""
+    try:
+        if isinstance(target, DirectoryEndpoint):
+            return examine_directory(target.path, manifest)
+        return _ask_receiver(target.host, target.port, target.name, manifest)
+    except RefusedError:
+        if summary_of_finished(find_job(state_dir, manifest.job), target, manifest) is None:
+            raise
+        return TargetState("finished")
+
+
+def summary_of_finished(job: JobRecord | None, target: Endpoint, manifest: Manifest) -> dict[str, Any] | None:
+    """What the recorded run of this job did, if the target still is the store that it finished."""
+    if job is None or job.fingerprint != manifest.fingerprint or job.summary is None:
+        return None
+    return job.summary if job.identity == _identity_of(target) else None
+
+
+def _identity_of(endpoint: Endpoint) -> str | None:
+    """None when no store is there."""
+    try:
+        reader = open_reader(endpoint)
+    except UsageError:
+        return None
+    try:
+        return reader.identity()
+    finally:
+        reader.close()

@@ -1,0 +1,105 @@
+"""A plan says what the same migrate would find, ends as it would end, and touches nothing."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kvbatch
+from support.places import Place
+from support.stores import kvbatch as run_kvbatch
+from support.stores import numbered, read_store, tree, write_store
+from support.targets import settle
+
+ENTRIES = {"default": numbered(200), "large": {b"large": bytes(20 << 20)}, "other": numbered(50)}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_store(tmp_path / "source", ENTRIES)
+
+
+def planned(*arguments: object) -> dict[str, Any]:
+    """`kvbatch plan` and `migrate --dry-run` say the same; what of the target."""
+    plans = [
+        run_kvbatch(*command, *arguments, "--json", "--state-dir", "state")
+        for command in (["plan"], ["migrate", "--dry-run"])
+    ]
+    assert [plan.returncode for plan in plans] == [0, 0], plans
+    assert plans[0].stdout == plans[1].stdout
+    state: dict[str, Any] = json.loads(plans[0].stdout)["target_state"]
+    return state
+
+
+def test_from_nothing_to_the_finished_copy(
+    source: Path, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = tree(tmp_path)
+    assert planned(source, place.endpoint()) == {
+        "kind": "empty", "ranges_complete": 0, "ranges": 0, "message": "empty: will be made",
+    }  # fmt: skip
+    assert tree(tmp_path) == before, "no state directory either"
+
+    migration = kvbatch.migrate(source, place.endpoint(), state_dir="state", max_memory="16MiB", streams=1)
+    complete = [event for event in migration.events() if event.data.get("state") == "complete"]
+    with pytest.raises(kvbatch.SourceError):
+        migration.wait()
+    settle()
+    before = tree(place.root)
+    assert planned(source, place.endpoint()) == {
+        "kind": "resumable", "ranges_complete": len(complete), "ranges": 3,
+        "message": f"resumes, {len(complete)} of 3 ranges complete",
+    }  # fmt: skip
+    assert tree(place.root) == before
+
+    kvbatch.migrate(source, place.endpoint(), state_dir="state").wait()
+    before = tree(place.root)
+    assert planned(source, place.endpoint())["message"] == "finished before: nothing will be moved"
+    stranger = run_kvbatch("plan", source, place.endpoint(), "--state-dir", "elsewhere")
+    assert (stranger.returncode, stranger.stdout) == (4, "")
+    assert tree(place.root) == before
+    assert read_store(place.path()) == ENTRIES
+
+
+def test_a_target_with_other_data_is_refused_as_migrate_would_be(source: Path, place: Place) -> None:
+    place.root.mkdir(exist_ok=True)
+    write_store(place.path(), {"default": {b"mine": b"1"}})
+    before = tree(place.root)
+    outcomes = [
+        run_kvbatch(*command, source, place.endpoint()) for command in (["plan"], ["migrate", "--dry-run"], ["migrate"])
+    ]
+    assert [(done.returncode, done.stdout) for done in outcomes] == [(4, "")] * 3
+    assert outcomes[0].stderr == outcomes[1].stderr == outcomes[2].stderr
+    assert "--allow-nonempty" in outcomes[0].stderr
+    state = planned(source, place.endpoint(), "--allow-nonempty")
+    assert (state["kind"], state["message"]) == ("nonempty", "holds other data; its other keys stay (--allow-nonempty)")
+    assert tree(place.root) == before
+
+
+def test_a_refusal_keeps_no_store_open(source: Path, tmp_path: Path) -> None:
+    write_store(tmp_path / "target", {"default": {b"mine": b"1"}})
+    with pytest.raises(kvbatch.RefusedError) as refused:
+        kvbatch.plan(source, tmp_path / "target")
+    kvbatch.migrate(source, tmp_path / "target", allow_nonempty=True).wait()
+    assert "already holds data" in str(refused.value)
+
+
+def test_without_an_answer_from_a_receiver_there_is_a_plan_too(source: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    state = planned(source, f"kvbatch://127.0.0.1:{port}/copy")
+    assert (state["kind"], state["message"]) == ("unknown", f"unknown: connect to 127.0.0.1:{port}: Connection refused")
+    shown = run_kvbatch("plan", source, f"kvbatch://127.0.0.1:{port}/copy").stdout
+    assert f"target           unknown: connect to 127.0.0.1:{port}: Connection refused\n" in shown
+
+
+def test_a_migration_has_a_plan_without_a_look_at_its_target(source: Path, tmp_path: Path) -> None:
+    migration = kvbatch.migrate(source, tmp_path / "target")
+    migration.wait()
+    assert migration.plan.target_state is None
+    assert migration.plan.to_json()["target_state"] is None
