@@ -10,7 +10,7 @@ import pytest
 from kvbatch._core.frame import FrameLimits, FrameType
 from kvbatch._core.store import Cursor
 from kvbatch.errors import ClosedError, CorruptionError, ProtocolError, RefusedError, TransportError
-from kvbatch.protocol import Peer, connect, cursor_from_json, cursor_to_json
+from kvbatch.protocol import Peer, cursor_from_json, cursor_to_json
 from support.wire import encode_frame
 
 
@@ -120,8 +120,3 @@ def test_close_wakes_a_thread_that_waits(ends: tuple[Peer, socket.socket]) -> No
     peer.close()
     thread.join(20)
     assert len(errors) == 1
-
-
-def test_a_host_that_has_no_address_is_a_transport_error() -> None:
-    with pytest.raises(TransportError, match=r"connect to host\.invalid:1"):
-        connect("host.invalid", 1, "control")
