@@ -12,6 +12,7 @@ import stamina
 
 from kvbatch._core.frame import BufferPool
 from kvbatch._core.store import Cursor
+from kvbatch.at_exit import AT_EXIT_SECONDS, stop_at_exit
 from kvbatch.compression import CodecChooser
 from kvbatch.endpoints import DirectoryEndpoint, check_apart, parse_endpoint
 from kvbatch.errors import KvbatchError, RefusedError, SourceError, StoppedError
@@ -79,6 +80,7 @@ class Migration:
     # -- what the caller sees -----------------------------------------------------------------------------------------
 
     def start(self) -> Migration:
+        stop_at_exit(self)
         self._thread.start()
         return self
 
@@ -103,6 +105,10 @@ class Migration:
             raise self._error
         assert self._summary is not None
         return self._summary
+
+    def stop_at_exit(self) -> None:
+        self.cancel()
+        self._thread.join(AT_EXIT_SECONDS)
 
     # -- the job ------------------------------------------------------------------------------------------------------
 
@@ -186,6 +192,8 @@ class Migration:
         return RemoteSession(target, self.plan.manifest, self._options.window)
 
     def _run_session(self) -> Summary | None:
+        if self._stopping.is_set():
+            raise self._stopped()  # while it waited for another attempt
         try:
             session = self._open_session()
         except RefusedError:
@@ -312,12 +320,15 @@ class Migration:
     def _raise_first(self, errors: list[Exception]) -> None:
         """What ended the streams; a stream that only stopped because of another's error does not count."""
         if self._stopping.is_set() and all(isinstance(error, KvbatchError) and error.resumable for error in errors):
-            raise StoppedError(f"job {self.job} was stopped on request; nothing is lost")
+            raise self._stopped()
         causes = [error for error in errors if not isinstance(error, StoppedError)]
         # A permanent reason tells more than the broken connections around it.
         causes.sort(key=lambda error: isinstance(error, KvbatchError) and error.retryable)
         if causes:
             raise causes[0]
+
+    def _stopped(self) -> StoppedError:
+        return StoppedError(f"job {self.job} was stopped on request; nothing is lost")
 
     def _note_durable(self, cursor: Cursor) -> None:
         with self._lock:

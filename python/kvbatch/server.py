@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from kvbatch._core.frame import BufferPool, FrameLimits, FrameType
+from kvbatch.at_exit import AT_EXIT_SECONDS, stop_at_exit
 from kvbatch.endpoints import format_address, is_loopback
 from kvbatch.errors import (
     ClosedError,
@@ -81,6 +83,7 @@ class Receiver:
         self._sessions: dict[str, Session] = {}
         self._opening: set[Path] = set()
         self._thread: threading.Thread | None = None
+        stop_at_exit(self)
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -110,6 +113,13 @@ class Receiver:
 
     def stop(self) -> None:
         """Stops accepting, makes durable what was applied, closes every job. Idempotent."""
+        self._stop(threading.TIMEOUT_MAX)
+
+    def stop_at_exit(self) -> None:
+        self._stop(AT_EXIT_SECONDS)
+
+    def _stop(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
         self._stopping.set()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -123,9 +133,9 @@ class Receiver:
             peer.close()
         for thread in peers.values():
             if thread is not threading.current_thread():
-                thread.join()
+                thread.join(max(0.0, deadline - time.monotonic()))
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(max(0.0, deadline - time.monotonic()))
 
     def __enter__(self) -> Receiver:
         self.start()
