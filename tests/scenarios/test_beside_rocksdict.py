@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from support.stores import TABLE_FORMAT
+
 USE_BOTH = """
 import sys
 from pathlib import Path
@@ -15,6 +17,9 @@ from pathlib import Path
 folder = Path(sys.argv[1])
 options = rocksdict.Options(raw_mode=True)
 options.set_compression_type(rocksdict.DBCompressionType.zstd())
+table = rocksdict.BlockBasedOptions()
+table.set_format_version(int(sys.argv[2]))
+options.set_block_based_table_factory(table)
 entries = {b"key-%05d" % number: b"value-%05d" % number * 10 for number in range(5000)}
 
 store = rocksdict.Rdict(str(folder / "source"), options)
@@ -44,7 +49,6 @@ print("both")
 def test_both_are_used_in_one_process(tmp_path: Path, first: str) -> None:
     second = {"kvbatch": "rocksdict", "rocksdict": "kvbatch"}[first]
     program = f"import {first}\nimport {second}\n{USE_BOTH}"
-    done = subprocess.run(
-        [sys.executable, "-c", program, tmp_path], capture_output=True, text=True, timeout=60, check=False
-    )
+    command = [sys.executable, "-c", program, tmp_path, str(TABLE_FORMAT)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (0, "both\n"), done.stderr

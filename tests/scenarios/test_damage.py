@@ -98,7 +98,8 @@ def test_unusable_file_is_named_before_anything_is_written(
     damage(file)
     with pytest.raises(kvbatch.SourceError) as failed:
         kvbatch.migrate(source, place.endpoint()).wait()
-    assert file.name in str(failed.value)
+    # RocksDB 7 gives a file that is missing its old ending, .ldb.
+    assert f"/{file.stem}." in str(failed.value)
     assert not place.path().exists() or not list(place.path().glob("*.sst"))
 
 

@@ -12,7 +12,7 @@ import rocksdict
 import kvbatch
 from support.capi_store import REVERSE_BYTEWISE, run_store_script
 from support.places import Place
-from support.stores import Families, numbered, raw_options, read_store, write_store
+from support.stores import Families, need_rocksdb, numbered, raw_options, read_store, table_options, write_store
 from support.tools import as_ldb_scan, ldb_scan, table_format_version, table_properties
 
 Setting = Callable[[rocksdict.Options], None]
@@ -20,7 +20,7 @@ Setting = Callable[[rocksdict.Options], None]
 
 def _table(setting: Callable[[rocksdict.BlockBasedOptions], None]) -> Setting:
     def apply(options: rocksdict.Options) -> None:
-        table = rocksdict.BlockBasedOptions()
+        table = table_options()
         setting(table)
         options.set_block_based_table_factory(table)
 
@@ -73,6 +73,14 @@ SETTINGS: dict[str, Setting] = {
 }
 
 
+def _options(name: str) -> rocksdict.Options:
+    if name == "table format 6":
+        need_rocksdb((8, 6), "read table format 6")
+    options = raw_options()
+    SETTINGS[name](options)
+    return options
+
+
 def _entries() -> dict[bytes, bytes]:
     """Small and large values, compressible and not."""
     random_ = random.Random(7)
@@ -91,8 +99,7 @@ def check_content(target: Path, families: Families) -> None:
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_source_with_setting_comes_out_equal(tmp_path: Path, name: str) -> None:
-    options = raw_options()
-    SETTINGS[name](options)
+    options = _options(name)
     families = {"default": _entries(), "other": numbered(300)}
     source = write_store(tmp_path / "source", families, options=options)
     if name.startswith("table format"):
@@ -107,8 +114,7 @@ def test_source_with_setting_comes_out_equal(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["table format 2", "table format 6", "compression zstd", "blob files"])
 def test_target_files_are_of_format_5_without_blobs(tmp_path: Path, place: Place, name: str) -> None:
-    options = raw_options()
-    SETTINGS[name](options)
+    options = _options(name)
     source = write_store(tmp_path / "source", {"default": _entries(), "other": numbered(300)}, options=options)
     kvbatch.migrate(source, place.endpoint()).wait()
     files = list(place.path().glob("*.sst"))
@@ -135,6 +141,7 @@ def test_target_compression_is_the_sources_or_the_one_asked_for(tmp_path: Path, 
 
 
 def test_wide_column_entities_stay_entities(tmp_path: Path, place: Place) -> None:
+    need_rocksdb((9, 0), "write files with entities")
     entities = {
         f"entity-{n:03}".encode(): [(b"", b"of default"), (b"a", b"1" * n), (b"name", str(n).encode())]
         for n in range(200)

@@ -16,23 +16,36 @@ from kvbatch._core.store import ROCKSDB_VERSION
 Families = Mapping[str, Mapping[bytes, bytes]]
 
 
+# As numbers, to compare: (7, 8, 3).
+ROCKSDB = tuple(int(part) for part in ROCKSDB_VERSION.split("."))
+# The newest that this build reads. rocksdict has a newer RocksDB, which would write its own newest.
+TABLE_FORMAT = 6 if ROCKSDB >= (8, 6) else 5
+
+
+def need_rocksdb(version: tuple[int, int], what: str) -> None:
+    """Skips the test on a build against an older RocksDB, which does not do `what`."""
+    if version > ROCKSDB:
+        pytest.skip(f"this build's RocksDB {ROCKSDB_VERSION} does not {what}: RocksDB {version[0]}.{version[1]} does")
+
+
+def table_options() -> rocksdict.BlockBasedOptions:
+    table = rocksdict.BlockBasedOptions()
+    table.set_format_version(TABLE_FORMAT)
+    return table
+
+
 def raw_options() -> rocksdict.Options:
+    """For stores that this build can read."""
     options = rocksdict.Options(raw_mode=True)
     options.create_if_missing(True)
+    options.set_block_based_table_factory(table_options())
     return options
-
-
-def skip_unless_newer_stores_open() -> None:
-    """rocksdict writes with the newest RocksDB, in formats that a build against an old installed one cannot read."""
-    if int(ROCKSDB_VERSION.split(".")[0]) < 9:
-        pytest.skip(f"this build's RocksDB {ROCKSDB_VERSION} cannot open what rocksdict writes")
 
 
 def write_store(
     path: Path, families: Families, *, options: rocksdict.Options | None = None, flush: bool = True
 ) -> Path:
     """A store with these entries; without `flush` they stand in the WAL alone."""
-    skip_unless_newer_stores_open()
     # rocksdict flushes when it closes a store, so the WAL is kept by copying the directory before.
     written = path if flush else path.with_name(path.name + ".open")
     store = rocksdict.Rdict(str(written), options or raw_options())
@@ -43,12 +56,17 @@ def write_store(
         if flush:
             family.flush()
     if not flush:
-        store.flush_wal(sync=False)
-        shutil.copytree(written, path, ignore=shutil.ignore_patterns("LOCK"))
+        copy_open_store(store, written, path)
     store.close()
     if not flush:
         shutil.rmtree(written)
     return path
+
+
+def copy_open_store(store: rocksdict.Rdict, written: Path, path: Path) -> None:
+    """Copies the store, open at `written`, as a kill would leave it: its newest entries in the WAL alone."""
+    store.flush_wal(sync=False)
+    shutil.copytree(written, path, ignore=shutil.ignore_patterns("LOCK"))
 
 
 def read_store(path: Path) -> dict[str, dict[bytes, bytes]]:
@@ -81,10 +99,12 @@ def tree(path: Path) -> dict[str, tuple[int, int, int]]:
     }
 
 
-def kvbatch(*arguments: object, timeout: float = 120, **kwargs: object) -> subprocess.CompletedProcess[str]:
+def kvbatch(
+    *arguments: object, timeout: float = 120, prefix: Iterable[str] = (), **kwargs: object
+) -> subprocess.CompletedProcess[str]:
     """Runs the command line in a process of its own."""
     return subprocess.run(
-        kvbatch_command(arguments), capture_output=True, text=True, timeout=timeout, check=False, **kwargs
+        [*prefix, *kvbatch_command(arguments)], capture_output=True, text=True, timeout=timeout, check=False, **kwargs
     )  # type: ignore[call-overload]
 
 
