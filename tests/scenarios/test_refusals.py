@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,10 +13,11 @@ import rocksdict
 
 import kvbatch
 from support.capi_store import REVERSE_BYTEWISE, run_store_script
-from support.mounts import read_only, small_disk
+from support.mounts import Prefix, read_only_disk, read_only_tree, small_disk
 from support.places import Place
 from support.stores import kvbatch as run_kvbatch
 from support.stores import numbered, raw_options, read_store, tree, write_store
+from support.targets import settle
 
 HOLD_OPEN = """
 import sys
@@ -325,6 +326,7 @@ def test_target_of_another_unfinished_job_is_refused(tmp_path: Path, place: Plac
     first = write_store(tmp_path / "first", {"default": {b"large": bytes(20 << 20)}})
     with pytest.raises(kvbatch.SourceError):
         kvbatch.migrate(first, place.endpoint(), max_memory="16MiB").wait()
+    settle()
     with pytest.raises(kvbatch.RefusedError, match=r"unfinished job.*theirs.*ours.*another target"):
         kvbatch.migrate(_source(tmp_path), place.endpoint()).wait()
     kvbatch.migrate(first, place.endpoint()).wait()
@@ -347,15 +349,20 @@ def test_target_of_another_order_is_refused(tmp_path: Path) -> None:
     assert run_store_script(tmp_path / "target", comparator=REVERSE_BYTEWISE) == []
 
 
-def test_target_parent_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("read_only", "said"), [(read_only_disk, "Read-only file system"), (read_only_tree, "Permission denied")]
+)
+def test_target_parent_that_cannot_be_written_is_named(
+    tmp_path: Path, read_only: Callable[[Path], AbstractContextManager[Prefix]], said: str
+) -> None:
     source = _source(tmp_path)
     (tmp_path / "parent").mkdir()
-    with read_only(tmp_path / "parent"):
+    with read_only(tmp_path / "parent") as prefix:
         for target in (tmp_path / "parent" / "target", tmp_path / "parent" / "deep" / "target"):
-            done = run_kvbatch("migrate", source, target)
+            done = run_kvbatch("migrate", source, target, prefix=prefix)
             assert done.returncode in (1, 2, 4), done.stderr
             assert str(target.parent) in done.stderr
-            assert "ead-only" in done.stderr
+            assert said in done.stderr
             assert "Traceback" not in done.stderr
     assert not list((tmp_path / "parent").iterdir())
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import kvbatch
-from support.mounts import read_only
+from support.mounts import read_only_disk, read_only_tree
 from support.places import Place
 from support.stores import kvbatch as run_kvbatch
 from support.stores import numbered, read_store, tree, write_store
@@ -41,11 +41,23 @@ def test_every_command_leaves_the_source_as_it_was(tmp_path: Path, place: Place,
 @pytest.mark.parametrize("flush", [True, False], ids=["in files", "only in the WAL"])
 def test_source_on_a_read_only_file_system(tmp_path: Path, place: Place, flush: bool) -> None:
     source = write_store(tmp_path / "source", FAMILIES, flush=flush)
-    with read_only(source):
+    with read_only_disk(source):
         with pytest.raises(OSError, match="Read-only"):
             (source / "probe").touch()
         kvbatch.migrate(source, place.endpoint()).wait()
         assert kvbatch.verify(str(source), place.endpoint()).equal
+    assert read_store(place.path()) == FAMILIES
+
+
+@pytest.mark.parametrize("flush", [True, False], ids=["in files", "only in the WAL"])
+def test_source_that_may_not_be_written_to(tmp_path: Path, place: Place, flush: bool) -> None:
+    source = write_store(tmp_path / "source", FAMILIES, flush=flush)
+    with read_only_tree(source) as prefix:
+        before = tree(source)
+        for command in ("migrate", "verify"):
+            done = run_kvbatch(command, source, place.endpoint(), prefix=prefix)
+            assert done.returncode == 0, done.stderr
+        assert tree(source) == before
     assert read_store(place.path()) == FAMILIES
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import functools
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +14,33 @@ from pathlib import Path
 
 import pytest
 
+# From sched.h and sys/mount.h.
 _CLONE_NEWNS = 0x00020000
+_MS_RDONLY = 1
+_MS_REMOUNT = 32
+_MS_BIND = 4096
+_MS_REC = 16384
+_MS_PRIVATE = 1 << 18
+_MNT_DETACH = 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
+
+
+def _mount(path: Path, flags: int, *, source: str = "none", kind: str | None = None, options: str = "") -> None:
+    """mount(2)."""
+    answer = _libc.mount(
+        source.encode(), os.fsencode(path), kind.encode() if kind else None, ctypes.c_ulong(flags), options.encode()
+    )
+    _check(answer, f"mount at {path}")
+
+
+def _unmount(path: Path) -> None:
+    _check(_libc.umount2(os.fsencode(path), _MNT_DETACH), f"unmount {path}")
 
 
 @functools.cache
@@ -21,43 +49,73 @@ def enter_private_namespace() -> str | None:
 
     To be called before any store is opened: RocksDB's background threads live on and must see the same mounts.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(_CLONE_NEWNS) != 0:
-        return f"no private mount namespace here: {os.strerror(ctypes.get_errno())}"
-    done = subprocess.run(["mount", "--make-rprivate", "/"], capture_output=True, text=True, check=False)
-    return None if done.returncode == 0 else f"no private mounts here: {done.stderr.strip()}"
+    try:
+        _check(_libc.unshare(_CLONE_NEWNS), "private mount namespace")
+        _mount(Path("/"), _MS_REC | _MS_PRIVATE)
+    except OSError as error:
+        # In a chroot / need not be a mount point. What is mounted below may then be seen outside of it, until it is
+        # unmounted, which is seen outside as well.
+        return None if error.errno == errno.EINVAL else error.strerror
+    return None
 
 
-def _mount(*arguments: object) -> None:
-    if (reason := enter_private_namespace()) is not None:
-        pytest.skip(reason)
-    command = ["mount", *(str(argument) for argument in arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"cannot mount here: {done.stderr.strip()}")
+def _mount_or_skip(path: Path, flags: int, **more: str) -> None:
+    reason = enter_private_namespace()
+    if reason is None:
+        try:
+            _mount(path, flags, **more)
+            return
+        except OSError as error:
+            reason = error.strerror
+    pytest.skip(f"this process may not mount: {reason}")
 
 
 @contextmanager
 def small_disk(path: Path, size: str) -> Iterator[Path]:
     """A file system of `size` (as tmpfs takes it) at `path`; skips the test where mounting is not allowed."""
     path.mkdir(exist_ok=True)
-    _mount("-t", "tmpfs", "-o", f"size={size}", "none", path)
+    _mount_or_skip(path, 0, kind="tmpfs", options=f"size={size}")
     try:
         yield path
     finally:
-        subprocess.run(["umount", "--lazy", path], check=True)
+        _unmount(path)
 
 
 def resize_disk(path: Path, size: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,size={size}", path], check=True)
+    _mount(path, _MS_REMOUNT, kind="tmpfs", options=f"size={size}")
+
+
+# What a command is to be started with so that it meets the obstacle.
+Prefix = list[str]
 
 
 @contextmanager
-def read_only(path: Path) -> Iterator[Path]:
+def read_only_disk(path: Path) -> Iterator[Prefix]:
     """`path` as a read-only file system, for root too; skips the test where mounting is not allowed."""
-    _mount("--bind", path, path)
+    _mount_or_skip(path, _MS_BIND, source=str(path))
     try:
-        subprocess.run(["mount", "-o", "remount,ro,bind", path], check=True)
-        yield path
+        _mount(path, _MS_REMOUNT | _MS_BIND | _MS_RDONLY)
+        yield []
     finally:
-        subprocess.run(["umount", "--lazy", path], check=True)
+        _unmount(path)
+
+
+@contextmanager
+def read_only_tree(path: Path) -> Iterator[Prefix]:
+    """`path` and all below it without the permission to write, which root needs as well behind the prefix."""
+    prefix: Prefix = []
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("setpriv is missing: it comes with the package util-linux")
+        prefix = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+        done = subprocess.run([*prefix, "true"], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            pytest.skip(f"root cannot lay down its privileges: {done.stderr.strip()}")
+    modes = {entry: entry.stat().st_mode for entry in [path, *path.rglob("*")]}
+    for entry, mode in modes.items():
+        entry.chmod(mode & ~0o222)
+    try:
+        yield prefix
+    finally:
+        for entry, mode in modes.items():
+            entry.chmod(mode)
