@@ -3,7 +3,6 @@
 
 #include <rocksdb/db.h>
 
-#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -77,6 +76,7 @@ class TargetStore : public std::enable_shared_from_this<TargetStore> {
   friend class RangeApplier;
 
   TargetStore() = default;
+  static rocksdb::ColumnFamilyOptions WriteOptionsFor(const ColumnFamilyDescription& family);
   Status CheckOpen() const;
   Status EnsureReserved();
   Status RestoreOwnersOptions();
@@ -97,8 +97,6 @@ class TargetStore : public std::enable_shared_from_this<TargetStore> {
   std::set<uint32_t> mergeable_;  // ids of the families that the store itself can merge in
   rocksdb::ColumnFamilyHandle* reserved_ = nullptr;
   uint64_t next_spool_file_ = 0;
-  // Whether the file system takes direct writes, as far as is known.
-  std::atomic<bool> direct_writes_{true};
   std::unique_ptr<rocksdb::DB> db_;
   std::unique_ptr<Finisher> finisher_;
 };
