@@ -152,7 +152,7 @@ TEST_F(DiskTest, AFileThatCannotBeWrittenIsNoProgressAndNotKept) {
   EXPECT_TRUE(FinishedEntries(store) == entries);
 }
 
-// A file system without direct writes on older kernels.
+// A file system without blocks of its own.
 TEST_P(ApplierDiskTest, ATargetInMemoryWorks) {
   const std::filesystem::path shm("/dev/shm");
   if (!std::filesystem::is_directory(shm) || ::access(shm.c_str(), W_OK) != 0) {
