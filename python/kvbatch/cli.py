@@ -6,6 +6,7 @@ stdout holds results only; progress, logs and errors go to stderr.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shlex
 import signal
 import sys
@@ -180,6 +181,8 @@ def migrate(
     if dry_run:
         show_plan(api.plan(source, target, **options), as_json)
         return
+    if progress is not ProgressChoice.NONE:
+        logging.getLogger("kvbatch.state").setLevel(logging.ERROR)  # its warnings are events too
     migration = Migration(source, target, MigrationOptions.checked(**options))
     events = migration.events()
 

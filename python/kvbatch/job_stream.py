@@ -11,7 +11,7 @@ from kvbatch._core.store import Cursor, RangeReader, SourceStore, StopReason
 from kvbatch.compression import CodecChooser
 from kvbatch.errors import KvbatchError, SourceError, StoppedError
 from kvbatch.ranges import Range
-from kvbatch.state import SentLog
+from kvbatch.sent_log import SentLog
 from kvbatch.target import TargetSession, TargetStream
 from kvbatch.units import format_bytes
 
@@ -41,7 +41,6 @@ class StreamCounters:
     raw_bytes: int = 0
     batches: int = 0
     wire_bytes: int = 0
-    resent_bytes: int = 0
 
     def add(self, entries: int, raw_bytes: int) -> None:
         """Counts one batch."""
@@ -104,7 +103,6 @@ class JobStream:
     def _copy(self, stream: TargetStream, frame: Frame, part: Range) -> None:
         cursor = self.cursors.get(part.id, Cursor(part.id))
         entries, raw_bytes = cursor.entries, cursor.raw_bytes
-        self.counters.resent_bytes += self.sent.beyond(part.id, raw_bytes)
         reader = RangeReader(
             self.source,
             part.column_family,
@@ -133,9 +131,9 @@ class JobStream:
             if not batch_entries:
                 continue
             entries += batch_entries
+            self.sent.record(part.id, raw_bytes, raw_bytes + batch_bytes)
             raw_bytes += batch_bytes
             self.codecs.learn(frame)
-            self.sent.record(part.id, raw_bytes)
             stream.put(frame, reader.digest)
             if large:
                 frame.release()

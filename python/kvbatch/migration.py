@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import closing
 
 import stamina
 
@@ -18,11 +19,13 @@ from kvbatch.endpoints import DirectoryEndpoint, check_apart, parse_endpoint
 from kvbatch.errors import KvbatchError, RefusedError, SourceError, StoppedError
 from kvbatch.events import SAMPLE_SECONDS, Event, EventBus, Progress, RateMeter, Summary
 from kvbatch.fingerprint import fingerprint_directory
+from kvbatch.job_recorder import JobRecorder
 from kvbatch.job_stream import JobStream, RangeQueue, StreamCounters
 from kvbatch.migration_plan import make_plan, open_source
 from kvbatch.options import MigrationOptions
 from kvbatch.process import peak_rss_bytes
-from kvbatch.state import JobState, SentLog, StateStore, job_lock, state_after
+from kvbatch.sent_log import SentLog
+from kvbatch.state import JobState, job_lock, state_after
 from kvbatch.target import TargetSession
 from kvbatch.target_local import LocalSession
 from kvbatch.target_remote import RemoteSession
@@ -49,8 +52,10 @@ class Migration:
         self._store = open_source(self._source_endpoint, options)
         self.plan = make_plan(self._source_endpoint, self._target_endpoint, self._store, options)
         self.job = self.plan.job
-        self._state = StateStore(options.state_dir)
         self._bus = EventBus()
+        self._recorder = JobRecorder(
+            options.state_dir, self.job, lambda message: self._bus.publish("warning", message=message)
+        )
         self._stopping = threading.Event()
         # Set when the job's thread has something to look at.
         self._wake = threading.Event()
@@ -74,6 +79,7 @@ class Migration:
         self._summary: Summary | None = None
         self._error: BaseException | None = None
         self._attempt: stamina.Attempt
+        self._sent: SentLog
         self._opened = False
         self._thread = threading.Thread(target=self._run, name=f"kvbatch-{self.job}", daemon=True)
 
@@ -124,34 +130,33 @@ class Migration:
             self._bus.publish("done", state=state_after(error), error=str(error))
         finally:
             del self._store
-            self._state.close()
+            self._recorder.close()
             self._finished.set()
 
     def _run_job(self) -> Summary:
-        known = self._state.find(self.job)
-        self._state.start(self.job, self.plan.source, self.plan.target, self.plan.manifest.fingerprint)
+        known = self._recorder.find()
+        self._recorder.start(self.plan.source, self.plan.target, self.plan.manifest.fingerprint)
         try:
             already_finished = self._attempt_until_done()
         except BaseException as error:
             if known is None and not self._opened:
-                self._state.forget(self.job)  # nothing anywhere could be carried on
+                self._recorder.forget()  # nothing anywhere could be carried on
                 raise
             self._sample()
-            self._state.update(
-                self.job, state=state_after(error), error=str(error), progress=dataclasses.asdict(self._progress)
+            self._recorder.update(
+                state=state_after(error), error=str(error), progress=dataclasses.asdict(self._progress)
             )
             raise
         if already_finished is not None:
             return already_finished
         self._sample()
         summary = self._summarize()
-        self._state.update(
-            self.job,
+        self._recorder.update(
             state=JobState.DONE,
             summary=dataclasses.asdict(summary),
             progress=dataclasses.asdict(self._progress),
         )
-        self._sent_log().remove()
+        self._recorder.remove_sent_log()
         return summary
 
     def _attempt_until_done(self) -> Summary | None:
@@ -212,9 +217,7 @@ class Migration:
             self._cursors = {cursor.range: cursor for cursor in reply.cursors}
             self._base_entries = sum(cursor.entries for cursor in reply.cursors)
             self._base_bytes = sum(cursor.raw_bytes for cursor in reply.cursors)
-            self._state.update(
-                self.job, identity=reply.identity, fingerprint=self.plan.manifest.fingerprint, summary=None
-            )
+            self._recorder.update(identity=reply.identity, fingerprint=self.plan.manifest.fingerprint, summary=None)
             self._bus.publish(
                 "job",
                 job=self.job,
@@ -223,10 +226,10 @@ class Migration:
                 ranges=len(reply.manifest.ranges),
                 resumed=reply.resumed,
             )
-            self._run_streams(session)
+            with closing(self._recorder.sent_log(len(reply.manifest.ranges), anew=not reply.resumed)) as self._sent:
+                self._run_streams(session, self._sent)
             self._check_source_unchanged()
-            self._state.update(
-                self.job,
+            self._recorder.update(
                 state=JobState.FINISHING,
                 progress=dataclasses.asdict(self._progress),
                 summary=dataclasses.asdict(self._summarize()),
@@ -239,18 +242,15 @@ class Migration:
 
     def _already_finished(self) -> Summary | None:
         """The summary of the session that finished this job, if the target still is the store that it finished."""
-        summary = summary_of_finished(self._state.find(self.job), self._target_endpoint, self.plan.manifest)
+        summary = summary_of_finished(self._recorder.find(), self._target_endpoint, self.plan.manifest)
         if summary is None:
             return None
         if not self._opened:
             self._bus.publish("warning", message=f"job {self.job} was finished before; nothing was moved")
-        self._state.update(self.job, state=JobState.DONE)
+        self._recorder.update(state=JobState.DONE)
         return Summary(**{**summary, "finished_before": not self._opened})
 
-    def _sent_log(self) -> SentLog:
-        return SentLog(self._options.state_dir, self.job, len(self._manifest.ranges))
-
-    def _run_streams(self, session: TargetSession) -> None:
+    def _run_streams(self, session: TargetSession, sent: SentLog) -> None:
         remaining = [
             part
             for part in self._manifest.ranges
@@ -258,7 +258,6 @@ class Migration:
         ]
         queue = RangeQueue(remaining)
         pool = BufferPool(self._options.max_memory)
-        sent = self._sent_log()
         halt = threading.Event()
         streams = [
             JobStream(
@@ -307,7 +306,7 @@ class Migration:
                 if time.monotonic() >= next_sample:
                     next_sample += SAMPLE_SECONDS
                     self._sample()
-                    self._state.update(self.job, progress=dataclasses.asdict(self._progress))
+                    self._recorder.sample(dataclasses.asdict(self._progress))
                     self._bus.publish("sample", **dataclasses.asdict(self._progress))
             thread.join()
         with self._lock:
@@ -392,7 +391,7 @@ class Migration:
             entries_per_second=counters.entries / seconds if seconds > 0 else 0.0,
             batches=counters.batches,
             resumed=self._resumed,
-            resent_bytes=counters.resent_bytes,
+            resent_bytes=self._sent.resent_bytes,
             throttled_seconds=0.0,
             peak_rss_bytes=peak_rss_bytes(),
             ranges=len(self._manifest.ranges),

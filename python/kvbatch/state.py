@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import json
-import mmap
 import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kvbatch.errors import KvbatchError, RefusedError, UsageError
 
-__all__ = ["JobRecord", "JobState", "SentLog", "StateStore", "find_job", "job_lock", "state_after"]
+__all__ = ["JobRecord", "JobState", "StateStore", "find_job", "job_lock", "state_after"]
 
 _DATABASE = "kvbatch.sqlite3"
 _SCHEMA = """
@@ -96,10 +95,11 @@ class JobRecord:
 
 
 class StateStore:
-    """One SQLite database (WAL mode) in the state directory. Safe to use from several processes and threads."""
+    """One SQLite database (WAL mode) in the state directory. Safe to use from several processes and threads. Every
+    method raises UsageError when the directory cannot be used, its cause being what SQLite or the disk said."""
 
     def __init__(self, directory: Path) -> None:
-        """Raises UsageError when the directory cannot be used."""
+        self._directory = directory
         self._lock = threading.Lock()
         with _usable(directory):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -112,7 +112,7 @@ class StateStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._database:
+        with _usable(self._directory), self._lock, self._database:
             yield self._database
 
     def close(self) -> None:
@@ -174,34 +174,6 @@ def _record(row: sqlite3.Row) -> JobRecord:
     return JobRecord(**columns)
 
 
-class SentLog:
-    """How many raw bytes of each range were sent, in a mapped file: it outlives a killed sender and costs a memory
-    write a frame. Behind a cursor it says how much is sent again."""
-
-    def __init__(self, directory: Path, job: str, ranges: int) -> None:
-        path = directory / "jobs" / f"{job}.sent"
-        size = 8 * max(1, ranges)
-        with _usable(directory):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("ab") as file:
-                if file.tell() != size:
-                    file.truncate(0)
-                    file.truncate(size)
-            with path.open("r+b") as file:
-                self._sent = memoryview(mmap.mmap(file.fileno(), size)).cast("Q")
-        self._path = path
-
-    def record(self, range_id: int, raw_bytes: int) -> None:
-        self._sent[range_id] = raw_bytes
-
-    def beyond(self, range_id: int, raw_bytes: int) -> int:
-        """Bytes of the range that were sent but lie behind `raw_bytes`, its cursor."""
-        return max(0, self._sent[range_id] - raw_bytes)
-
-    def remove(self) -> None:
-        self._path.unlink(missing_ok=True)
-
-
 @contextmanager
 def _usable(directory: Path) -> Iterator[None]:
     try:
@@ -229,5 +201,7 @@ def job_lock(directory: Path, job: str) -> Iterator[None]:
             try:
                 yield
             finally:
-                path.unlink(missing_ok=True)
+                # Its disk may be read-only by now; the lock ends with the file in any case.
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
             return

@@ -4,12 +4,13 @@ import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from kvbatch.errors import RefusedError, UsageError
-from kvbatch.state import JobState, SentLog, StateStore, job_lock
+from kvbatch.state import JobState, StateStore, job_lock
 
 
 @pytest.fixture
@@ -75,36 +76,27 @@ def test_a_directory_that_cannot_be_used_is_wrong_usage(tmp_path: Path) -> None:
         StateStore(broken)
 
 
+def test_a_database_that_breaks_later_is_wrong_usage_and_says_what_sqlite_said(state: StateStore) -> None:
+    state.start("nightly", "/source", "/target", "f" * 32)
+    state._database.execute("DROP TABLE jobs")
+    calls: list[Callable[[], object]] = [
+        lambda: state.start("nightly", "/source", "/target", ""),
+        lambda: state.update("nightly", state=JobState.DONE),
+        lambda: state.forget("nightly"),
+        lambda: state.find("nightly"),
+        state.jobs,
+    ]
+    for call in calls:
+        with pytest.raises(UsageError, match=r"cannot be used: no such table.*--state-dir") as caught:
+            call()
+        assert isinstance(caught.value.__cause__, sqlite3.Error)
+
+
 def test_the_database_is_private_and_in_wal_mode(state: StateStore, tmp_path: Path) -> None:
     assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
     database = sqlite3.connect(tmp_path / "state" / "kvbatch.sqlite3")
     assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     database.close()
-
-
-def test_what_was_sent_outlives_a_killed_process(tmp_path: Path) -> None:
-    script = (
-        "import os, signal, sys; from pathlib import Path; from kvbatch.state import SentLog\n"
-        "log = SentLog(Path(sys.argv[1]), 'nightly', 3); log.record(1, 5000)\n"
-        "os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
-    assert killed.returncode == -9
-    log = SentLog(tmp_path, "nightly", 3)
-    assert [log.beyond(number, 0) for number in range(3)] == [0, 5000, 0]
-    assert (log.beyond(1, 4000), log.beyond(1, 5000), log.beyond(1, 6000)) == (1000, 0, 0)
-
-
-def test_a_log_of_another_plan_starts_anew(tmp_path: Path) -> None:
-    SentLog(tmp_path, "nightly", 3).record(2, 7)
-    assert SentLog(tmp_path, "nightly", 4).beyond(2, 0) == 0
-
-
-def test_a_removed_log_starts_anew(tmp_path: Path) -> None:
-    log = SentLog(tmp_path, "nightly", 0)
-    log.remove()
-    log.remove()
-    assert not list((tmp_path / "jobs").glob("*.sent"))
 
 
 def test_a_job_runs_in_one_process_only(tmp_path: Path) -> None:

@@ -1,0 +1,109 @@
+"""The bytes that a summary calls sent again are those that came by a second time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from kvbatch._core.batch import decode_batch
+from kvbatch._core.frame import FrameType
+from support.link import Cut, Passing
+from support.processes import WAIT_SECONDS, Child
+from support.route import KIB, Pieces, Route, check_done, check_equal
+
+# One stream, whose frames come by in order, and large ranges: none ends in a moment that is meant.
+PIECES = Pieces(streams=1, window=4, batch_bytes=64 * KIB, range_bytes=64 * KIB * KIB, sst_file_bytes=1024 * KIB)
+
+
+class Toll:
+    """Counts every entry that comes by. From data frame `start` on nothing gets through until a whole window is lost:
+    the sender waits then, and what was counted is all that it sent."""
+
+    def __init__(self) -> None:
+        self._seen: set[tuple[int, bytes]] = set()
+        self.resent_bytes = 0
+        self._lose_from: int | None = None
+        self._lost = 0
+        self._strike: Callable[[], None] = lambda: None
+        self.struck = threading.Event()
+
+    def close_at(self, start: int, strike: Callable[[], None]) -> None:
+        self._lose_from, self._lost, self._strike = start, 0, strike
+        self.struck.clear()
+
+    def __call__(self, passing: Passing) -> bytes:
+        if passing.frame.type != FrameType.DATA:
+            return passing.data
+        for _, family, key, value in decode_batch(passing.frame.payload):
+            if (family, key) in self._seen:
+                self.resent_bytes += len(key) + len(value)
+            self._seen.add((family, key))
+        if self._lose_from is None or passing.number < self._lose_from:
+            return passing.data
+        self._lost += 1
+        if self._lost == PIECES.window:
+            self._lose_from = None
+            self._strike()
+            self.struck.set()
+            raise Cut(everywhere=True)
+        return b""
+
+
+@pytest.fixture
+def toll() -> Toll:
+    return Toll()
+
+
+@pytest.fixture
+def counted(make_route: Callable[[Pieces], Route], toll: Toll) -> Route:
+    route = make_route(PIECES)
+    route.link.hook = toll
+    return route
+
+
+def _check(route: Route, toll: Toll, sender: Child, least: int) -> None:
+    """The whole job's, to the byte; `least` frames must have come by twice, or nothing is shown by that."""
+    summary = sender.result()
+    check_done(summary, resumed=True)
+    assert toll.resent_bytes > least * PIECES.batch_bytes * 3 // 4
+    assert summary["resent_bytes"] == toll.resent_bytes
+    check_equal(route.source, route.copy)
+
+
+def test_connection_cut_again_and_again(counted: Route, toll: Toll) -> None:
+    toll.close_at(20, lambda: toll.close_at(22 + PIECES.window, lambda: toll.close_at(60, lambda: None)))
+    _check(counted, toll, counted.migrate(), 2 * PIECES.window)
+
+
+def test_sender_killed_again_while_it_sends_again(counted: Route, toll: Toll) -> None:
+    """The second run dies in the middle of what the first had sent, so that the third sends part of it a third time."""
+    for start in (20, 20 + PIECES.window + 2, 60):
+        sender = counted.migrate()
+        toll.close_at(start, sender.kill)
+        assert toll.struck.wait(WAIT_SECONDS)
+        assert sender.wait() == -9
+    _check(counted, toll, counted.migrate(), 2 * PIECES.window)
+
+
+def test_receiver_killed_with_an_unfinished_file(counted: Route, toll: Toll) -> None:
+    toll.close_at(20, counted.receiver.kill)
+    sender = counted.migrate()
+    sender.until(toll.struck)
+    counted.start_receiver()
+    _check(counted, toll, sender, PIECES.window)
+
+
+def test_nothing_is_sent_again_by_a_job_that_begins_anew(counted: Route, toll: Toll) -> None:
+    """What an abandoned copy was sent does not count for the next one."""
+    sender = counted.migrate()
+    toll.close_at(20, sender.kill)
+    assert toll.struck.wait(WAIT_SECONDS)
+    counted.receiver.kill()
+    counted.copy.rename(counted.copy.with_name("abandoned"))
+    counted.start_receiver()
+    summary = counted.migrate().result()
+    check_done(summary, resumed=False)
+    assert summary["resent_bytes"] == 0
+    check_equal(counted.source, counted.copy)
