@@ -221,6 +221,11 @@ class Failing final : public rocksdb::MergeOperator {
 // RocksDB knows no larger number that makes sense; what a peer sends is not trusted.
 constexpr int kMaxLevels = 64;
 
+Status NoStore(const std::string& path, const std::string& why) {
+  return Status(Code::kUsage, path + " " + why + ". Nothing was written; give the directory that holds the store's " +
+                                  "CURRENT file");
+}
+
 }  // namespace
 
 std::string RocksdbVersion() {
@@ -232,13 +237,13 @@ std::shared_ptr<rocksdb::Logger> SilentLogger() { return std::make_shared<Silent
 Result<std::vector<ColumnFamilyDescription>> DescribeStore(const std::string& path) {
   std::error_code error;
   if (!fs::exists(path, error)) {
-    return Status(Code::kUsage, path + " does not exist");
+    return NoStore(path, "does not exist");
   }
   if (!fs::is_directory(path, error)) {
-    return Status(Code::kUsage, path + " is not a directory");
+    return NoStore(path, "is not a directory");
   }
   if (!fs::exists(fs::path(path) / "CURRENT", error)) {
-    return Status(Code::kUsage, path + " is not a RocksDB directory: it has no CURRENT file");
+    return NoStore(path, "is not a RocksDB directory: it has no CURRENT file");
   }
   std::vector<std::string> names;
   rocksdb::DBOptions options;

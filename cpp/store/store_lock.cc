@@ -27,9 +27,19 @@ std::map<FileId, std::weak_ptr<StoreLock>>& Registry() {
   return *registry;
 }
 
-Status InUse(const std::string& path, pid_t pid) {
-  std::string who = pid == ::getpid() ? "this process" : pid > 0 ? "process " + std::to_string(pid) : "another process";
-  return Status(Code::kRefused, path + " is in use: " + who + " has it open for writing (its LOCK is held)");
+// What stands in the store was left as it is, whoever asked: a source, a target, or a store to compare.
+Status InUse(const std::string& path, const std::string& who_does_what, const std::string& way_out) {
+  return Status(Code::kRefused, path + " is in use: " + who_does_what + ". It was left as it is; " + way_out +
+                                    ", then run the same command again");
+}
+
+std::string Process(pid_t pid) { return "process " + std::to_string(pid); }
+
+Status HeldByWriter(const std::string& path, pid_t pid) {
+  const bool own = pid == ::getpid();
+  const std::string who = own ? "this process" : pid > 0 ? Process(pid) : "another process";
+  return InUse(path, who + " has it open for writing (its LOCK is held)",
+               own ? "wait until it is closed" : "stop that process");
 }
 
 // The pid of a process with an exclusive lock on the file, 0 if none is listed. /proc/locks is asked first because
@@ -71,19 +81,18 @@ Status StoreLock::CheckFree(const std::string& path) {
   const std::lock_guard guard(registry_mutex);
   if (const auto known = Registry().find({information.st_dev, information.st_ino});
       known != Registry().end() && !known->second.expired()) {
-    return Status(Code::kRefused, path + " is in use: this process is reading it");
+    return InUse(path, "this process is reading it", "wait until it is done");
   }
   if (const pid_t writer = WriterListedInProc(path, information); writer > 0) {
-    return InUse(path, writer);
+    return HeldByWriter(path, writer);
   }
   const UniqueFd fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
   struct flock probe{};
   probe.l_type = F_WRLCK;
   probe.l_whence = SEEK_SET;
   if (fd.valid() && ::fcntl(fd.get(), F_GETLK, &probe) == 0 && probe.l_type != F_UNLCK) {
-    return probe.l_type == F_WRLCK
-               ? InUse(path, probe.l_pid)
-               : Status(Code::kRefused, path + " is in use: process " + std::to_string(probe.l_pid) + " is reading it");
+    return probe.l_type == F_WRLCK ? HeldByWriter(path, probe.l_pid)
+                                   : InUse(path, Process(probe.l_pid) + " is reading it", "wait until it is done");
   }
   return Status::Ok();
 }
@@ -101,12 +110,12 @@ Result<std::shared_ptr<StoreLock>> StoreLock::Acquire(const std::string& path) {
     return held;
   }
   if (const pid_t writer = WriterListedInProc(path, information); writer == ::getpid()) {
-    return InUse(path, writer);
+    return HeldByWriter(path, writer);
   }
   UniqueFd fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd.valid()) {
     if (const pid_t writer = WriterListedInProc(path, information); writer > 0) {
-      return InUse(path, writer);
+      return HeldByWriter(path, writer);
     }
     return std::make_shared<StoreLock>(UniqueFd());
   }
@@ -118,7 +127,7 @@ Result<std::shared_ptr<StoreLock>> StoreLock::Acquire(const std::string& path) {
     probe.l_type = F_RDLCK;
     probe.l_whence = SEEK_SET;
     const bool told = ::fcntl(fd.get(), F_GETLK, &probe) == 0 && probe.l_type != F_UNLCK;
-    return InUse(path, told ? probe.l_pid : 0);
+    return HeldByWriter(path, told ? probe.l_pid : 0);
   }
   auto held = std::make_shared<StoreLock>(std::move(fd));
   known = held;

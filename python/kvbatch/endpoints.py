@@ -127,7 +127,11 @@ def check_apart(source: Endpoint, target: Endpoint) -> None:
     real_source = Path(os.path.realpath(source.path))
     real_target = Path(os.path.realpath(target.path))
     if real_source == real_target:
-        raise RefusedError(f"source and target are the same directory: {real_source}")
+        raise RefusedError(
+            f"source and target are the same directory, {real_source}. Nothing was written; choose another target"
+        )
     for inner, outer in ((real_source, real_target), (real_target, real_source)):
         if inner.is_relative_to(outer):
-            raise RefusedError(f"{inner} lies inside {outer}: choose a target outside of the source")
+            raise RefusedError(
+                f"{inner} lies inside {outer}. Nothing was written; choose a target outside of the source"
+            )

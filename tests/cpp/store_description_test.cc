@@ -52,11 +52,11 @@ ColumnFamilyDescription Described(const rocksdb::ColumnFamilyOptions& options) {
 
 TEST(DescribeStore, WhatIsNoStoreIsSaid) {
   const TempDir directory;
-  EXPECT_THAT(DescribeStore(directory / "nowhere"), Fails(Code::kUsage, "does not exist"));
+  EXPECT_THAT(DescribeStore(directory / "nowhere"), Fails(Code::kUsage, "does not exist. Nothing was written; give "));
   std::ofstream(directory / "file") << "x";
-  EXPECT_THAT(DescribeStore(directory / "file"), Fails(Code::kUsage, "is not a directory"));
+  EXPECT_THAT(DescribeStore(directory / "file"), Fails(Code::kUsage, "is not a directory. Nothing was written; give "));
   fs::create_directory(directory / "empty");
-  EXPECT_THAT(DescribeStore(directory / "empty"), Fails(Code::kUsage, "no CURRENT file"));
+  EXPECT_THAT(DescribeStore(directory / "empty"), Fails(Code::kUsage, "no CURRENT file. Nothing was written; give "));
 }
 
 TEST(DescribeStore, ABrokenManifestIsASourceError) {

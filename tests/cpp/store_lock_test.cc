@@ -157,7 +157,7 @@ TEST_F(StoreLockTest, AnotherProcessThatWritesIsNamed) {
 TEST_F(StoreLockTest, AnotherProcessThatReadsKeepsWritersOutOnly) {
   LockingProcess reader(path_, F_RDLCK);
   EXPECT_THAT(StoreLock::Acquire(path_), IsOk());
-  EXPECT_THAT(StoreLock::CheckFree(path_), Fails(Code::kRefused, Text(reader.pid()) + " is reading it"));
+  EXPECT_THAT(StoreLock::CheckFree(path_), Fails(Code::kRefused, Text(reader.pid()) + " is reading it. It was left"));
   EXPECT_THAT(TargetStore::Open(path_, {}), Fails(Code::kRefused, Text(reader.pid())));
   reader.End();
   EXPECT_THAT(StoreLock::CheckFree(path_), IsOk());

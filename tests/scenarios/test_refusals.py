@@ -29,15 +29,15 @@ sys.stdin.read()
 
 
 @contextmanager
-def held_open(path: Path) -> Iterator[None]:
-    """Another process has the store at `path` open for writing."""
+def held_open(path: Path) -> Iterator[int]:
+    """Another process, whose id this is, has the store at `path` open for writing."""
     owner = subprocess.Popen(
         [sys.executable, "-c", HOLD_OPEN, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
         assert owner.stdout is not None
         assert owner.stdout.readline() == "open\n"
-        yield
+        yield owner.pid
     finally:
         owner.communicate()
 
@@ -119,17 +119,23 @@ def _target_is_a_file(folder: Path) -> tuple[Path, Path]:
     return _source(folder), folder / "target"
 
 
+# What is safe, and the way out.
+NO_STORE = ["Nothing was written", "give the directory that holds the store's CURRENT file"]
+APART = ["Nothing was written", "choose"]
+IN_USE = r"is in use: process {} .*It was left as it is; stop that process, then run the same command again"
+
+
 REFUSALS: dict[str, tuple[Prepare, int, list[str]]] = {
-    "missing path": (_missing, 2, ["nowhere", "does not exist"]),
-    "a file as source": (_file_as_source, 2, ["source", "not a directory"]),
-    "not a RocksDB directory": (_no_store, 2, ["source", "not a RocksDB directory"]),
-    "source is target": (_same, 4, ["same directory"]),
-    "source is target in other words": (_same_written_differently, 4, ["same directory"]),
-    "target inside source": (_target_inside, 4, ["lies inside", "choose"]),
-    "source inside target": (_source_inside, 4, ["lies inside", "choose"]),
-    "a link to the source": (_link_to_source, 4, ["same directory"]),
-    "links to one store": (_links_to_one, 4, ["same directory"]),
-    "target below a link into the source": (_below_a_link, 4, ["lies inside"]),
+    "missing path": (_missing, 2, ["nowhere does not exist", *NO_STORE]),
+    "a file as source": (_file_as_source, 2, ["source is not a directory", *NO_STORE]),
+    "not a RocksDB directory": (_no_store, 2, ["source is not a RocksDB directory", *NO_STORE]),
+    "source is target": (_same, 4, ["same directory", *APART]),
+    "source is target in other words": (_same_written_differently, 4, ["same directory", *APART]),
+    "target inside source": (_target_inside, 4, ["lies inside", *APART]),
+    "source inside target": (_source_inside, 4, ["lies inside", *APART]),
+    "a link to the source": (_link_to_source, 4, ["same directory", *APART]),
+    "links to one store": (_links_to_one, 4, ["same directory", *APART]),
+    "target below a link into the source": (_below_a_link, 4, ["lies inside", *APART]),
     "target with data": (_target_with_data, 4, ["already holds data", '"default"', "--allow-nonempty"]),
     "target with data in its WAL": (_target_with_data_in_the_wal, 4, ["already holds data", '"other"']),
     "target with foreign files": (_target_with_foreign_files, 4, ["photos.zip", "choose another"]),
@@ -154,6 +160,7 @@ def test_refused_with_nothing_written(tmp_path: Path, name: str, command: str) -
             assert word in done.stderr
     else:
         assert done.returncode in (2, 4), done.stderr
+        assert "Nothing was written" in done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
     assert tree(folder) == before
@@ -237,9 +244,9 @@ def test_link_below_the_root_that_leads_out_of_it_is_refused(tmp_path: Path, rec
 
 def test_source_in_use_by_another_process_is_refused(tmp_path: Path, place: Place) -> None:
     source = _source(tmp_path)
-    with held_open(source):
+    with held_open(source) as owner:
         before = tree(source)
-        with pytest.raises(kvbatch.RefusedError, match=r"in use|another process") as refused:
+        with pytest.raises(kvbatch.RefusedError, match=IN_USE.format(owner)) as refused:
             kvbatch.migrate(source, place.endpoint()).wait()
         assert str(source) in str(refused.value)
         assert tree(source) == before
@@ -270,9 +277,9 @@ def test_target_in_use_by_another_process_is_refused(
     source = _source(tmp_path)
     place.root.mkdir(exist_ok=True)
     write_store(place.path(), families)
-    with held_open(place.path()):
+    with held_open(place.path()) as owner:
         before = tree(place.path())
-        with pytest.raises(kvbatch.RefusedError):
+        with pytest.raises(kvbatch.RefusedError, match=IN_USE.format(owner)):
             kvbatch.migrate(source, place.endpoint(), **options).wait()
         assert tree(place.path()) == before
     assert read_store(place.path()) == families
