@@ -18,10 +18,29 @@ function(kvbatch_library name header)
     INTERFACE_INCLUDE_DIRECTORIES ${KVBATCH_${name}_INCLUDE})
 endfunction()
 
+# kvbatch_at_least(NAME HEADER VERSION): stops where the one in KVBATCH_NAME_INCLUDE is older. HEADER defines the parts of
+# its version as numbers, in their order: LZ4_VERSION_MAJOR, ISAL_MINOR_VERSION, ROCKSDB_PATCH.
+function(kvbatch_at_least name header least)
+  set(file ${KVBATCH_${name}_INCLUDE}/${header})
+  file(STRINGS ${file} parts LIMIT_COUNT 3 REGEX
+    "^#define +[A-Z0-9]+_(VERSION_)?(MAJOR|MINOR|RELEASE|PATCH)(_VERSION)? +[0-9]+")
+  list(TRANSFORM parts REPLACE "^#define +[A-Z0-9_]+ +([0-9]+).*" "\\1")
+  list(JOIN parts . found)
+  if(NOT found VERSION_GREATER_EQUAL least)
+    message(FATAL_ERROR "kvbatch needs ${name} ${least} or newer; ${file} is of version \"${found}\". Install a newer one, "
+      "or name it: -DKVBATCH_${name}_INCLUDE=DIR -DKVBATCH_${name}_LIBRARY=FILE")
+  endif()
+  set(kvbatch_${name}_version ${found} PARENT_SCOPE)
+endfunction()
+
 kvbatch_library(lz4 lz4.h lz4)
+kvbatch_at_least(lz4 lz4.h 1.9)
 kvbatch_library(zstd zstd.h zstd)
+kvbatch_at_least(zstd zstd.h 1.5)
 kvbatch_library(isal isa-l/crc.h isal)
+kvbatch_at_least(isal isa-l.h 2.30)
 kvbatch_library(xxhash xxhash.h xxhash)
+kvbatch_at_least(xxhash xxhash.h 0.8.1)
 
 execute_process(
   COMMAND ${Python_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/rocksdb.py
@@ -44,15 +63,11 @@ if(rocksdb_answer MATCHES "^prefix=(.+)$")
 else()
   find_path(KVBATCH_ROCKSDB_INCLUDE rocksdb/db.h REQUIRED)
   find_library(KVBATCH_ROCKSDB_LIBRARY NAMES rocksdb REQUIRED)
-  file(STRINGS ${KVBATCH_ROCKSDB_INCLUDE}/rocksdb/version.h version_lines REGEX "#define ROCKSDB_(MAJOR|MINOR)")
-  string(REGEX REPLACE ".*MAJOR ([0-9]+).*MINOR ([0-9]+).*" "\\1.\\2" rocksdb_version "${version_lines}")
-  if(rocksdb_version VERSION_LESS 7.8)
-    message(FATAL_ERROR "KVBATCH_ROCKSDB=system needs RocksDB 7.8 or newer; ${KVBATCH_ROCKSDB_INCLUDE} has ${rocksdb_version}")
-  endif()
+  kvbatch_at_least(ROCKSDB rocksdb/version.h 7.8)
   add_library(kvbatch::rocksdb UNKNOWN IMPORTED)
   set_target_properties(kvbatch::rocksdb PROPERTIES
     IMPORTED_LOCATION ${KVBATCH_ROCKSDB_LIBRARY}
     INTERFACE_INCLUDE_DIRECTORIES ${KVBATCH_ROCKSDB_INCLUDE}
     INTERFACE_LINK_LIBRARIES "Threads::Threads")
-  message(STATUS "RocksDB: installed ${rocksdb_version}")
+  message(STATUS "RocksDB: installed ${kvbatch_ROCKSDB_version}")
 endif()
