@@ -242,6 +242,8 @@ def main() -> None:
     if wanted == "system":
         print("system")
         return
+    # Also when nothing is to be built: a file that cannot be used is told of at once, not when the cache is gone.
+    from_user()
     root = cache_root()
     root.mkdir(parents=True, exist_ok=True)
     prefix = root / build_key()
