@@ -26,10 +26,11 @@ from kvbatch.cli_output import print_json, print_table, show_jobs, show_plan, sh
 from kvbatch.demo import run_demo
 from kvbatch.endpoints import format_address
 from kvbatch.errors import KvbatchError, StoppedError, UsageError
+from kvbatch.events import Event
 from kvbatch.logs import configure_for_command_line
 from kvbatch.migration import Migration
 from kvbatch.options import MigrationOptions, default_state_dir
-from kvbatch.progress_view import follow
+from kvbatch.progress_view import follow, print_event
 from kvbatch.server import Receiver
 from kvbatch.state import StateStore
 from kvbatch.units import parse_bytes
@@ -178,22 +179,24 @@ def migrate(
         allow_nonempty=allow_nonempty,
         retries=retries,
     )
-    if dry_run:
-        show_plan(api.plan(source, target, **options), as_json)
-        return
-    if progress is not ProgressChoice.NONE:
-        logging.getLogger("kvbatch.state").setLevel(logging.ERROR)  # its warnings are events too
-    migration = Migration(source, target, MigrationOptions.checked(**options))
-    events = migration.events()
+    with _FailureTold(progress) as failure:
+        if dry_run:
+            show_plan(api.plan(source, target, **options), as_json)
+            return
+        if progress is not ProgressChoice.NONE:
+            logging.getLogger("kvbatch.state").setLevel(logging.ERROR)  # its warnings are events too
+        migration = Migration(source, target, MigrationOptions.checked(**options))
+        failure.moved = lambda: migration.progress().durable_entries > 0
+        events = migration.events()
 
-    def stop() -> None:
-        print("stopping; the job stays resumable (once more: at once)", file=sys.stderr, flush=True)
-        migration.cancel()
+        def stop() -> None:
+            _say("stopping; the job stays resumable (once more: at once)", progress)
+            migration.cancel()
 
-    with _StopOnSignals(stop):
-        migration.start()
-        follow(events, progress.value)
-        summary = migration.wait()
+        with _StopOnSignals(stop):
+            migration.start()
+            follow(events, progress.value)
+            summary = migration.wait()
     if as_json:
         print_json(dataclasses.asdict(summary))
     else:
@@ -265,6 +268,13 @@ def _parse_listen(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def _parse_memory(text: str) -> int:
+    try:
+        return parse_bytes(text)
+    except UsageError as error:
+        raise UsageError(f"--max-memory {text!r}: give a size of 1MiB or more, like 64MiB or 2GiB") from error
+
+
 @app.command()
 def serve(
     root: Annotated[Path, typer.Option(help="Targets are directories below it.")],
@@ -276,7 +286,7 @@ def serve(
 ) -> None:
     """Receive migrations into directories below a root, until SIGTERM or SIGINT."""
     host, port = _parse_listen(listen)
-    receiver = Receiver(root, host, port, max_memory=parse_bytes(max_memory), insecure=insecure)
+    receiver = Receiver(root, host, port, max_memory=_parse_memory(max_memory), insecure=insecure)
     # Blocked in every thread and waited for in this one: a handler that sets an event can deadlock on a second signal.
     ends = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
@@ -300,16 +310,17 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Compare every entry of SOURCE and TARGET by digests. Exit 0: equal; 3: they differ."""
-    verification = Verification(
-        source, target, repair=repair, column_families=tuple(column_families or ()), key_range=key_range
-    )
-    events = verification.events()
-    # Signals are handled in the main thread, which must not wait in the core meanwhile.
-    with _StopOnSignals(verification.cancel), ThreadPoolExecutor(1) as background:
-        running = background.submit(verification.run)
-        follow(events, progress.value)
-        report = running.result()
-    if report.unfinished:
+    with _FailureTold(progress):
+        verification = Verification(
+            source, target, repair=repair, column_families=tuple(column_families or ()), key_range=key_range
+        )
+        events = verification.events()
+        # Signals are handled in the main thread, which must not wait in the core meanwhile.
+        with _StopOnSignals(verification.cancel), ThreadPoolExecutor(1) as background:
+            running = background.submit(verification.run)
+            follow(events, progress.value)
+            report = running.result()
+    if report.unfinished and progress is not ProgressChoice.JSON:
         print("note: the target belongs to an unfinished migration", file=sys.stderr)
     if as_json:
         print_json(report.to_json())
@@ -391,40 +402,76 @@ def _configure_logs() -> None:
     configure_for_command_line()
 
 
-def _advice(error: KvbatchError, arguments: list[str]) -> str | None:
-    """What to type next, where that is not in the message."""
-    command = f"kvbatch {shlex.join(arguments)}"
-    if arguments[:1] != ["migrate"]:
+def _arguments() -> list[str]:
+    # --debug is accepted at any place, since it is typed behind a command that just failed.
+    return [argument for argument in sys.argv[1:] if argument != "--debug"]
+
+
+def _print_traceback_if_asked() -> None:
+    if "--debug" in sys.argv[1:]:
+        traceback.print_exc()
+
+
+def _advice(error: KvbatchError, command: str, moved: bool) -> str | None:
+    """What the command to type next is for, where that is not in the message."""
+    if command != "migrate":
         # Whoever stopped a verify knows how to start it.
-        return f"try again with: {command}" if error.resumable and not isinstance(error, StoppedError) else None
+        return "try again with" if error.resumable and not isinstance(error, StoppedError) else None
     if error.resumable:
-        return f"nothing is lost; carry on with: {command}"
+        return "nothing is lost; carry on with"
     if error.exit_code == 1:
-        return f"what was moved stays; once this is mended, carry on with: {command}"
+        kept = "what was moved stays; once this is mended, carry on with"
+        return kept if moved else "once this is mended, try again with"
     return None
 
 
-def _fail(error: KvbatchError, arguments: list[str]) -> NoReturn:
-    print(f"kvbatch: {error}", file=sys.stderr)
-    if (advice := _advice(error, arguments)) is not None:
-        print(advice, file=sys.stderr)
+def _say(message: str, progress: ProgressChoice) -> None:
+    if progress is ProgressChoice.JSON:
+        print_event(Event("warning", time.time(), {"message": message}))
+    else:
+        print(message, file=sys.stderr, flush=True)
+
+
+def _fail(
+    error: KvbatchError, progress: ProgressChoice = ProgressChoice.NONE, moved: Callable[[], bool] = lambda: False
+) -> NoReturn:
+    _print_traceback_if_asked()
+    arguments = _arguments()
+    advice = _advice(error, next(iter(arguments), ""), moved())
+    command = None if advice is None else f"kvbatch {shlex.join(arguments)}"
+    if progress is ProgressChoice.JSON:
+        print_event(Event("error", time.time(), {"message": str(error), "advice": advice, "command": command}))
+    else:
+        print(f"kvbatch: {error}", file=sys.stderr)
+        if advice is not None:
+            print(f"{advice}: {command}", file=sys.stderr)
     sys.exit(error.exit_code)
+
+
+class _FailureTold:
+    """Ends the process with the exit code of a KvbatchError, and tells of it in the way of the progress. `moved`:
+    whether anything is durable at the target."""
+
+    def __init__(self, progress: ProgressChoice) -> None:
+        self._progress = progress
+        self.moved: Callable[[], bool] = lambda: False
+
+    def __enter__(self) -> _FailureTold:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, KvbatchError):
+            _fail(error, self._progress, self.moved)
 
 
 def main() -> None:
     """Runs a command; errors become messages and exit codes."""
     _configure_logs()
-    # Accepted at any place, since it is typed behind a command that just failed.
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    debug = len(arguments) < len(sys.argv) - 1
     try:
-        app(arguments)
+        app(_arguments())
     except KvbatchError as error:
-        if debug:
-            traceback.print_exc()
-        _fail(error, arguments)
+        _fail(error)
     except Exception as error:
-        if debug:
-            traceback.print_exc()
+        _print_traceback_if_asked()
         print(f"kvbatch: {type(error).__name__}: {error} (this is a bug; --debug shows where)", file=sys.stderr)
         sys.exit(1)

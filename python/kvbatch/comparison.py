@@ -71,6 +71,7 @@ class VerifyReport:
     def to_json(self) -> dict[str, Any]:
         return {
             "equal": self.equal,
+            "unfinished": self.unfinished,
             "entries_source": self.entries_source,
             "entries_target": self.entries_target,
             "ranges_differing": self.ranges_differing,

@@ -16,7 +16,7 @@ SAMPLE_SECONDS = 0.5
 # The rate shown is the mean over so many samples.
 _RATE_SAMPLES = 7
 
-EventKind = Literal["job", "range", "sample", "retry", "warning", "done"]
+EventKind = Literal["job", "range", "sample", "retry", "warning", "done", "error"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class Event:
     retry    attempt (the failed one, from 1), wait_seconds (until the next), error
     warning  message
     done     state: "done" with the fields of Summary, or "stopped" (resumable) or "failed" with error
+    error    message, advice, command; from the command line alone, as its last word
     """
 
     kind: EventKind

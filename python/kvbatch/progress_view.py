@@ -15,7 +15,7 @@ from rich.text import Text
 from kvbatch.events import Event
 from kvbatch.units import format_bytes, format_count, format_seconds
 
-__all__ = ["ProgressMode", "follow"]
+__all__ = ["ProgressMode", "follow", "print_event"]
 
 ProgressMode = Literal["auto", "bar", "plain", "json", "none"]
 
@@ -50,9 +50,13 @@ def _message(event: Event) -> str | None:
     return None
 
 
+def print_event(event: Event, stream: TextIO | None = None) -> None:
+    print(json.dumps(event.to_json()), file=stream or sys.stderr, flush=True)
+
+
 def _follow_json(events: Iterable[Event], stream: TextIO) -> None:
     for event in events:
-        print(json.dumps(event.to_json()), file=stream, flush=True)
+        print_event(event, stream)
 
 
 def _follow_plain(events: Iterable[Event], stream: TextIO) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import shutil
 import socket
 from collections.abc import Callable
@@ -86,6 +88,9 @@ CASES: list[tuple[str, Arguments, int, list[str]]] = [
     ("unknown family", migrate("--cf", "nobody"), 2, ["nobody", "users"]),
     ("range without dots", migrate("--range", "6100"), 2, ["6100", "HEX..HEX"]),
     ("malformed memory", migrate("--max-memory", "lots"), 2, ["lots", "1MiB"]),
+    ("malformed memory of a receiver",
+     lambda world: ["serve", "--root", world.target, "--listen", "127.0.0.1:0", "--max-memory", "lots"], 2,
+     ["--max-memory 'lots'", "1MiB"]),
     ("memory past all machines", migrate("--max-memory", "99999999TiB"), 2, ["--max-memory", "1024TiB"]),
     ("streams that are no number", migrate("--streams", "many"), 2, ["--streams"]),
     ("unknown lane", migrate("--lane", "fast"), 2, ["fast"]),
@@ -165,21 +170,37 @@ def test_a_store_that_another_process_writes_is_4(world: World) -> None:
     assert not world.target.exists()
 
 
-def test_a_damaged_source_file_is_1_names_it_and_leaves_the_job_resumable(world: World) -> None:
+@pytest.mark.parametrize(
+    ("damaged_file", "advice"),
+    [
+        (max, "\nonce this is mended, try again with: kvbatch migrate"),
+        (min, "\nwhat was moved stays; once this is mended, carry on with: kvbatch migrate"),
+    ],
+    ids=["nothing was moved", "one family was moved"],
+)
+def test_a_damaged_source_file_is_1_names_it_and_leaves_the_job_resumable(
+    tmp_path: Path, damaged_file: Callable[..., Path], advice: str
+) -> None:
+    world = World(tmp_path)
+    # The larger family goes first; the damage is where only a whole read comes by.
+    entries = {"default": numbered(400, value=b"v" * 1000), "users": numbered(100, value=b"v" * 1000)}
+    settings = raw_options()
+    settings.set_compression_type(rocksdict.DBCompressionType.none())
+    write_store(world.source, entries, options=settings)
     whole = world.path / "whole"
     shutil.copytree(world.source, whole)
-    file = max(world.source.glob("*.sst"), key=lambda entry: entry.stat().st_size)
+    file = damaged_file(world.source.glob("*.sst"), key=lambda entry: entry.stat().st_size)
     with file.open("r+b") as damaged:
-        damaged.seek(50)
+        damaged.seek(file.stat().st_size // 2)
         damaged.write(b"\xa5" * 200)
-    done = kvbatch("migrate", world.source, world.target, "--json")
+    done = kvbatch("migrate", world.source, world.target, "--json", "--streams", 1)
     assert (done.returncode, done.stdout) == (1, "")
     assert file.name in done.stderr
-    assert "carry on with: kvbatch migrate" in done.stderr
+    assert advice in done.stderr
     assert "Traceback" not in done.stderr
     shutil.copy(whole / file.name, file)
     assert kvbatch("migrate", world.source, world.target).returncode == 0
-    assert read_store(world.target) == ENTRIES
+    assert read_store(world.target) == entries
 
 
 def test_a_state_directory_that_cannot_be_used_is_2_with_the_way_out(world: World) -> None:
@@ -189,6 +210,31 @@ def test_a_state_directory_that_cannot_be_used_is_2_with_the_way_out(world: Worl
     assert done.returncode == 2
     assert "--state-dir" in done.stderr
     assert not world.target.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["migrate", "none", "copy"], 2),
+        (["migrate", "source", "copy", "--batch-size", "lots"], 2),
+        (["migrate", "source", "source"], 4),
+        (["migrate", "source", "kvbatch://127.0.0.1:1/x", "--retries", "0"], 75),
+        (["migrate", "source", "copy", "--dry-run", "--streams", "0"], 2),
+        (["verify", "source", "none"], 2),
+        (["verify", "source", "kvbatch://127.0.0.1:1/x"], 75),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_an_error_is_an_event_where_events_are_asked_for(world: World, arguments: list[str], code: int) -> None:
+    done = kvbatch(*arguments, "--progress", "json", cwd=world.path)
+    assert (done.returncode, done.stdout) == (code, "")
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [event["event"] for event in events].count("error") == 1
+    last = events[-1]
+    assert last.keys() == {"event", "time", "message", "advice", "command"}
+    assert last["message"]
+    command = shlex.join(["kvbatch", *arguments, "--progress", "json"])
+    assert (last["advice"] is not None, last["command"]) == ((True, command) if code == 75 else (False, None))
 
 
 def test_debug_shows_where_an_error_came_from(world: World) -> None:

@@ -23,7 +23,7 @@ VERIFY_KEYS = {
     "digests",
 }  # fmt: skip
 # What verify says besides: which families and keys, and what a repair did.
-VERIFY_MORE = {"keys_repaired", "families_missing", "families_extra", "samples"}
+VERIFY_MORE = {"unfinished", "keys_repaired", "families_missing", "families_extra", "samples"}
 RAW_BYTES = sum(len(key) + len(value) for entries in ENTRIES.values() for key, value in entries.items())
 
 

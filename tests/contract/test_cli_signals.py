@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -149,9 +150,11 @@ def test_an_interrupted_migration_is_75_with_the_command_that_then_finishes_it(
     assert running.returncode == 75, err
     assert out == ""
     assert "Traceback" not in err
-    events = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
-    assert (events[-1]["event"], events[-1]["state"]) == ("done", "stopped")
-    assert "nothing is lost; carry on with: kvbatch migrate" in err
+    events = [json.loads(line) for line in err.splitlines()]
+    assert [event["event"] for event in events if event["event"] != "sample"][-3:] == ["warning", "done", "error"]
+    assert (events[-2]["state"], events[-2]["error"]) == ("stopped", events[-1]["message"])
+    assert events[-1]["advice"] == "nothing is lost; carry on with"
+    assert shlex.split(events[-1]["command"]) == ["kvbatch", *map(str, command)]
     shown = json.loads(command_line("status", "nightly", "--json").stdout)
     assert (shown["state"], shown["pid"], shown["summary"]) == ("stopped", None, None)
 

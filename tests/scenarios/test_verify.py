@@ -249,12 +249,17 @@ def test_unfinished_target_is_said_and_not_repaired(tmp_path: Path) -> None:
     done = run_kvbatch("verify", source, tmp_path / "target", "--json")
     assert done.returncode == 3
     assert "unfinished" in done.stderr
-    assert json.loads(done.stdout)["equal"] is False
+    report = json.loads(done.stdout)
+    assert (report["equal"], report["unfinished"]) == (False, True)
+    done = run_kvbatch("verify", source, tmp_path / "target", "--json", "--progress", "json")
+    assert [json.loads(line)["event"] for line in done.stderr.splitlines()][-1] == "done", "nothing but events"
     done = run_kvbatch("verify", source, tmp_path / "target", "--repair")
     assert done.returncode == 4
     assert "kvbatch migrate" in done.stderr
     kvbatch.migrate(source, tmp_path / "target").wait()
-    assert kvbatch.verify(str(source), str(tmp_path / "target")).equal
+    done = run_kvbatch("verify", source, tmp_path / "target", "--json")
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["equal"], report["unfinished"]) == (0, True, False)
 
 
 def test_command_exits_with_3_then_repairs_then_0(tmp_path: Path, source: Path, receiver: kvbatch.Receiver) -> None:
