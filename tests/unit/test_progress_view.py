@@ -106,22 +106,35 @@ def test_on_a_terminal_there_is_a_bar_with_percentage_and_figures(
     monkeypatch.setenv("COLUMNS", "160")
     ours, theirs = pty.openpty()
     written = b""
+    grown = threading.Condition()
+
+    def text() -> str:
+        return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written.decode(errors="replace"))
 
     def read() -> None:
         nonlocal written
         # The end of a terminal is an error, not an empty read.
         with contextlib.suppress(OSError):
             while True:
-                written += os.read(ours, 1 << 16)
+                more = os.read(ours, 1 << 16)
+                with grown:
+                    written += more
+                    grown.notify()
+
+    def watched() -> Iterator[Event]:
+        """As slow as whoever watches: the figures are drawn a few times a second."""
+        for event in events:
+            yield event
+            if event.kind == "sample":
+                with grown:
+                    assert grown.wait_for(lambda: FIGURES in text(), timeout=20), text()
 
     reader = threading.Thread(target=read)
     reader.start()
     with os.fdopen(theirs, "w") as stream:
-        follow(events, mode, stream)
+        follow(watched(), mode, stream)
     reader.join(20)
     os.close(ours)
-    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written.decode())
-    assert "100 %" in text
-    assert "━" in text
-    assert "2.5 M entries" in text
-    assert ("nightly: starting" in text) == (events is EVENTS)
+    assert re.search(rf" 50 % ━+.*{re.escape(FIGURES)}", text())
+    assert re.search(r"100 % ━+ 2\.5 M entries", text())
+    assert ("nightly: starting" in text()) == (events is EVENTS)
