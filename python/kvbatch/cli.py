@@ -40,6 +40,7 @@ from kvbatch.version import __version__
 __all__ = ["app", "main"]
 
 EXIT_DIFFERENT = 3
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # `timeout` signals a child and then its whole group: that is one request to stop, not two.
 _SAME_REQUEST_SECONDS = 0.5
 
@@ -222,12 +223,12 @@ class _StopOnSignals:
         self._stop()
 
     def __enter__(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _STOP_SIGNALS:
             signal.signal(number, self._on_signal)
 
     def __exit__(self, *exc: object) -> None:
         # There is nothing left to stop, and the result is still to be printed.
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
 
@@ -288,11 +289,10 @@ def serve(
     host, port = _parse_listen(listen)
     receiver = Receiver(root, host, port, max_memory=_parse_memory(max_memory), insecure=insecure)
     # Blocked in every thread and waited for in this one: a handler that sets an event can deadlock on a second signal.
-    ends = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     receiver.start()
     print(f"listening on {format_address(receiver.host, receiver.port)}, root {receiver.root}", flush=True)
-    signal.sigwait(ends)
+    signal.sigwait(_STOP_SIGNALS)
     receiver.stop()
 
 
@@ -359,6 +359,15 @@ def status(
             print(record.error)
 
 
+def _unwind(number: int, frame: object) -> NoReturn:
+    """For what leaves nothing to carry on with: it is taken down, and once more does not hurry that."""
+    del number, frame
+    for each in _STOP_SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    print("kvbatch: stopped on request", file=sys.stderr, flush=True)
+    sys.exit(StoppedError.exit_code)
+
+
 @app.command()
 def demo(
     entries: Annotated[int, typer.Option(help="Entries in the made-up source.", min=1)] = 1_000_000,
@@ -366,6 +375,8 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Make a store, migrate it through a receiver on loopback, verify it, print a short table."""
+    for number in _STOP_SIGNALS:
+        signal.signal(number, _unwind)
     report = run_demo(entries, directory)
     if as_json:
         print_json(report.to_json())

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,13 @@ def receiver_process(root: Path, *arguments: str) -> Iterator[tuple[subprocess.P
             process.terminate()
 
 
+def _stop(migration: Migration) -> None:
+    """Whatever ended the demo, its directory may go once nothing writes there."""
+    migration.cancel()
+    with suppress(KvbatchError):
+        migration.wait()
+
+
 def run_demo(entries: int, directory: Path | None = None) -> DemoReport:
     """Works in `directory`, which is kept, or in a temporary one. Raises RefusedError when the store exists there."""
     with ExitStack() as stack:
@@ -89,7 +96,9 @@ def run_demo(entries: int, directory: Path | None = None) -> DemoReport:
         _, port = stack.enter_context(receiver_process(directory / "received"))
         target = f"kvbatch://127.0.0.1:{port}/copy"
         options = MigrationOptions.checked(state_dir=directory / "state")
-        summary = Migration(str(source), target, options).start().wait()
+        migration = Migration(str(source), target, options).start()
+        stack.callback(_stop, migration)
+        summary = migration.wait()
         migrated = time.monotonic()
         verified = verify(str(source), target)
         return DemoReport(made - began, time.monotonic() - migrated, summary, verified)

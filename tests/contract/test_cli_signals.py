@@ -8,6 +8,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -164,6 +165,28 @@ def test_an_interrupted_migration_is_75_with_the_command_that_then_finishes_it(
     summary = json.loads(again.stdout)
     assert (summary["resumed"], summary["entries"]) == (True, 5100)
     assert read_store(receiver.root / "copy") == entries
+
+
+# -- a demo that is told to stop --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["source/CURRENT", "received/copy/CURRENT"], ids=["makes", "migrates"])
+def test_a_demo_that_is_stopped_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, moment: str
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with process("demo", "--entries", "500000", "--json") as demo:
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not list(tmp_path.glob(f"kvbatch-demo-*/{moment}")):
+            assert demo.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        demo.send_signal(number)
+        demo.send_signal(number)
+        out, err = demo.communicate(timeout=WAIT_SECONDS)
+    assert (demo.returncode, out, err) == (75, "", "kvbatch: stopped on request\n")
+    assert not list(tmp_path.glob("kvbatch-demo-*"))
 
 
 # -- a verification that is told to stop ------------------------------------------------------------------------------
