@@ -44,6 +44,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="kvbatch-wheel-") as folder:
         source, target = Path(folder) / "source", Path(folder) / "target"
         options = rocksdict.Options(raw_mode=True)
+        # A wheel that was built against an installed RocksDB reads no newer one.
+        table = rocksdict.BlockBasedOptions()
+        table.set_format_version(5)
+        options.set_block_based_table_factory(table)
         with_rocksdict = rocksdict.Rdict(str(source), options)
         for key, value in ENTRIES.items():
             with_rocksdict[key] = value
