@@ -22,10 +22,13 @@ from support.route import SOURCE_BYTES, Pieces, Route, chance, check_done, check
 from support.stores import read_store
 
 KILLS = int(os.environ.get("KVBATCH_STRESS", "24"))
+# Each test counts so many that did end a process, and fails with fewer.
 KILLS_PER_JOB = 3
 JOBS = -(-KILLS // KILLS_PER_JOB)
 # Every third job runs in one process.
 LOCAL_JOBS = JOBS // 3
+# Some of them have ended well before they can be killed.
+RUNS_PER_LOCAL_JOB = 10 * KILLS_PER_JOB
 # Every so many jobs are read back by another RocksDB.
 READ_BACK = 5
 
@@ -86,8 +89,7 @@ class _Job:
         for victim in kill.victims:
             child = self._sender if victim == "sender" else self.route.receiver
             assert child is not None
-            self.kills += child.alive
-            child.kill()
+            self.kills += child.kill()
         done.set()
 
     def strike_once(self, kill: _Kill) -> bool:
@@ -153,6 +155,11 @@ class _Job:
         check_equal(self.route.source, self.route.root / self.name)
 
 
+def test_all_jobs_together_are_killed_at_least_twenty_times() -> None:
+    assert JOBS * KILLS_PER_JOB >= KILLS
+    assert KILLS >= 20 or "KVBATCH_STRESS" in os.environ
+
+
 @pytest.mark.parametrize("number", range(JOBS - LOCAL_JOBS))
 def test_killed_over_and_over_ends_equal(make_route: Callable[[Pieces], Route], number: int) -> None:
     draw = chance(f"remote {number}")
@@ -162,6 +169,7 @@ def test_killed_over_and_over_ends_equal(make_route: Callable[[Pieces], Route], 
         job = _Job(route, draw, f"copy-{kills}-{len(route.processes.children)}")
         job.run(KILLS_PER_JOB - kills)
         kills += job.kills
+    print("kills:", kills)
     if number % READ_BACK == 0:
         assert read_store(route.root / job.name) == read_store(route.source)
 
@@ -172,8 +180,10 @@ def test_killed_in_one_process_ends_equal(processes: Processes, source: Path, tm
     draw = chance(f"local {number}")
     pieces = Pieces.drawn(draw)
     processes.environment.update(pieces.environment)
-    target = tmp_path / "received" / "copy"
-    for _ in range(KILLS_PER_JOB):
+    kills = runs = name = 0
+    while kills < KILLS_PER_JOB:
+        assert runs < RUNS_PER_LOCAL_JOB, f"only {kills} of {runs} processes were still there to be killed"
+        runs += 1
         word = draw.choice(['"job"', '"started"', '"started"', '"complete"', '"complete"'])
         countdown, delay, near = draw.randrange(6), draw.choice([0.0, draw.uniform(0, 0.1)]), threading.Event()
 
@@ -184,12 +194,18 @@ def test_killed_in_one_process_ends_equal(processes: Processes, source: Path, tm
             if countdown <= 0 or '"done"' in line:
                 near.set()
 
+        target = tmp_path / "received" / f"copy-{name}"
         sender = processes.migrate(source, target, *pieces.arguments, on_line=watch)
         assert near.wait(WAIT_SECONDS)
         sender.ended.wait(delay)
-        sender.kill()
+        if sender.kill():
+            kills += 1
+        else:
+            check_done(sender.result())
+            check_equal(source, target)
+            name += 1
     summary = processes.migrate(source, target, *pieces.arguments).result()
     check_done(summary)
     # The process is sender and receiver in one; nothing is under way but what stands in files.
-    assert summary["resent_bytes"] <= KILLS_PER_JOB * pieces.unfinished_files
+    assert summary["resent_bytes"] <= kills * pieces.unfinished_files
     check_equal(source, target, read_back=number % READ_BACK == 0)

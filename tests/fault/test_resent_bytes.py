@@ -26,10 +26,10 @@ class Toll:
         self.resent_bytes = 0
         self._lose_from: int | None = None
         self._lost = 0
-        self._strike: Callable[[], None] = lambda: None
+        self._strike: Callable[[], object] = lambda: None
         self.struck = threading.Event()
 
-    def close_at(self, start: int, strike: Callable[[], None]) -> None:
+    def close_at(self, start: int, strike: Callable[[], object]) -> None:
         self._lose_from, self._lost, self._strike = start, 0, strike
         self.struck.clear()
 

@@ -79,10 +79,11 @@ class Child:
     def alive(self) -> bool:
         return self.process.poll() is None
 
-    def kill(self) -> None:
-        """kill -9, and gone when this returns. From any thread."""
+    def kill(self) -> bool:
+        """kill -9, and gone when this returns; whether that is what ended it. From any thread."""
+        ended_before = not self.alive
         self.process.kill()
-        self.process.wait(WAIT_SECONDS)
+        return self.process.wait(WAIT_SECONDS) == -signal.SIGKILL and not ended_before
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
