@@ -245,8 +245,10 @@ Result<std::vector<uint64_t>> SourceStore::ApproximateSizes(const std::string& n
   }
   std::vector<rocksdb::Range> ranges;
   ranges.reserve(keys.size());
+  const auto* comparator = handle.value()->GetComparator();
   for (const std::string& key : keys) {
-    ranges.emplace_back(start, key);
+    // RocksDB takes no range whose end lies before its start.
+    ranges.emplace_back(start, comparator->Compare(key, start) < 0 ? start : key);
   }
   std::vector<uint64_t> sizes(keys.size());
   rocksdb::SizeApproximationOptions options;

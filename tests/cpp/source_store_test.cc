@@ -398,6 +398,8 @@ TEST_F(SourceStoreTest, ApproximateSizesGrow) {
   EXPECT_EQ(sizes[2], sizes[3]);
   EXPECT_NEAR(static_cast<double>(sizes[1]) / static_cast<double>(sizes[3]), 0.5, 0.1);
   EXPECT_THAT(Must(store->ApproximateSizes("default", "", {})), ::testing::IsEmpty());
+  EXPECT_THAT(Must(store->ApproximateSizes("default", "key005000", {"key000000", "", "key005000"})),
+              ::testing::Each(::testing::Lt(sizes[0] / 10)));
 }
 
 TEST_F(SourceStoreTest, MoreLevelsThanTheDefaultOpen) {
