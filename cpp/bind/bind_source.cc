@@ -2,6 +2,7 @@
 #include "store/range_digest.h"
 #include "store/range_reader.h"
 #include "store/source_store.h"
+#include "wire/connection.h"
 
 KVBATCH_FAST_ENUM(kvbatch::StopReason);
 
@@ -168,6 +169,18 @@ void RegisterRangeReader(py::module_& module) {
           },
           py::arg("frame"), py::arg("batch_bytes"), py::arg("codec") = Codec::kNone,
           "Packs the next batch. Raises SourceError naming a damaged file.")
+      .def(
+          "send_and_fill",
+          [](RangeReader& reader, Connection& connection, Frame& frame, size_t batch_bytes, Codec codec) {
+            return Get([&]() -> Result<FillResult> {
+              if (Status status = connection.Send(&frame); !status.ok()) {
+                return status;
+              }
+              return reader.Fill(&frame, batch_bytes, codec);
+            });
+          },
+          py::arg("connection"), py::arg("frame"), py::arg("batch_bytes"), py::arg("codec") = Codec::kNone,
+          "Sends the batch that stands in `frame`, then packs the next one into it: what a frame takes in one call.")
       .def_property_readonly("last_key", [](const RangeReader& reader) { return Bytes{reader.last_key()}; })
       .def_property_readonly(
           "digest", [](const RangeReader& reader) { return DigestBytes(reader.digest()); },

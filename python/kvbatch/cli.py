@@ -153,7 +153,7 @@ def migrate(
     target_compression: TargetCompressionOption = "auto",
     max_memory: MemoryOption = "256MiB",
     batch_size: BatchOption = "auto",
-    window: WindowOption = 8,
+    window: WindowOption = 16,
     column_families: FamilyOption = None,
     key_range: RangeOption = None,
     job: JobOption = None,

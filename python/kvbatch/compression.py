@@ -32,11 +32,12 @@ class CodecChooser:
             return self._fixed
         return Codec.LZ4 if self._frames_until_sample == 0 else Codec.NONE
 
-    def learn(self, frame: Frame) -> None:
-        """Takes notice of how a frame came out."""
+    def learn(self, frame: Frame) -> Codec:
+        """Takes notice of how a frame came out; what the next one gets."""
         if self._fixed is not None:
-            return
+            return self._fixed
         if self._frames_until_sample > 0:
             self._frames_until_sample -= 1
         elif frame.payload_length > _WORTHWHILE_RATIO * frame.raw_length:
             self._frames_until_sample = _SAMPLE_EVERY
+        return self.codec()

@@ -18,7 +18,7 @@ from kvbatch.units import format_bytes
 __all__ = ["JobStream", "RangeQueue", "StreamCounters"]
 
 # Asking what became durable costs little, but not nothing.
-_FRAMES_PER_LOOK = 4
+_FRAMES_PER_LOOK = 16
 
 
 class RangeQueue:
@@ -114,12 +114,11 @@ class JobStream:
         )
         self.on_started(part)
         stream.begin(part)
-        stop = StopReason.FULL
-        while stop is not StopReason.END:
+        codec = self.codecs.codec()
+        filled = reader.fill(frame, self.batch_bytes, codec)
+        while True:
             if self.stopping.is_set():
                 raise StoppedError("stopped on request")
-            codec = self.codecs.codec()
-            filled = reader.fill(frame, self.batch_bytes, codec)
             stop = filled.stop
             large = stop is StopReason.LARGE_ENTRY
             if large:
@@ -127,19 +126,26 @@ class JobStream:
                 frame.release()
                 filled = reader.fill(frame, filled.needed_bytes, codec)
                 stop = filled.stop
-            batch_entries, batch_bytes = filled.entries, filled.raw_bytes
+            batch_entries, batch_bytes, ended = filled.entries, filled.raw_bytes, stop is StopReason.END
             if not batch_entries:
-                continue
+                break
             entries += batch_entries
             self.sent.record(part.id, raw_bytes, raw_bytes + batch_bytes)
             raw_bytes += batch_bytes
-            self.codecs.learn(frame)
-            stream.put(frame, reader.digest)
-            if large:
-                frame.release()
+            codec = self.codecs.learn(frame)
+            if ended or large:
+                stream.put(frame, reader.digest)
+                if large:
+                    frame.release()
+            else:
+                filled = stream.put_and_fill(frame, reader.digest, reader, self.batch_bytes, codec)
             self.counters.add(batch_entries, batch_bytes)
             if self.counters.batches % _FRAMES_PER_LOOK == 0:
                 self._take_durable(stream)
+            if ended:
+                break
+            if large:
+                filled = reader.fill(frame, self.batch_bytes, codec)
         stream.end(entries, raw_bytes, reader.digest)
         self._take_durable(stream)
 

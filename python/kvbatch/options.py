@@ -108,7 +108,7 @@ class MigrationOptions(BaseModel):
         le=MAX_BATCH_BYTES,
         default=AUTO_BATCH_BYTES,
     )
-    window: int = _number("--window", 1, 1024, default=8)
+    window: int = _number("--window", 1, 1024, default=16)
     column_families: Annotated[tuple[str, ...], BeforeValidator(check_family_names)] = _option(
         "--cf", 'a sequence of names, such as ("default",)', default=()
     )

@@ -11,7 +11,7 @@ import contextlib
 import json
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from kvbatch._core.frame import PROTOCOL_VERSION, BufferPool, Frame, FrameLimits, FrameType
 from kvbatch._core.store import Cursor
@@ -151,7 +151,7 @@ class Peer:
         except TransportError as error:
             self.raise_reported(error)
 
-    def raise_reported(self, broken: TransportError) -> None:
+    def raise_reported(self, broken: TransportError) -> NoReturn:
         """A peer that reports an error closes behind it: what it said tells more than the broken pipe."""
         for _ in range(_MAX_LEFT_OVER_FRAMES):
             try:

@@ -9,7 +9,8 @@ from kvbatch.target_local import AppliedRanges
 
 __all__ = ["ReceiverStream"]
 
-# One ack speaks for half a window, so that the sender never waits for one; a sender that pauses gets one after this.
+# One ack speaks for three quarters of a window, so that the sender hardly waits for one and takes few apart; a sender
+# that pauses gets one after this.
 _IDLE_ACK_MILLISECONDS = 50
 _MAX_FRAMES_PER_ACK = 64
 # A buffer this large served one large value and goes back to the pool at once.
@@ -21,7 +22,7 @@ class ReceiverStream:
 
     def __init__(self, peer: Peer, ranges: AppliedRanges, pool: BufferPool, window: int) -> None:
         """`window`: how many frames the sender keeps unacknowledged."""
-        self._frames_per_ack = max(1, min(window // 2, _MAX_FRAMES_PER_ACK))
+        self._frames_per_ack = max(1, min(3 * window // 4, _MAX_FRAMES_PER_ACK))
         self._peer = peer
         self._ranges = ranges
         self._frame = Frame(pool)
@@ -45,15 +46,14 @@ class ReceiverStream:
                 self._unacknowledged += 1
                 if frame.raw_length >= _LARGE_FRAME_BYTES:
                     frame.release()
-                if self._unacknowledged >= self._frames_per_ack or not connection.wait_readable(_IDLE_ACK_MILLISECONDS):
-                    self._acknowledge()
+                self._acknowledge_when_due()
             elif type_ is FrameType.RANGE_BEGIN:
                 self._ranges.begin(frame.range)
             elif type_ is FrameType.RANGE_END:
                 totals = decode_payload(frame)
-                self._acknowledge()
                 with malformed_is_protocol_error(self._peer.name, "RANGE_END"):
                     self._ranges.finish(totals["entries"], totals["raw_bytes"], bytes.fromhex(totals["digest"]))
+                self._acknowledge_when_due()
             elif type_ is FrameType.DRAIN:
                 self._ranges.drain()
                 self._acknowledge(drained=True)
@@ -61,6 +61,11 @@ class ReceiverStream:
                 raise ProtocolError(f"{self._peer.name} sent {FrameType(type_).name} on a stream")
             if not self._unacknowledged:
                 connection.wait_readable(-1)
+
+    def _acknowledge_when_due(self) -> None:
+        full = self._unacknowledged >= self._frames_per_ack
+        if full or not self._peer.connection.wait_readable(_IDLE_ACK_MILLISECONDS):
+            self._acknowledge()
 
     def _acknowledge(self, *, drained: bool = False) -> None:
         durable = [cursor_to_json(cursor) for cursor in self._ranges.take_durable()]

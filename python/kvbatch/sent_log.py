@@ -6,19 +6,15 @@ keys and values.
 
 from __future__ import annotations
 
-import io
+import mmap
 import os
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
 __all__ = ["SentLog"]
 
-_RANGE = struct.Struct("<QQ")
-
-
-def _open_or_make(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CREAT, 0o600)
+_NUMBER_BYTES = 8
+_NUMBERS_PER_RANGE = 2
 
 
 class SentLog:
@@ -26,42 +22,45 @@ class SentLog:
 
     def __init__(self, path: Path, ranges: int, *, anew: bool, on_lost: Callable[[OSError], None]) -> None:
         """Goes on with what an earlier run recorded at `path`, unless the job begins `anew` or had other ranges.
-        `on_lost` is called, from any thread, when the file cannot be read or written."""
-        self._on_lost = on_lost
-        self._sent = [(0, 0)] * ranges
-        self._file: io.FileIO | None = None
-        size = _RANGE.size * ranges
+        `on_lost` is called when the file cannot be read or written."""
+        size = _NUMBER_BYTES * _NUMBERS_PER_RANGE * ranges
+        self._file: mmap.mmap | None = None
+        self._sent = memoryview(bytearray(size)).cast("Q")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Not mapped: a frame may well cost a system call, and a full disk is an error then, not a SIGBUS.
-            self._file = open(path, "r+b", buffering=0, opener=_open_or_make)  # noqa: SIM115 - see close
-            recorded = os.pread(self._file.fileno(), size + 1, 0)
-            if len(recorded) == size and not anew:
-                self._sent = list(_RANGE.iter_unpack(recorded))
-            else:
-                self._file.truncate(0)
-                self._file.truncate(size)
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                if anew or os.fstat(file).st_size != size:
+                    os.ftruncate(file, 0)
+                if size > 0:
+                    # All of its blocks, so that a full disk is an error here and no SIGBUS at a write to the mapping,
+                    # which costs a frame next to nothing.
+                    os.posix_fallocate(file, 0, size)
+                    self._file = mmap.mmap(file, size)
+                    self._sent = memoryview(self._file).cast("Q")
+            finally:
+                os.close(file)
         except OSError as error:
-            self._on_lost(error)
+            on_lost(error)
 
     @property
     def resent_bytes(self) -> int:
         """Of the whole job, earlier runs included."""
-        return sum(again for _, again in self._sent)
+        return sum(self._sent[1::_NUMBERS_PER_RANGE])
 
     def record(self, range_id: int, start: int, end: int) -> None:
         """The bytes of the range from `start` to `end` are about to be sent."""
-        furthest, again = self._sent[range_id]
-        again += max(0, min(end, furthest) - start)
-        self._sent[range_id] = furthest, again = max(furthest, end), again
-        if self._file is not None:
-            try:
-                os.pwrite(self._file.fileno(), _RANGE.pack(furthest, again), _RANGE.size * range_id)
-            except OSError as error:
-                self._on_lost(error)
+        sent, at = self._sent, _NUMBERS_PER_RANGE * range_id
+        furthest = sent[at]
+        if start < furthest:
+            sent[at + 1] += min(end, furthest) - start
+        if end > furthest:
+            sent[at] = end
 
     def close(self) -> None:
         """What was counted can still be asked for."""
         if self._file is not None:
+            mapped, self._sent = self._sent, memoryview(bytearray(self._sent)).cast("Q")
+            mapped.release()
             self._file.close()
             self._file = None

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from kvbatch._core.codec import Codec
 from kvbatch._core.frame import Frame
-from kvbatch._core.store import Cursor
+from kvbatch._core.store import Cursor, FillResult, RangeReader
 from kvbatch.ranges import Range
 from kvbatch.target_job import OpenReply
 
@@ -29,6 +30,11 @@ class TargetStream(Protocol):
     def put(self, frame: Frame, digest: bytes) -> None:
         """Hands over the next batch of the range; `digest` is the running digest behind it, which the target must
         reach too (CorruptionError). Waits while a full window is unacknowledged."""
+
+    def put_and_fill(
+        self, frame: Frame, digest: bytes, reader: RangeReader, batch_bytes: int, codec: Codec
+    ) -> FillResult:
+        """As `put`; then has `reader` pack the next batch into the frame, which is free again."""
 
     def end(self, entries: int, raw_bytes: int, digest: bytes) -> None:
         """Ends the range with its totals, what an earlier attempt moved included."""

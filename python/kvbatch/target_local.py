@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from kvbatch._core.codec import Codec
 from kvbatch._core.frame import Frame
-from kvbatch._core.store import Cursor, RangeApplier
+from kvbatch._core.store import Cursor, FillResult, RangeApplier, RangeReader
 from kvbatch.errors import CorruptionError, KvbatchError, ProtocolError
 from kvbatch.manifest import Manifest
 from kvbatch.ranges import Range
@@ -101,6 +102,12 @@ class LocalStream:
         applier.apply(frame)
         if applier.applied.digest != digest:
             raise CorruptionError("the target's running digest is not the source's: memory changed on the way")
+
+    def put_and_fill(
+        self, frame: Frame, digest: bytes, reader: RangeReader, batch_bytes: int, codec: Codec
+    ) -> FillResult:
+        self.put(frame, digest)
+        return reader.fill(frame, batch_bytes, codec)
 
     def end(self, entries: int, raw_bytes: int, digest: bytes) -> None:
         self._ranges.finish(entries, raw_bytes, digest)

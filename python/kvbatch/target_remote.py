@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import deque
 
 from kvbatch._core.base import xxh3_64
+from kvbatch._core.codec import Codec
 from kvbatch._core.frame import Frame, FrameType
-from kvbatch._core.store import Cursor
+from kvbatch._core.store import Cursor, FillResult, RangeReader
 from kvbatch.endpoints import ReceiverEndpoint
 from kvbatch.errors import CorruptionError, ProtocolError, TransportError
 from kvbatch.manifest import Manifest
@@ -15,9 +16,6 @@ from kvbatch.ranges import Range
 from kvbatch.target_job import OpenReply
 
 __all__ = ["RemoteSession"]
-
-# Looking for acks costs a system call, so it is done once for this many frames unless the window is full.
-_FRAMES_PER_LOOK = 4
 
 
 class RemoteStream:
@@ -28,11 +26,12 @@ class RemoteStream:
         self._index = index
         self._job_hash = job_hash
         self._window = window
+        # A receiver acknowledges three quarters of a window at once; looking earlier is in vain.
+        self._look_from = max(1, 3 * window // 4)
         self._range = 0
         self._begun: set[int] = set()
         self._unacknowledged: deque[bytes] = deque()
         self._durable: list[Cursor] = []
-        self._since_look = 0
 
     @property
     def wire_bytes(self) -> int:
@@ -52,12 +51,23 @@ class RemoteStream:
 
     def put(self, frame: Frame, digest: bytes) -> None:
         self._peer.send_frame(frame)
+        self._note_sent(digest)
+
+    def put_and_fill(
+        self, frame: Frame, digest: bytes, reader: RangeReader, batch_bytes: int, codec: Codec
+    ) -> FillResult:
+        # Between two calls of the core all that Python needs has left the caches, so a frame takes one.
+        try:
+            filled = reader.send_and_fill(self._peer.connection, frame, batch_bytes, codec)
+        except TransportError as error:
+            self._peer.raise_reported(error)
+        self._note_sent(digest)
+        return filled
+
+    def _note_sent(self, digest: bytes) -> None:
         self._unacknowledged.append(digest)
-        self._since_look += 1
-        if self._since_look >= _FRAMES_PER_LOOK:
-            self._since_look = 0
-            while self._unacknowledged and self._peer.connection.wait_readable(0):
-                self._take_ack()
+        while len(self._unacknowledged) >= self._look_from and self._peer.connection.wait_readable(0):
+            self._take_ack()
         while len(self._unacknowledged) >= self._window:
             self._take_ack()
 

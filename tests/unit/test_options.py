@@ -18,7 +18,7 @@ MIB = 1 << 20
 def test_the_defaults_are_those_that_the_command_line_documents() -> None:
     options = MigrationOptions.checked()
     assert (options.lane, options.compression, options.target_compression) == ("auto", "auto", "auto")
-    assert (options.max_memory, options.batch_bytes, options.window) == (256 * MIB, 2 * MIB, 8)
+    assert (options.max_memory, options.batch_bytes, options.window) == (256 * MIB, 2 * MIB, 16)
     assert (options.key_range, options.column_families, options.job) == (KeyRange(), (), None)
     assert not options.allow_nonempty
     assert 1 <= options.streams == default_streams() <= 4

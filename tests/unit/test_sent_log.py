@@ -85,13 +85,20 @@ def test_a_file_that_cannot_be_made_is_told_and_counted_without(tmp_path: Path) 
 
 def test_a_full_disk_is_told_and_counted_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lost: list[OSError] = []
-    log = SentLog(tmp_path / "nightly.sent", 3, anew=False, on_lost=lost.append)
 
-    def full(*arguments: object) -> int:
+    def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "pwrite", full)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    log = SentLog(tmp_path / "nightly.sent", 3, anew=False, on_lost=lost.append)
     log.record(0, 0, 9)
     log.record(0, 0, 9)
     assert log.resent_bytes == 9
-    assert {error.errno for error in lost} == {28}
+    assert [error.errno for error in lost] == [28]
+    log.close()
+
+
+def test_its_blocks_are_there_before_they_are_written(tmp_path: Path) -> None:
+    log = opened(tmp_path / "nightly.sent", 3000)
+    assert (tmp_path / "nightly.sent").stat().st_blocks * 512 >= 3000 * 16
+    log.close()

@@ -11,6 +11,7 @@ import typing
 
 import kvbatch._core.codec
 import kvbatch._core.frame
+import kvbatch._core.wire
 
 __all__: list[str] = [
     "RESERVED_COLUMN_FAMILY",
@@ -236,6 +237,16 @@ class RangeReader:
     ) -> FillResult:
         """
         Packs the next batch. Raises SourceError naming a damaged file.
+        """
+    def send_and_fill(
+        self,
+        connection: kvbatch._core.wire.Connection,
+        frame: kvbatch._core.frame.Frame,
+        batch_bytes: typing.SupportsIndex,
+        codec: kvbatch._core.codec.Codec = kvbatch._core.codec.Codec.NONE,
+    ) -> FillResult:
+        """
+        Sends the batch that stands in `frame`, then packs the next one into it: what a frame takes in one call.
         """
     @property
     def digest(self) -> bytes:
