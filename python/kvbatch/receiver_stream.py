@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kvbatch._core.frame import BufferPool, Frame, FrameType
-from kvbatch.errors import ProtocolError
+from kvbatch.errors import ClosedError, ProtocolError, TransportError
 from kvbatch.protocol import Peer, cursor_to_json, decode_payload, malformed_is_protocol_error
 from kvbatch.target_local import AppliedRanges
 
@@ -69,8 +69,10 @@ class ReceiverStream:
 
     def _acknowledge(self, *, drained: bool = False) -> None:
         durable = [cursor_to_json(cursor) for cursor in self._ranges.take_durable()]
-        self._peer.send(
-            FrameType.ACK,
-            {"frames": self._unacknowledged, "digest": self._digest.hex(), "durable": durable, "drained": drained},
-        )
+        ack = {"frames": self._unacknowledged, "digest": self._digest.hex(), "durable": durable, "drained": drained}
+        try:
+            self._peer.send(FrameType.ACK, ack)
+        except TransportError as error:
+            # A sender that was stopped or killed does not listen to the end; what it sent is kept all the same.
+            raise ClosedError(str(error)) from error
         self._unacknowledged = 0
