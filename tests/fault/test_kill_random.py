@@ -49,6 +49,11 @@ class _Kill:
     fate: str
     delay: float
 
+    @property
+    def cuts(self) -> bool:
+        """Whether the frame's connection ends with it; the clock strikes at none."""
+        return self.when is not None and self.fate != "arrives"
+
     @staticmethod
     def drawn(draw: random.Random, route: Route) -> _Kill:
         victims = draw.choice([("sender",), ("receiver",), ("sender", "receiver"), ("receiver", "sender")])
@@ -104,11 +109,9 @@ class _Job:
             else:
                 # The job goes on meanwhile, so that the kill falls between any two of its steps.
                 threading.Timer(kill.delay, self._strike, (kill, done)).start()
-            if kill.fate == "is lost":
-                raise Cut
-            if kill.fate == "arrives in part":
-                raise Cut(passing.data[: self.draw.randrange(len(passing.data))])
-            return passing.data
+            if not kill.cuts:
+                return passing.data
+            raise Cut(b"" if kill.fate == "is lost" else passing.data[: self.draw.randrange(len(passing.data))])
 
         trap = Trap(kill.when or (lambda passing: False), strike)
 
@@ -128,7 +131,10 @@ class _Job:
                     return False
         assert done.wait(WAIT_SECONDS)
         pieces = self.route.pieces
-        self._allowed_resent += pieces.windows + (pieces.unfinished_files if "receiver" in kill.victims else 0)
+        # A sender that lives on behind a cut connection connects again, and loses another window when it dies then.
+        losses = 2 if kill.cuts and kill.delay > 0.0 else 1
+        self._allowed_resent += losses * pieces.windows
+        self._allowed_resent += pieces.unfinished_files if "receiver" in kill.victims else 0
         return True
 
     def revive(self, kill: _Kill) -> None:
