@@ -108,8 +108,13 @@ class Receiver:
                 continue
             thread = threading.Thread(target=self._serve, args=(peer,), name=f"kvbatch-{peer.name}", daemon=True)
             with self._lock:
-                self._peers[peer] = thread
-            thread.start()
+                # Behind the look that `stop` takes at the peers, nobody would end this one.
+                stopping = self._stopping.is_set()
+                if not stopping:
+                    self._peers[peer] = thread
+                    thread.start()
+            if stopping:
+                peer.close()
 
     def stop(self) -> None:
         """Stops accepting, makes durable what was applied, closes every job. Idempotent."""
