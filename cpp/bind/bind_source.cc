@@ -1,8 +1,9 @@
 #include "bind/bind_store.h"
 #include "store/range_digest.h"
 #include "store/range_reader.h"
+#include "store/sent_mark.h"
 #include "store/source_store.h"
-#include "wire/connection.h"
+#include "wire/batch_run.h"
 
 KVBATCH_FAST_ENUM(kvbatch::StopReason);
 
@@ -21,6 +22,15 @@ rocksdb::ColumnFamilyHandle* FamilyOf(const SourceStore& store, const Text& name
   auto family = store.Family(name.value);
   RaiseIfError(family.status());
   return family.value();
+}
+
+// Stays valid as long as `buffer` lives.
+SentMark* MarkIn(const py::buffer& buffer) {
+  const py::buffer_info info = buffer.request(/*writable=*/true);
+  if (info.size * info.itemsize != sizeof(SentMark)) {
+    throw py::value_error("a mark has 16 bytes");
+  }
+  return static_cast<SentMark*>(info.ptr);
 }
 
 std::vector<std::string> PlainAll(std::vector<Bytes> keys) {
@@ -139,6 +149,10 @@ void RegisterSourceStore(py::module_& module) {
 }
 
 void RegisterRangeReader(py::module_& module) {
+  module.def(
+      "record_sent", [](const py::buffer& mark, uint64_t start, uint64_t end) { MarkIn(mark)->Record(start, end); },
+      py::arg("mark"), py::arg("start"), py::arg("end"),
+      "The bytes of a range from `start` to `end` are about to be sent.");
   py::native_enum<StopReason>(module, "StopReason", "enum.IntEnum", "Why RangeReader.fill stopped.")
       .value("FULL", StopReason::kFull)
       .value("END", StopReason::kEnd)
@@ -150,6 +164,23 @@ void RegisterRangeReader(py::module_& module) {
       .def_readonly("entries", &FillResult::entries)
       .def_readonly("raw_bytes", &FillResult::raw_bytes, "Keys and values packed.")
       .def_readonly("needed_bytes", &FillResult::needed_bytes, "With LARGE_ENTRY: the batch size it takes.");
+  py::class_<BatchRun>(module, "BatchRun", "Batches that were put in one call.")
+      .def(py::init([](const FillResult& next) { return BatchRun{0, 0, {Digest()}, next}; }), py::arg("next"),
+           "A run of one batch.")
+      .def_property_readonly("frames", [](const BatchRun& run) { return run.digests.size(); })
+      .def_readonly("entries", &BatchRun::entries, "Of those behind the first, which the caller knew.")
+      .def_readonly("raw_bytes", &BatchRun::raw_bytes, "As `entries`: keys and values.")
+      .def_property_readonly(
+          "digests",
+          [](const BatchRun& run) {
+            std::vector<Bytes> digests;
+            for (const Digest& digest : run.digests) {
+              digests.push_back(DigestBytes(digest));
+            }
+            return digests;
+          },
+          "The running digest behind each of them.")
+      .def_readonly("next", &BatchRun::next, "What stands in the frame now, not sent yet.");
   py::class_<RangeReader>(module, "RangeReader", "Packs [start, end) of a column family into frames, one a call.")
       .def(py::init([](const SourceHandle& store, const Text& family, Key start, Key end, Key after,
                        uint32_t target_family, const Bytes& digest) {
@@ -170,17 +201,18 @@ void RegisterRangeReader(py::module_& module) {
           py::arg("frame"), py::arg("batch_bytes"), py::arg("codec") = Codec::kNone,
           "Packs the next batch. Raises SourceError naming a damaged file.")
       .def(
-          "send_and_fill",
-          [](RangeReader& reader, Connection& connection, Frame& frame, size_t batch_bytes, Codec codec) {
-            return Get([&]() -> Result<FillResult> {
-              if (Status status = connection.Send(&frame); !status.ok()) {
-                return status;
-              }
-              return reader.Fill(&frame, batch_bytes, codec);
-            });
+          "send_run",
+          [](RangeReader& reader, Connection& connection, Frame& frame, size_t batch_bytes, Codec codec,
+             uint32_t frames, const py::buffer& mark, uint64_t sent_bytes) {
+            auto* const sent = MarkIn(mark);
+            return Get(
+                [&] { return SendRun(&reader, &connection, &frame, batch_bytes, codec, frames, sent, sent_bytes); });
           },
-          py::arg("connection"), py::arg("frame"), py::arg("batch_bytes"), py::arg("codec") = Codec::kNone,
-          "Sends the batch that stands in `frame`, then packs the next one into it: what a frame takes in one call.")
+          py::arg("connection"), py::arg("frame"), py::arg("batch_bytes"), py::arg("codec"), py::arg("frames"),
+          py::arg("mark"), py::arg("sent_bytes"),
+          "Sends the batch that stands in `frame`, packs the next one into it, and so on while whole batches come, "
+          "`frames` at most. `mark` is the range's in the sent log, which has the first batch already; `sent_bytes` is "
+          "where that one ends.")
       .def_property_readonly("last_key", [](const RangeReader& reader) { return Bytes{reader.last_key()}; })
       .def_property_readonly(
           "digest", [](const RangeReader& reader) { return DigestBytes(reader.digest()); },

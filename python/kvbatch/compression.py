@@ -27,6 +27,11 @@ class CodecChooser:
             self._fixed = Codec.NONE if isinstance(target, DirectoryEndpoint) else _NAMES[compression]
         self._frames_until_sample = 0
 
+    @property
+    def settled(self) -> bool:
+        """Whether no frame changes what the next one gets."""
+        return self._fixed is not None
+
     def codec(self) -> Codec:
         if self._fixed is not None:
             return self._fixed

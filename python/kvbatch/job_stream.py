@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from kvbatch._core.frame import BufferPool, Frame
-from kvbatch._core.store import Cursor, RangeReader, SourceStore, StopReason
+from kvbatch._core.store import Cursor, RangeReader, SourceStore, StopReason, record_sent
 from kvbatch.compression import CodecChooser
 from kvbatch.errors import KvbatchError, SourceError, StoppedError
 from kvbatch.ranges import Range
@@ -19,6 +19,8 @@ __all__ = ["JobStream", "RangeQueue", "StreamCounters"]
 
 # Asking what became durable costs little, but not nothing.
 _FRAMES_PER_LOOK = 16
+# So many frames take one call of the core, if the window has room and the link takes them in a moment.
+_FRAMES_PER_RUN = 8
 
 
 class RangeQueue:
@@ -42,11 +44,10 @@ class StreamCounters:
     batches: int = 0
     wire_bytes: int = 0
 
-    def add(self, entries: int, raw_bytes: int) -> None:
-        """Counts one batch."""
+    def add(self, entries: int, raw_bytes: int, batches: int = 1) -> None:
         self.entries += entries
         self.raw_bytes += raw_bytes
-        self.batches += 1
+        self.batches += batches
 
 
 @dataclass(slots=True)
@@ -102,7 +103,6 @@ class JobStream:
 
     def _copy(self, stream: TargetStream, frame: Frame, part: Range) -> None:
         cursor = self.cursors.get(part.id, Cursor(part.id))
-        entries, raw_bytes = cursor.entries, cursor.raw_bytes
         reader = RangeReader(
             self.source,
             part.column_family,
@@ -114,40 +114,59 @@ class JobStream:
         )
         self.on_started(part)
         stream.begin(part)
+        with self.sent.mark(part.id) as mark:
+            entries, raw_bytes = self._put_batches(stream, frame, part, reader, cursor, mark)
+        stream.end(entries, raw_bytes, reader.digest)
+        self._take_durable(stream)
+
+    def _put_batches(
+        self, stream: TargetStream, frame: Frame, part: Range, reader: RangeReader, cursor: Cursor, mark: memoryview
+    ) -> tuple[int, int]:
+        """Everything behind `cursor`; entries and bytes of the whole range."""
+        entries, raw_bytes = cursor.entries, cursor.raw_bytes
+        looked_at = self.counters.batches
         codec = self.codecs.codec()
         filled = reader.fill(frame, self.batch_bytes, codec)
         while True:
             if self.stopping.is_set():
                 raise StoppedError("stopped on request")
-            stop = filled.stop
-            large = stop is StopReason.LARGE_ENTRY
+            large = filled.stop is StopReason.LARGE_ENTRY
             if large:
                 self._check_large(part, reader, filled.needed_bytes)
                 frame.release()
                 filled = reader.fill(frame, filled.needed_bytes, codec)
-                stop = filled.stop
-            batch_entries, batch_bytes, ended = filled.entries, filled.raw_bytes, stop is StopReason.END
-            if not batch_entries:
+            if not filled.entries:
                 break
-            entries += batch_entries
-            self.sent.record(part.id, raw_bytes, raw_bytes + batch_bytes)
-            raw_bytes += batch_bytes
+            ended = filled.stop is StopReason.END
+            record_sent(mark, raw_bytes, raw_bytes + filled.raw_bytes)
+            entries += filled.entries
+            raw_bytes += filled.raw_bytes
+            self.counters.add(filled.entries, filled.raw_bytes)
             codec = self.codecs.learn(frame)
             if ended or large:
                 stream.put(frame, reader.digest)
-                if large:
-                    frame.release()
-            else:
-                filled = stream.put_and_fill(frame, reader.digest, reader, self.batch_bytes, codec)
-            self.counters.add(batch_entries, batch_bytes)
-            if self.counters.batches % _FRAMES_PER_LOOK == 0:
-                self._take_durable(stream)
-            if ended:
-                break
-            if large:
+                if ended:
+                    break
+                frame.release()
                 filled = reader.fill(frame, self.batch_bytes, codec)
-        stream.end(entries, raw_bytes, reader.digest)
-        self._take_durable(stream)
+            else:
+                run = stream.put_run(
+                    frame,
+                    reader,
+                    batch_bytes=self.batch_bytes,
+                    codec=codec,
+                    frames=_FRAMES_PER_RUN if self.codecs.settled else 1,
+                    mark=mark,
+                    sent_bytes=raw_bytes,
+                )
+                entries += run.entries
+                raw_bytes += run.raw_bytes
+                self.counters.add(run.entries, run.raw_bytes, run.frames - 1)
+                filled = run.next
+            if self.counters.batches >= looked_at + _FRAMES_PER_LOOK:
+                looked_at = self.counters.batches
+                self._take_durable(stream)
+        return entries, raw_bytes
 
     def _take_durable(self, stream: TargetStream) -> None:
         for cursor in stream.take_durable():

@@ -11,6 +11,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from kvbatch._core.store import record_sent
+
 __all__ = ["SentLog"]
 
 _NUMBER_BYTES = 8
@@ -48,14 +50,14 @@ class SentLog:
         """Of the whole job, earlier runs included."""
         return sum(self._sent[1::_NUMBERS_PER_RANGE])
 
+    def mark(self, range_id: int) -> memoryview:
+        """The two numbers of a range, for the core to record in. To be let go of before `close`."""
+        at = _NUMBERS_PER_RANGE * range_id
+        return self._sent[at : at + _NUMBERS_PER_RANGE]
+
     def record(self, range_id: int, start: int, end: int) -> None:
         """The bytes of the range from `start` to `end` are about to be sent."""
-        sent, at = self._sent, _NUMBERS_PER_RANGE * range_id
-        furthest = sent[at]
-        if start < furthest:
-            sent[at + 1] += min(end, furthest) - start
-        if end > furthest:
-            sent[at] = end
+        record_sent(self.mark(range_id), start, end)
 
     def close(self) -> None:
         """What was counted can still be asked for."""

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from kvbatch._core.codec import Codec
 from kvbatch._core.frame import Frame
-from kvbatch._core.store import Cursor, FillResult, RangeReader
+from kvbatch._core.store import BatchRun, Cursor, RangeReader
 from kvbatch.ranges import Range
 from kvbatch.target_job import OpenReply
 
@@ -31,10 +31,20 @@ class TargetStream(Protocol):
         """Hands over the next batch of the range; `digest` is the running digest behind it, which the target must
         reach too (CorruptionError). Waits while a full window is unacknowledged."""
 
-    def put_and_fill(
-        self, frame: Frame, digest: bytes, reader: RangeReader, batch_bytes: int, codec: Codec
-    ) -> FillResult:
-        """As `put`; then has `reader` pack the next batch into the frame, which is free again."""
+    def put_run(
+        self,
+        frame: Frame,
+        reader: RangeReader,
+        *,
+        batch_bytes: int,
+        codec: Codec,
+        frames: int,
+        mark: memoryview,
+        sent_bytes: int,
+    ) -> BatchRun:
+        """As `put`; then has `reader` pack the next batch into the frame, puts that too, and so on while whole batches
+        come, `frames` at most or fewer. What stands in the frame at last is not put. `mark` is the range's in the sent
+        log, which has the first batch, ending at `sent_bytes`; the others are recorded in it."""
 
     def end(self, entries: int, raw_bytes: int, digest: bytes) -> None:
         """Ends the range with its totals, what an earlier attempt moved included."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kvbatch._core.codec import Codec
 from kvbatch._core.frame import Frame
-from kvbatch._core.store import Cursor, FillResult, RangeApplier, RangeReader
+from kvbatch._core.store import BatchRun, Cursor, RangeApplier, RangeReader
 from kvbatch.errors import CorruptionError, KvbatchError, ProtocolError
 from kvbatch.manifest import Manifest
 from kvbatch.ranges import Range
@@ -103,11 +103,20 @@ class LocalStream:
         if applier.applied.digest != digest:
             raise CorruptionError("the target's running digest is not the source's: memory changed on the way")
 
-    def put_and_fill(
-        self, frame: Frame, digest: bytes, reader: RangeReader, batch_bytes: int, codec: Codec
-    ) -> FillResult:
-        self.put(frame, digest)
-        return reader.fill(frame, batch_bytes, codec)
+    def put_run(
+        self,
+        frame: Frame,
+        reader: RangeReader,
+        *,
+        batch_bytes: int,
+        codec: Codec,
+        frames: int,
+        mark: memoryview,
+        sent_bytes: int,
+    ) -> BatchRun:
+        del frames, mark, sent_bytes
+        self.put(frame, reader.digest)
+        return BatchRun(reader.fill(frame, batch_bytes, codec))
 
     def end(self, entries: int, raw_bytes: int, digest: bytes) -> None:
         self._ranges.finish(entries, raw_bytes, digest)

@@ -7,7 +7,7 @@ from collections import deque
 from kvbatch._core.base import xxh3_64
 from kvbatch._core.codec import Codec
 from kvbatch._core.frame import Frame, FrameType
-from kvbatch._core.store import Cursor, FillResult, RangeReader
+from kvbatch._core.store import BatchRun, Cursor, RangeReader
 from kvbatch.endpoints import ReceiverEndpoint
 from kvbatch.errors import CorruptionError, ProtocolError, TransportError
 from kvbatch.manifest import Manifest
@@ -51,21 +51,32 @@ class RemoteStream:
 
     def put(self, frame: Frame, digest: bytes) -> None:
         self._peer.send_frame(frame)
-        self._note_sent(digest)
+        self._unacknowledged.append(digest)
+        self._take_acks()
 
-    def put_and_fill(
-        self, frame: Frame, digest: bytes, reader: RangeReader, batch_bytes: int, codec: Codec
-    ) -> FillResult:
-        # Between two calls of the core all that Python needs has left the caches, so a frame takes one.
+    def put_run(
+        self,
+        frame: Frame,
+        reader: RangeReader,
+        *,
+        batch_bytes: int,
+        codec: Codec,
+        frames: int,
+        mark: memoryview,
+        sent_bytes: int,
+    ) -> BatchRun:
+        # Between two calls of the core all that Python needs has left the caches, so that a call does what it can.
+        frames = min(frames, self._window - len(self._unacknowledged))
         try:
-            filled = reader.send_and_fill(self._peer.connection, frame, batch_bytes, codec)
+            run = reader.send_run(self._peer.connection, frame, batch_bytes, codec, frames, mark, sent_bytes)
         except TransportError as error:
             self._peer.raise_reported(error)
-        self._note_sent(digest)
-        return filled
+        self._unacknowledged += run.digests
+        self._take_acks()
+        return run
 
-    def _note_sent(self, digest: bytes) -> None:
-        self._unacknowledged.append(digest)
+    def _take_acks(self) -> None:
+        """Those that are there; waits for one while the window is full."""
         while len(self._unacknowledged) >= self._look_from and self._peer.connection.wait_readable(0):
             self._take_ack()
         while len(self._unacknowledged) >= self._window:

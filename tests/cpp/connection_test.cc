@@ -1,7 +1,5 @@
 #include "wire/connection.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <pthread.h>
 #include <sys/socket.h>
 
@@ -12,34 +10,10 @@
 
 #include "base/checksum.h"
 #include "testing.h"
+#include "wire_testing.h"
 
 namespace kvbatch::testing {
 namespace {
-
-using Sockets = std::pair<UniqueFd, UniqueFd>;
-
-Sockets LocalPair() {
-  int fds[2];
-  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) != 0) {
-    throw std::runtime_error("socketpair");
-  }
-  return {UniqueFd(fds[0]), UniqueFd(fds[1])};
-}
-
-Sockets TcpPair() {
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof(address);
-  auto* generic = reinterpret_cast<sockaddr*>(&address);
-  const UniqueFd listener(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  UniqueFd client(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (::bind(listener.get(), generic, size) != 0 || ::listen(listener.get(), 1) != 0 ||
-      ::getsockname(listener.get(), generic, &size) != 0 || ::connect(client.get(), generic, size) != 0) {
-    throw std::runtime_error("loopback");
-  }
-  return {std::move(client), UniqueFd(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC))};
-}
 
 // Two ends that speak frames.
 class ConnectionTest : public ::testing::TestWithParam<bool> {

@@ -9,6 +9,8 @@ import collections.abc
 import enum
 import typing
 
+import typing_extensions
+
 import kvbatch._core.codec
 import kvbatch._core.frame
 import kvbatch._core.wire
@@ -17,6 +19,7 @@ __all__: list[str] = [
     "RESERVED_COLUMN_FAMILY",
     "ROCKSDB_VERSION",
     "ApplyMode",
+    "BatchRun",
     "ColumnFamilyDescription",
     "ColumnFamilyFigures",
     "Cursor",
@@ -29,6 +32,7 @@ __all__: list[str] = [
     "TargetStore",
     "check_compression",
     "describe_store",
+    "record_sent",
     "wal_directory",
     "write_sample_store",
 ]
@@ -214,6 +218,37 @@ class FillResult:
     @property
     def stop(self) -> StopReason: ...
 
+class BatchRun:
+    """
+    Batches that were put in one call.
+    """
+    def __init__(self, next: FillResult) -> None:
+        """
+        A run of one batch.
+        """
+    @property
+    def digests(self) -> list[bytes]:
+        """
+        The running digest behind each of them.
+        """
+    @property
+    def entries(self) -> int:
+        """
+        Of those behind the first, which the caller knew.
+        """
+    @property
+    def frames(self) -> int: ...
+    @property
+    def next(self) -> FillResult:
+        """
+        What stands in the frame now, not sent yet.
+        """
+    @property
+    def raw_bytes(self) -> int:
+        """
+        As `entries`: keys and values.
+        """
+
 class RangeReader:
     """
     Packs [start, end) of a column family into frames, one a call.
@@ -238,15 +273,18 @@ class RangeReader:
         """
         Packs the next batch. Raises SourceError naming a damaged file.
         """
-    def send_and_fill(
+    def send_run(
         self,
         connection: kvbatch._core.wire.Connection,
         frame: kvbatch._core.frame.Frame,
         batch_bytes: typing.SupportsIndex,
-        codec: kvbatch._core.codec.Codec = kvbatch._core.codec.Codec.NONE,
-    ) -> FillResult:
+        codec: kvbatch._core.codec.Codec,
+        frames: typing.SupportsIndex,
+        mark: typing_extensions.Buffer,
+        sent_bytes: typing.SupportsIndex,
+    ) -> BatchRun:
         """
-        Sends the batch that stands in `frame`, then packs the next one into it: what a frame takes in one call.
+        Sends the batch that stands in `frame`, packs the next one into it, and so on while whole batches come, `frames` at most. `mark` is the range's in the sent log, which has the first batch already; `sent_bytes` is where that one ends.
         """
     @property
     def digest(self) -> bytes:
@@ -372,6 +410,11 @@ def check_compression(name: str) -> None:
 def describe_store(path: str) -> list[ColumnFamilyDescription]:
     """
     The column families of a directory in the order of their ids, without opening the store.
+    """
+
+def record_sent(mark: typing_extensions.Buffer, start: typing.SupportsIndex, end: typing.SupportsIndex) -> None:
+    """
+    The bytes of a range from `start` to `end` are about to be sent.
     """
 
 def wal_directory(path: str) -> str:
