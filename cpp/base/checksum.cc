@@ -46,11 +46,11 @@ Digest FromHash(XXH128_hash_t hash) { return Digest{hash.low64, hash.high64}; }
 
 }  // namespace
 
-uint32_t Crc32c(std::string_view data) {
+uint32_t Crc32c(std::string_view data, uint32_t before) {
   // ISA-L takes an int length and a pointer to non-const that it does not write to.
   const CleanVectorState clean;
   constexpr size_t kStep = size_t{1} << 30;
-  uint32_t state = 0xffffffff;
+  uint32_t state = ~before;
   while (!data.empty()) {
     const size_t length = data.size() < kStep ? data.size() : kStep;
     auto* bytes = reinterpret_cast<unsigned char*>(const_cast<char*>(data.data()));
@@ -113,6 +113,14 @@ Digest ChainDigest(const Digest& digest, std::string_view batch) {
   std::memcpy(both.data(), before.data(), before.size());
   std::memcpy(both.data() + before.size(), next.data(), next.size());
   return Xxh3({both.data(), both.size()});
+}
+
+Digest ChainFilePiece(const Digest& digest, uint64_t offset, uint64_t length, uint32_t crc32c) {
+  char piece[20];
+  EncodeFixed(piece, offset);
+  EncodeFixed(piece + 8, length);
+  EncodeFixed(piece + 16, crc32c);
+  return ChainDigest(digest, {piece, sizeof(piece)});
 }
 
 }  // namespace kvbatch

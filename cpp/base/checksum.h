@@ -8,8 +8,9 @@
 
 namespace kvbatch {
 
-// CRC-32C (Castagnoli, RFC 3720 section B.4), computed by ISA-L with the widest instructions the CPU has.
-uint32_t Crc32c(std::string_view data);
+// CRC-32C (Castagnoli, RFC 3720 section B.4), computed by ISA-L with the widest instructions the CPU has. `before` is
+// that of the bytes that stand before `data`: Crc32c(b, Crc32c(a)) is Crc32c(a + b).
+uint32_t Crc32c(std::string_view data, uint32_t before = 0);
 
 // XXH3, 128 bits, canonical (big-endian) byte order when printed or stored.
 struct Digest {
@@ -37,5 +38,9 @@ Digest EntryDigest(std::string_view key, std::string_view value, uint64_t kind);
 
 // The running digest of a stream of batches: digest' = xxh3-128(digest || xxh3-128(batch)).
 Digest ChainDigest(const Digest& digest, std::string_view batch);
+
+// The running digest behind a piece of a file: ChainDigest of 20 bytes, offset and length as fixed64 and the piece's
+// crc32c as fixed32, so that no byte of it needs to be read again.
+Digest ChainFilePiece(const Digest& digest, uint64_t offset, uint64_t length, uint32_t crc32c);
 
 }  // namespace kvbatch

@@ -1,4 +1,5 @@
 #include "base/checksum.h"
+#include "base/file_checksum.h"
 #include "bind/convert.h"
 
 namespace kvbatch::bind {
@@ -31,6 +32,20 @@ void RegisterBase(py::module_& module) {
         return DigestBytes(sum);
       },
       py::arg("digests"), "Sum modulo 2^128 of 16-byte digests: the digest of the union of their entries.");
+  module.def(
+      "file_crc32c",
+      [](int fd, uint64_t offset, uint64_t length, const Text& file) {
+        return Get([&] { return FileCrc32c(fd, offset, length, Code::kSource, "read " + file.value); });
+      },
+      py::arg("fd"), py::arg("offset"), py::arg("length"), py::arg("file"),
+      "CRC-32C of a piece of a file, over the page cache. SourceError, naming `file`, when it cannot be read.");
+  module.def(
+      "chain_file_piece",
+      [](const Bytes& digest, uint64_t offset, uint64_t length, uint32_t crc32c) {
+        return DigestBytes(ChainFilePiece(ParseDigest(digest), offset, length, crc32c));
+      },
+      py::arg("digest"), py::arg("offset"), py::arg("length"), py::arg("crc32c"),
+      "The running digest behind a piece of a file, from the one before it.");
   module.def(
       "core_cpu_seconds", [] { return std::chrono::duration<double>(CoreCpuTime()).count(); },
       "CPU time that this process has spent in the core, without the GIL, summed over its threads.");

@@ -15,19 +15,22 @@ void RegisterFrame(py::module_& module) {
       .value("RANGE_END", FrameType::kRangeEnd)
       .value("ACK", FrameType::kAck)
       .value("DRAIN", FrameType::kDrain)
+      .value("FILE", FrameType::kFile)
       .finalize();
   KeepMembers<FrameType>(module.attr("FrameType"));
   module.attr("PROTOCOL_VERSION") = kProtocolVersion;
   module.attr("HEADER_BYTES") = kFrameHeaderSize;
 
   py::class_<FrameLimits>(module, "FrameLimits", "The lengths a receiver accepts, in bytes.")
-      .def(py::init([](uint64_t max_data_bytes, uint64_t max_control_bytes) {
-             return FrameLimits{max_data_bytes, max_control_bytes};
+      .def(py::init([](uint64_t max_data_bytes, uint64_t max_control_bytes, uint64_t max_file_bytes) {
+             return FrameLimits{max_data_bytes, max_control_bytes, max_file_bytes};
            }),
            py::arg("max_data_bytes") = FrameLimits().max_data_bytes,
-           py::arg("max_control_bytes") = FrameLimits().max_control_bytes)
+           py::arg("max_control_bytes") = FrameLimits().max_control_bytes,
+           py::arg("max_file_bytes") = FrameLimits().max_file_bytes)
       .def_readonly("max_data_bytes", &FrameLimits::max_data_bytes)
-      .def_readonly("max_control_bytes", &FrameLimits::max_control_bytes);
+      .def_readonly("max_control_bytes", &FrameLimits::max_control_bytes)
+      .def_readonly("max_file_bytes", &FrameLimits::max_file_bytes, "Of a piece of a file, which takes no memory.");
 
   py::class_<FrameHeader>(module, "FrameHeader", "The 64 bytes before every payload; see docs/wire-format.md.")
       .def(py::init([](FrameType type, Codec codec, uint64_t job, uint32_t stream, uint32_t range, uint64_t sequence,

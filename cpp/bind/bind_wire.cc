@@ -28,6 +28,22 @@ void RegisterWire(py::module_& module) {
           "receive", [](Connection& connection, Frame& frame) { Run([&] { return connection.Receive(&frame); }); },
           py::arg("frame"), "Waits for the next frame; ClosedError when the peer is done.")
       .def(
+          "send_file",
+          [](Connection& connection, int fd, uint64_t offset, uint64_t length, const Text& file) {
+            return Get([&] { return connection.SendFile(fd, offset, length, file.value); });
+          },
+          py::arg("fd"), py::arg("offset"), py::arg("length"), py::arg("file"),
+          "Sends a piece of a file as one FILE frame, by sendfile; its crc32c. SourceError, naming `file`, when it "
+          "cannot be read.")
+      .def(
+          "receive_file",
+          [](Connection& connection, int fd, uint64_t offset, const Text& file) {
+            return Get([&] { return connection.ReceiveFile(fd, offset, file.value); });
+          },
+          py::arg("fd"), py::arg("offset"), py::arg("file"),
+          "Takes the payload of the FILE frame that `receive` has just told of into a file, by splice; its crc32c. "
+          "TargetError or NoSpaceError when it cannot be written.")
+      .def(
           "wait_readable",
           [](Connection& connection, int timeout_ms) {
             return Get([&] { return connection.WaitReadable(timeout_ms); });

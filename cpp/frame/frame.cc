@@ -67,6 +67,14 @@ Status Frame::ReserveFor(const FrameHeader& header) {
   return Status::Ok();
 }
 
+void Frame::SetFileHeader(const FrameHeader& header) {
+  header_ = header;
+  header_.raw_length = header_.payload_length = 0;
+  raw_capacity_ = 0;
+  payload_offset_ = 0;
+  raw_ready_ = true;
+}
+
 Result<std::string_view> Frame::OpenRaw() {
   if (!raw_ready_) {
     if (Status status = Decompress(header_.codec, payload(), buffer_.data(), header_.raw_length); !status.ok()) {

@@ -47,6 +47,9 @@ class Frame {
   // The raw payload, decompressed on the first call. kCorruption when it is not what the header says.
   Result<std::string_view> OpenRaw();
 
+  // Receiver: takes note of a FILE frame, whose payload goes into a file and never comes here.
+  void SetFileHeader(const FrameHeader& header);
+
   // Gives the memory back to the pool.
   void Release();
 

@@ -2,6 +2,7 @@
 
 #include <cctype>
 #include <cstring>
+#include <limits>
 #include <string>
 
 #include "base/checksum.h"
@@ -10,6 +11,9 @@
 namespace kvbatch {
 
 namespace {
+
+// What a file offset can be.
+constexpr auto kMaxFileBytes = static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
 
 std::string Printable(std::string_view bytes) {
   std::string text;
@@ -22,6 +26,19 @@ std::string Printable(std::string_view bytes) {
 Status BadLength(const char* what, uint64_t length, uint64_t limit) {
   return Status(Code::kProtocol, std::string("frame announces a ") + what + " of " + std::to_string(length) +
                                      " bytes, the limit is " + std::to_string(limit));
+}
+
+Result<FrameHeader> CheckFilePiece(const FrameHeader& header, const FrameLimits& limits) {
+  if (header.payload_length > limits.max_file_bytes) {
+    return BadLength("piece of a file", header.payload_length, limits.max_file_bytes);
+  }
+  if (header.codec != Codec::kNone || header.entries != 0 || header.payload_length == 0 ||
+      header.raw_length > kMaxFileBytes - header.payload_length) {
+    return Status(Code::kProtocol,
+                  "frame that announces an impossible piece of a file: " + std::to_string(header.payload_length) +
+                      " bytes at offset " + std::to_string(header.raw_length));
+  }
+  return header;
 }
 
 }  // namespace
@@ -61,7 +78,7 @@ Result<FrameHeader> DecodeFrameHeader(std::string_view bytes, const FrameLimits&
     return Status(Code::kCorruption, "frame header fails its crc32c");
   }
   const auto type = static_cast<uint8_t>(bytes[5]);
-  if (type < static_cast<uint8_t>(FrameType::kHello) || type > static_cast<uint8_t>(FrameType::kDrain)) {
+  if (type < static_cast<uint8_t>(FrameType::kHello) || type > static_cast<uint8_t>(FrameType::kFile)) {
     return Status(Code::kProtocol, "unknown frame type " + std::to_string(type));
   }
   const auto codec = static_cast<uint8_t>(bytes[6]);
@@ -82,6 +99,9 @@ Result<FrameHeader> DecodeFrameHeader(std::string_view bytes, const FrameLimits&
   header.payload_crc32c = DecodeFixed<uint32_t>(bytes.data() + 36);
   header.raw_length = DecodeFixed<uint64_t>(bytes.data() + 40);
   header.payload_length = DecodeFixed<uint64_t>(bytes.data() + 48);
+  if (header.type == FrameType::kFile) {
+    return CheckFilePiece(header, limits);
+  }
   const uint64_t limit = header.type == FrameType::kData ? limits.max_data_bytes : limits.max_control_bytes;
   if (header.payload_length > limit) {
     return BadLength("payload", header.payload_length, limit);

@@ -12,7 +12,7 @@
 //       24    8 sequence: number of this frame in its direction of the connection, from 0
 //       32    4 entries in the payload
 //       36    4 crc32c of the payload as it is sent
-//       40    8 raw length: of the payload before compression
+//       40    8 raw length: of the payload before compression; in FILE frames the offset of the payload in its file
 //       48    8 payload length
 //       56    4 reserved, 0
 //       60    4 crc32c of bytes 0 to 59
@@ -42,6 +42,7 @@ enum class FrameType : uint8_t {
   kRangeEnd = 8,
   kAck = 9,
   kDrain = 10,
+  kFile = 11,
 };
 
 struct FrameHeader {
@@ -63,6 +64,7 @@ struct FrameHeader {
 struct FrameLimits {
   uint64_t max_data_bytes = uint64_t{1} << 30;
   uint64_t max_control_bytes = uint64_t{64} << 20;
+  uint64_t max_file_bytes = 0;  // of a piece of a file; it takes no memory
 };
 
 // Writes kFrameHeaderSize bytes at `out`.

@@ -15,14 +15,14 @@ namespace kvbatch {
 Connection::Connection(UniqueFd fd, std::string peer, const FrameLimits& limits)
     : fd_(std::move(fd)), peer_(std::move(peer)), limits_(limits) {}
 
-Status Connection::SendAll(std::string_view header, std::string_view payload) {
+Status Connection::SendAll(std::string_view header, std::string_view payload, int flags) {
   while (!header.empty() || !payload.empty()) {
     iovec parts[2] = {{const_cast<char*>(header.data()), header.size()},
                       {const_cast<char*>(payload.data()), payload.size()}};
     msghdr message{};
     message.msg_iov = header.empty() ? parts + 1 : parts;
     message.msg_iovlen = header.empty() || payload.empty() ? 1 : 2;
-    const ssize_t sent = ::sendmsg(fd_.get(), &message, MSG_NOSIGNAL);
+    const ssize_t sent = ::sendmsg(fd_.get(), &message, MSG_NOSIGNAL | flags);
     if (sent < 0) {
       if (errno == EINTR) {
         continue;
@@ -113,6 +113,9 @@ Status Connection::Damaged(const Status& status) const {
 }
 
 Status Connection::Receive(Frame* frame) {
+  if (pending_file_.payload_length > 0) {
+    return Status(Code::kUsage, "the payload of a FILE frame stands before the next frame: ReceiveFile");
+  }
   char bytes[kFrameHeaderSize];
   if (Status status = ReceiveAll(bytes, sizeof(kFrameMagic), true); !status.ok()) {
     return status;
@@ -140,6 +143,11 @@ Status Connection::Receive(Frame* frame) {
     return Status(Code::kProtocol, "frame out of order from " + peer_ + ": sequence " +
                                        std::to_string(header.value().sequence) + " where " +
                                        std::to_string(next_receive_sequence_) + " was due");
+  }
+  if (header.value().type == FrameType::kFile) {
+    frame->SetFileHeader(header.value());
+    pending_file_ = header.value();
+    return Status::Ok();
   }
   if (Status status = frame->ReserveFor(header.value()); !status.ok()) {
     return status;
@@ -184,6 +192,7 @@ Status Connection::SetTimeout(int64_t milliseconds) {
       return FromErrno(Code::kTransport, "set the time-out of " + peer_, errno);
     }
   }
+  timeout_ms_ = milliseconds;
   return Status::Ok();
 }
 

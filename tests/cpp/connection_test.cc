@@ -185,7 +185,9 @@ class ConnectionFaultTest : public ::testing::Test {
  protected:
   ConnectionFaultTest() : ConnectionFaultTest(TcpPair()) {}
   explicit ConnectionFaultTest(Sockets sockets)
-      : peer_(std::move(sockets.first)), connection_(std::move(sockets.second), "peer", FrameLimits{1 << 20, 1000}) {}
+      : peer_(std::move(sockets.first)),
+        connection_(std::move(sockets.second), "peer",
+                    FrameLimits{.max_data_bytes = 1 << 20, .max_control_bytes = 1000}) {}
 
   static std::string Bytes(FrameHeader header, const std::string& payload) {
     header.raw_length = payload.size();
@@ -354,7 +356,7 @@ TEST_F(ConnectionFaultTest, LengthsOverTheLimitTakeNoMemory) {
        {std::pair(FrameType::kData, (uint64_t{1} << 20) + 1), std::pair(FrameType::kAck, uint64_t{1001}),
         std::pair(FrameType::kData, ~uint64_t{0})}) {
     auto [peer, ours] = LocalPair();
-    Connection connection(std::move(ours), "peer", FrameLimits{1 << 20, 1000});
+    Connection connection(std::move(ours), "peer", FrameLimits{.max_data_bytes = 1 << 20, .max_control_bytes = 1000});
     header.type = type;
     header.raw_length = length;
     header.payload_length = length;

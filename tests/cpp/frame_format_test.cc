@@ -167,6 +167,8 @@ TEST(FrameFormat, UnknownTypesAndCodecsAreRefused) {
     if (value >= 1 && value <= 10) {
       ASSERT_THAT(by_type, IsOk());
       EXPECT_EQ(static_cast<int>(by_type.value().type), value);
+    } else if (value == 11) {
+      EXPECT_THAT(by_type, Fails(Code::kProtocol, "impossible piece of a file"));
     } else {
       EXPECT_THAT(by_type, Fails(Code::kProtocol, "unknown frame type " + std::to_string(value)));
     }

@@ -6,10 +6,26 @@ Checksums.
 from __future__ import annotations
 
 import collections.abc
+import typing
 
 import typing_extensions
 
-__all__: list[str] = ["core_cpu_seconds", "crc32c", "entry_digest", "sum_digests", "xxh3_64"]
+__all__: list[str] = [
+    "chain_file_piece",
+    "core_cpu_seconds",
+    "crc32c",
+    "entry_digest",
+    "file_crc32c",
+    "sum_digests",
+    "xxh3_64",
+]
+
+def chain_file_piece(
+    digest: bytes, offset: typing.SupportsIndex, length: typing.SupportsIndex, crc32c: typing.SupportsIndex
+) -> bytes:
+    """
+    The running digest behind a piece of a file, from the one before it.
+    """
 
 def core_cpu_seconds() -> float:
     """
@@ -24,6 +40,11 @@ def crc32c(data: typing_extensions.Buffer) -> int:
 def entry_digest(key: bytes, value: bytes, is_entity: bool = False) -> bytes:
     """
     Digest of one entry, 16 bytes: xxh3-128 of the value seeded with xxh3-64 of the key.
+    """
+
+def file_crc32c(fd: typing.SupportsIndex, offset: typing.SupportsIndex, length: typing.SupportsIndex, file: str) -> int:
+    """
+    CRC-32C of a piece of a file, over the page cache. SourceError, naming `file`, when it cannot be read.
     """
 
 def sum_digests(digests: collections.abc.Sequence[bytes]) -> bytes:

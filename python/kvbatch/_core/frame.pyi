@@ -29,6 +29,7 @@ class FrameType(enum.IntEnum):
     DATA = 7
     DRAIN = 10
     ERROR = 5
+    FILE = 11
     HELLO = 1
     RANGE_BEGIN = 6
     RANGE_END = 8
@@ -41,12 +42,20 @@ class FrameLimits:
     The lengths a receiver accepts, in bytes.
     """
     def __init__(
-        self, max_data_bytes: typing.SupportsIndex = 1073741824, max_control_bytes: typing.SupportsIndex = 67108864
+        self,
+        max_data_bytes: typing.SupportsIndex = 1073741824,
+        max_control_bytes: typing.SupportsIndex = 67108864,
+        max_file_bytes: typing.SupportsIndex = 0,
     ) -> None: ...
     @property
     def max_control_bytes(self) -> int: ...
     @property
     def max_data_bytes(self) -> int: ...
+    @property
+    def max_file_bytes(self) -> int:
+        """
+        Of a piece of a file, which takes no memory.
+        """
 
 class FrameHeader:
     """

@@ -23,6 +23,10 @@ class Connection:
         """
         Waits for the next frame; ClosedError when the peer is done.
         """
+    def receive_file(self, fd: typing.SupportsIndex, offset: typing.SupportsIndex, file: str) -> int:
+        """
+        Takes the payload of the FILE frame that `receive` has just told of into a file, by splice; its crc32c. TargetError or NoSpaceError when it cannot be written.
+        """
     def send(self, frame: kvbatch._core.frame.Frame) -> None: ...
     def send_control(
         self,
@@ -31,6 +35,12 @@ class Connection:
         stream: typing.SupportsIndex = 0,
         range: typing.SupportsIndex = 0,
     ) -> None: ...
+    def send_file(
+        self, fd: typing.SupportsIndex, offset: typing.SupportsIndex, length: typing.SupportsIndex, file: str
+    ) -> int:
+        """
+        Sends a piece of a file as one FILE frame, by sendfile; its crc32c. SourceError, naming `file`, when it cannot be read.
+        """
     def set_limits(self, limits: kvbatch._core.frame.FrameLimits) -> None:
         """
         What `receive` accepts from now on; for the thread that receives.
