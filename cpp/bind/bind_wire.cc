@@ -41,7 +41,7 @@ void RegisterWire(py::module_& module) {
             return Get([&] { return connection.ReceiveFile(fd, offset, file.value); });
           },
           py::arg("fd"), py::arg("offset"), py::arg("file"),
-          "Takes the payload of the FILE frame that `receive` has just told of into a file, by splice; its crc32c. "
+          "Takes the payload of the FILE frame that `receive` has just told of into a file; its crc32c. "
           "TargetError or NoSpaceError when it cannot be written.")
       .def(
           "wait_readable",

@@ -192,7 +192,6 @@ Status Connection::SetTimeout(int64_t milliseconds) {
       return FromErrno(Code::kTransport, "set the time-out of " + peer_, errno);
     }
   }
-  timeout_ms_ = milliseconds;
   return Status::Ok();
 }
 

@@ -43,8 +43,8 @@ class Connection {
   Result<uint32_t> SendFile(int fd, uint64_t offset, uint64_t length, std::string_view file);
 
   // Takes the payload of the FILE frame that Receive has just told of into the file `fd`, at the offset that the frame
-  // says, which must be `offset`, by splice. Returns its crc32c, checked over the page cache. kTarget and kNoSpace when
-  // the file cannot be written; kCorruption when bytes changed on the way, which then stand in the file.
+  // says, which must be `offset`. Returns its crc32c, which was checked. kTarget and kNoSpace when the file cannot be
+  // written; kCorruption when bytes changed on the way, which then stand in the file.
   Result<uint32_t> ReceiveFile(int fd, uint64_t offset, std::string_view file);
 
   // Whether a Receive would find bytes, or the end, within `timeout_ms`.
@@ -66,12 +66,7 @@ class Connection {
  private:
   Status SendAll(std::string_view header, std::string_view payload, int flags = 0);
   Status SendFileAll(int fd, uint64_t offset, uint64_t length, std::string_view file);
-  Status OpenPipe();
-  // Waits until `wanted` bytes are there, or as many as the socket hands out at once; less when the peer is slow.
-  Status WaitForBytes(uint64_t wanted);
-  // Moves up to `wanted` bytes from the socket into the pipe; how many.
-  Result<uint64_t> SpliceIn(uint64_t wanted);
-  Status SpliceOut(int fd, uint64_t offset, uint64_t length, std::string_view file);
+  Status TakeFilePart(int fd, uint64_t offset, std::string_view part, std::string_view file);
   // A peer that has shown that it speaks the protocol and then sends a header that makes no sense: bytes changed on the
   // way.
   Status Damaged(const Status& status) const;
@@ -86,11 +81,7 @@ class Connection {
   uint64_t next_send_sequence_ = 0;
   uint64_t next_receive_sequence_ = 0;
   FrameHeader pending_file_;  // a piece of a file whose bytes ReceiveFile has still to take; payload_length > 0
-  UniqueFd pipe_out_;
-  UniqueFd pipe_in_;
-  uint64_t pipe_bytes_ = 0;
-  int low_water_bytes_ = 1;
-  int64_t timeout_ms_ = 0;
+  std::unique_ptr<char[]> file_buffer_;  // made when the first piece comes
   std::atomic<uint64_t> bytes_sent_{0};
   std::atomic<uint64_t> bytes_received_{0};
 };

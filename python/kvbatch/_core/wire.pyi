@@ -25,7 +25,7 @@ class Connection:
         """
     def receive_file(self, fd: typing.SupportsIndex, offset: typing.SupportsIndex, file: str) -> int:
         """
-        Takes the payload of the FILE frame that `receive` has just told of into a file, by splice; its crc32c. TargetError or NoSpaceError when it cannot be written.
+        Takes the payload of the FILE frame that `receive` has just told of into a file; its crc32c. TargetError or NoSpaceError when it cannot be written.
         """
     def send(self, frame: kvbatch._core.frame.Frame) -> None: ...
     def send_control(
