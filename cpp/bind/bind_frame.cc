@@ -16,6 +16,7 @@ void RegisterFrame(py::module_& module) {
       .value("ACK", FrameType::kAck)
       .value("DRAIN", FrameType::kDrain)
       .value("FILE", FrameType::kFile)
+      .value("FILE_END", FrameType::kFileEnd)
       .finalize();
   KeepMembers<FrameType>(module.attr("FrameType"));
   module.attr("PROTOCOL_VERSION") = kProtocolVersion;

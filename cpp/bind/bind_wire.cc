@@ -59,6 +59,8 @@ void RegisterWire(py::module_& module) {
            "What `receive` accepts from now on; for the thread that receives.")
       .def("shutdown", &Connection::Shutdown, "Ends both directions; calls blocked in other threads return.")
       .def_property_readonly("peer", [](const Connection& connection) { return Text{connection.peer()}; })
+      .def_property_readonly("pending_file_bytes", &Connection::pending_file_bytes,
+                             "Of the FILE frame that `receive` has just told of; 0 when there is none.")
       .def_property_readonly("bytes_sent", &Connection::bytes_sent)
       .def_property_readonly("bytes_received", &Connection::bytes_received)
       .def_property_readonly("frames_sent", &Connection::frames_sent);

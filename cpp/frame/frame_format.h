@@ -43,6 +43,7 @@ enum class FrameType : uint8_t {
   kAck = 9,
   kDrain = 10,
   kFile = 11,
+  kFileEnd = 12,
 };
 
 struct FrameHeader {

@@ -47,6 +47,9 @@ class Connection {
   // written; kCorruption when bytes changed on the way, which then stand in the file.
   Result<uint32_t> ReceiveFile(int fd, uint64_t offset, std::string_view file);
 
+  // Of the FILE frame that Receive has just told of; 0 when there is none.
+  uint64_t pending_file_bytes() const { return pending_file_.payload_length; }
+
   // Whether a Receive would find bytes, or the end, within `timeout_ms`.
   Result<bool> WaitReadable(int timeout_ms);
 

@@ -65,6 +65,8 @@ class ProgressChoice(StrEnum):
 class LaneChoice(StrEnum):
     AUTO = "auto"
     BATCH = "batch"
+    SST = "sst"
+    FILES = "files"
 
 
 class CompressionChoice(StrEnum):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from kvbatch._core.frame import BufferPool, Frame
 from kvbatch._core.store import Cursor, RangeReader, SourceStore, StopReason, record_sent
@@ -12,7 +15,8 @@ from kvbatch.compression import CodecChooser
 from kvbatch.errors import KvbatchError, SourceError, StoppedError
 from kvbatch.ranges import Range
 from kvbatch.sent_log import SentLog
-from kvbatch.target import TargetSession, TargetStream
+from kvbatch.target import FILE_PIECE_BYTES, TargetSession, TargetStream
+from kvbatch.target_job import FileTotals
 from kvbatch.units import format_bytes
 
 __all__ = ["JobStream", "RangeQueue", "StreamCounters"]
@@ -21,6 +25,19 @@ __all__ = ["JobStream", "RangeQueue", "StreamCounters"]
 _FRAMES_PER_LOOK = 16
 # So many frames take one call of the core, if the window has room and the link takes them in a moment.
 _FRAMES_PER_RUN = 8
+
+
+@contextlib.contextmanager
+def open_source_file(path: Path) -> Iterator[int]:
+    """Raises SourceError when it cannot be opened."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise SourceError(f"open {path}: {error.strerror}") from error
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 class RangeQueue:
@@ -93,7 +110,11 @@ class JobStream:
         frame = Frame(self.pool)
         try:
             while (part := self.queue.take()) is not None:
-                self._copy(stream, frame, part)
+                self.on_started(part)
+                if part.file and part.id not in self.session.reply.manifest.written_ranges:
+                    self._graft(stream, part)
+                else:
+                    self._copy(stream, frame, part)
             frame.release()
             stream.drain()
         finally:
@@ -112,12 +133,35 @@ class JobStream:
             target_family=self.session.reply.family_ids[part.column_family],
             digest=cursor.digest,
         )
-        self.on_started(part)
         stream.begin(part)
         with self.sent.mark(part.id) as mark:
             entries, raw_bytes = self._put_batches(stream, frame, part, reader, cursor, mark)
         stream.end(entries, raw_bytes, reader.digest)
         self._take_durable(stream)
+
+    def _graft(self, stream: TargetStream, part: Range) -> None:
+        """Moves the source's own file for a range, from its first byte."""
+        stream.begin(part)
+        table = self.source.table(part.column_family, part.file)
+        digest = self._put_file(stream, part, Path(self.source.path) / part.file, table.entries)
+        stream.end_file(FileTotals(table.entries, table.raw_bytes, table.largest, graft=True))
+        stream.end(table.entries, table.raw_bytes, digest)
+        self._take_durable(stream)
+
+    def _put_file(self, stream: TargetStream, part: Range, path: Path, entries: int) -> bytes:
+        """The running digest behind it; what the file holds is counted as its bytes go."""
+        digest, counted = bytes(16), 0
+        with open_source_file(path) as fd:
+            for offset in range(0, part.file_bytes, FILE_PIECE_BYTES):
+                if self.stopping.is_set():
+                    raise StoppedError("stopped on request")
+                length = min(FILE_PIECE_BYTES, part.file_bytes - offset)
+                self.sent.record(part.id, offset, offset + length)
+                digest = stream.put_file(fd, offset, length, str(path), digest)
+                due = entries * (offset + length) // part.file_bytes
+                self.counters.add(due - counted, length)
+                counted = due
+        return digest
 
     def _put_batches(
         self, stream: TargetStream, frame: Frame, part: Range, reader: RangeReader, cursor: Cursor, mark: memoryview

@@ -92,7 +92,7 @@ class MigrationOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
-    lane: Literal["auto", "batch"] = _option("--lane", "auto or batch", default="auto")
+    lane: Literal["auto", "batch", "sst", "files"] = _option("--lane", "auto, batch, sst or files", default="auto")
     streams: int = _number("--streams", 1, MAX_STREAMS, default_factory=default_streams)
     compression: Literal["auto", "lz4", "zstd", "none"] = _option(
         "--compression", "auto, lz4, zstd or none", default="auto"

@@ -23,7 +23,11 @@ class KeyRange:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """(column family, [start, end)) with its id in the job and what the planner thinks it holds."""
+    """(column family, [start, end)) with its id in the job and what the planner thinks it holds.
+
+    `file` is the source's SST file, of `file_bytes`, that is moved whole for it: grafted. In the lane `files` a range is a
+    file of the store and nothing else.
+    """
 
     id: int
     column_family: str
@@ -31,6 +35,8 @@ class Range:
     end: bytes | None
     estimated_bytes: int = 0
     estimated_entries: int = 0
+    file: str = ""
+    file_bytes: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -40,6 +46,8 @@ class Range:
             "end": optional_hex(self.end),
             "estimated_bytes": self.estimated_bytes,
             "estimated_entries": self.estimated_entries,
+            "file": self.file,
+            "file_bytes": self.file_bytes,
         }
 
     @staticmethod
@@ -51,9 +59,13 @@ class Range:
             end=optional_bytes(value["end"]),
             estimated_bytes=int(value["estimated_bytes"]),
             estimated_entries=int(value["estimated_entries"]),
+            file=str(value["file"]),
+            file_bytes=int(value["file_bytes"]),
         )
 
     def __str__(self) -> str:
+        if self.file and not self.column_family:
+            return f"file {self.file}"
         return f'range {self.id} ("{self.column_family}" {describe_key(self.start)}..{describe_key(self.end)})'
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from kvbatch._core.frame import BufferPool, Frame, FrameType
 from kvbatch.errors import ClosedError, ProtocolError, TransportError
 from kvbatch.protocol import Peer, cursor_to_json, decode_payload, malformed_is_protocol_error
+from kvbatch.target_job import FileTotals
 from kvbatch.target_local import AppliedRanges
 
 __all__ = ["ReceiverStream"]
@@ -47,6 +48,15 @@ class ReceiverStream:
                 if frame.raw_length >= _LARGE_FRAME_BYTES:
                     frame.release()
                 self._acknowledge_when_due()
+            elif type_ is FrameType.FILE:
+                self._digest = self._ranges.take_piece(self._receive_piece, connection.pending_file_bytes)
+                self._unacknowledged += 1
+                self._acknowledge_when_due()
+            elif type_ is FrameType.FILE_END:
+                value = decode_payload(frame)
+                with malformed_is_protocol_error(self._peer.name, "FILE_END"):
+                    file_totals = FileTotals.from_json(value)
+                self._ranges.end_file(file_totals)
             elif type_ is FrameType.RANGE_BEGIN:
                 self._ranges.begin(frame.range)
             elif type_ is FrameType.RANGE_END:
@@ -61,6 +71,9 @@ class ReceiverStream:
                 raise ProtocolError(f"{self._peer.name} sent {FrameType(type_).name} on a stream")
             if not self._unacknowledged:
                 connection.wait_readable(-1)
+
+    def _receive_piece(self, file: int, offset: int) -> int:
+        return self._peer.connection.receive_file(file, offset, "the target's file")
 
     def _acknowledge_when_due(self) -> None:
         full = self._unacknowledged >= self._frames_per_ack

@@ -33,6 +33,7 @@ from kvbatch.receiver_control import CONTROL_LIMITS, ReceiverControl
 from kvbatch.receiver_session import Session, resolve_name
 from kvbatch.receiver_stream import ReceiverStream
 from kvbatch.target_job import TargetJob
+from kvbatch.target import FILE_PIECE_BYTES
 from kvbatch.target_local import AppliedRanges
 from kvbatch.target_state import TargetState, examine_directory
 
@@ -76,7 +77,7 @@ class Receiver:
         self.host, self.port = self._socket.getsockname()[:2]
         self.pool = BufferPool(max_memory)
         # A compressed frame takes memory for both its forms.
-        self.limits = FrameLimits(max_data_bytes=max_memory // 2)
+        self.limits = FrameLimits(max_data_bytes=max_memory // 2, max_file_bytes=FILE_PIECE_BYTES)
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._peers: dict[Peer, threading.Thread] = {}

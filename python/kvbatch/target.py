@@ -12,9 +12,12 @@ from kvbatch._core.codec import Codec
 from kvbatch._core.frame import Frame
 from kvbatch._core.store import BatchRun, Cursor, RangeReader
 from kvbatch.ranges import Range
-from kvbatch.target_job import OpenReply
+from kvbatch.target_job import FileTotals, OpenReply
 
-__all__ = ["TargetSession", "TargetStream"]
+__all__ = ["FILE_PIECE_BYTES", "TargetSession", "TargetStream"]
+
+# What one call of the core moves of a file; it takes no memory.
+FILE_PIECE_BYTES = 8 << 20
 
 
 class TargetStream(Protocol):
@@ -45,6 +48,13 @@ class TargetStream(Protocol):
         """As `put`; then has `reader` pack the next batch into the frame, puts that too, and so on while whole batches
         come, `frames` at most or fewer. What stands in the frame at last is not put. `mark` is the range's in the sent
         log, which has the first batch, ending at `sent_bytes`; the others are recorded in it."""
+
+    def put_file(self, fd: int, offset: int, length: int, name: str, digest: bytes) -> bytes:
+        """Hands over the next piece of a file of the range, `length` bytes of `fd` from `offset` on; the running digest
+        behind it, from the one before it. SourceError, naming `name`, when it cannot be read."""
+
+    def end_file(self, totals: FileTotals) -> None:
+        """The file is whole: it is checked, and becomes the target's."""
 
     def end(self, entries: int, raw_bytes: int, digest: bytes) -> None:
         """Ends the range with its totals, what an earlier attempt moved included."""

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
+from kvbatch._core.frame import Frame
 from kvbatch._core.store import (
     RESERVED_COLUMN_FAMILY,
     ApplyMode,
@@ -23,6 +25,9 @@ from kvbatch.errors import KvbatchError, ProtocolError, RefusedError, TargetErro
 from kvbatch.manifest import JOB_RECORD, Manifest
 
 __all__ = [
+    "Applier",
+    "FileTotals",
+    "Job",
     "OpenReply",
     "TargetJob",
     "check_writable",
@@ -45,6 +50,74 @@ class OpenReply:
     manifest: Manifest
     cursors: tuple[Cursor, ...]
     max_frame_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileTotals:
+    """What a sender says of a whole SST file: what it holds, and whether it is a file of the source's own (a graft)
+    rather than one that the sender built."""
+
+    entries: int
+    raw_bytes: int
+    last_key: bytes
+    graft: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "entries": self.entries,
+            "raw_bytes": self.raw_bytes,
+            "last_key": self.last_key.hex(),
+            "graft": self.graft,
+        }
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> FileTotals:
+        return FileTotals(
+            int(value["entries"]), int(value["raw_bytes"]), bytes.fromhex(value["last_key"]), bool(value["graft"])
+        )
+
+
+class Applier(Protocol):
+    """What a target does with one range; see _core.store.RangeApplier, which does it for SST files and entries."""
+
+    @property
+    def applied(self) -> Cursor: ...
+    @property
+    def unfinished_bytes(self) -> int: ...
+    @property
+    def file_bytes(self) -> int:
+        """How much of the present file has come."""
+
+    def apply(self, frame: Frame) -> None: ...
+    def open_file(self) -> int:
+        """The file that pieces go into, open for writing; the applier owns it."""
+
+    def add_piece(self, length: int, crc32c: int) -> None:
+        """The next piece stands in the file."""
+
+    def end_file(self, entries: int, raw_bytes: int, last_key: bytes, graft: bool) -> None: ...
+    def finish(self, entries: int, raw_bytes: int, digest: bytes) -> None: ...
+    def flush(self) -> None: ...
+    def drain(self) -> None: ...
+    def take_durable(self) -> Cursor | None: ...
+
+
+class Job(Protocol):
+    """One job writing into one target. Thread-safe; each range is given to one applier at a time."""
+
+    manifest: Manifest
+    resumed: bool
+
+    def reply(self, max_frame_bytes: int) -> OpenReply: ...
+    def open_range(self, range_id: int) -> Applier:
+        """Going on from its cursor. Raises ProtocolError when it is taken or done."""
+
+    def release_range(self, range_id: int) -> None: ...
+    def finish(self) -> None:
+        """Ends the job. Raises ProtocolError unless every range is complete."""
+
+    def close(self) -> None:
+        """Leaves the job as it stands, resumable."""
 
 
 @contextmanager

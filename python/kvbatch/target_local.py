@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
 
+from kvbatch._core.base import file_crc32c
 from kvbatch._core.codec import Codec
 from kvbatch._core.frame import Frame
-from kvbatch._core.store import BatchRun, Cursor, RangeApplier, RangeReader
-from kvbatch.errors import CorruptionError, KvbatchError, ProtocolError
+from kvbatch._core.store import BatchRun, Cursor, RangeReader
+from kvbatch.errors import CorruptionError, KvbatchError, NoSpaceError, ProtocolError, SourceError, TargetError
 from kvbatch.manifest import Manifest
 from kvbatch.ranges import Range
-from kvbatch.target_job import OpenReply, TargetJob
+from kvbatch.target_job import Applier, FileTotals, Job, OpenReply, TargetJob
 
-__all__ = ["AppliedRanges", "LocalSession"]
+__all__ = ["AppliedRanges", "LocalSession", "copy_piece"]
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+# Between two file systems of different kinds, and where a file system has no such thing.
+_NO_COPY_FILE_RANGE = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+_COPY_BYTES = 1 << 20
 
 
 class AppliedRanges:
     """The ranges of one stream at its target: the one that is open, and those whose last files are under way."""
 
-    def __init__(self, job: TargetJob) -> None:
+    def __init__(self, job: Job) -> None:
         self._job = job
         # A file and what is filled behind it while it is made durable are together no more than one full file.
         self._overlap_bytes = job.manifest.sst_file_bytes // 4
-        self._open: RangeApplier | None = None
-        self._finishing: list[RangeApplier] = []
+        self._open: Applier | None = None
+        self._finishing: list[Applier] = []
         self._left_over: list[Cursor] = []
 
     def begin(self, range_id: int) -> None:
@@ -32,12 +41,23 @@ class AppliedRanges:
             raise ProtocolError(f"range {self._open.applied.range} is still open in this stream")
         self._open = self._job.open_range(range_id)
 
-    def current(self) -> RangeApplier:
+    def current(self) -> Applier:
         if self._open is None:
             raise ProtocolError("no range is open in this stream")
         if self._finishing and self._open.unfinished_bytes > self._overlap_bytes:
             self._drain_finishing()
         return self._open
+
+    def take_piece(self, take: Callable[[int, int], int], length: int) -> bytes:
+        """The next piece of a file of the open range, which `take` puts into a file at an offset, returning its
+        crc32c; the running digest behind it."""
+        applier = self.current()
+        crc32c = take(applier.open_file(), applier.file_bytes)
+        applier.add_piece(length, crc32c)
+        return applier.applied.digest
+
+    def end_file(self, totals: FileTotals) -> None:
+        self.current().end_file(totals.entries, totals.raw_bytes, totals.last_key, totals.graft)
 
     def finish(self, entries: int, raw_bytes: int, digest: bytes) -> None:
         applier = self.current()
@@ -88,10 +108,29 @@ class AppliedRanges:
         self._open = None
 
 
+def copy_piece(source: int, source_offset: int, target: int, target_offset: int, length: int, name: str) -> None:
+    """Copies within the kernel, and not at all where the file system shares blocks. Raises SourceError naming `name`,
+    TargetError, NoSpaceError."""
+    while length > 0:
+        try:
+            copied = os.copy_file_range(source, target, length, source_offset, target_offset)
+        except OSError as error:
+            if error.errno in _NO_SPACE:
+                raise NoSpaceError(f"copy {name}: {error.strerror}") from error
+            if error.errno not in _NO_COPY_FILE_RANGE:
+                raise TargetError(f"copy {name}: {error.strerror}") from error
+            copied = os.pwrite(target, os.pread(source, min(length, _COPY_BYTES), source_offset), target_offset)
+        if copied == 0:
+            raise SourceError(f"read {name}: the file was cut at byte {source_offset} while it was copied")
+        source_offset += copied
+        target_offset += copied
+        length -= copied
+
+
 class LocalStream:
     wire_bytes = 0
 
-    def __init__(self, job: TargetJob) -> None:
+    def __init__(self, job: Job) -> None:
         self._ranges = AppliedRanges(job)
 
     def begin(self, part: Range) -> None:
@@ -118,6 +157,16 @@ class LocalStream:
         self.put(frame, reader.digest)
         return BatchRun(reader.fill(frame, batch_bytes, codec))
 
+    def put_file(self, fd: int, offset: int, length: int, name: str, digest: bytes) -> bytes:
+        def copy(target: int, target_offset: int) -> int:
+            copy_piece(fd, offset, target, target_offset, length, name)
+            return file_crc32c(fd, offset, length, name)
+
+        return self._ranges.take_piece(copy, length)
+
+    def end_file(self, totals: FileTotals) -> None:
+        self._ranges.end_file(totals)
+
     def end(self, entries: int, raw_bytes: int, digest: bytes) -> None:
         self._ranges.finish(entries, raw_bytes, digest)
 
@@ -136,7 +185,7 @@ class LocalStream:
 
 class LocalSession:
     def __init__(self, path: Path, manifest: Manifest, max_frame_bytes: int) -> None:
-        self._job = TargetJob(path, manifest)
+        self._job: Job = TargetJob(path, manifest)
         self._reply = self._job.reply(max_frame_bytes)
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from kvbatch._core.base import xxh3_64
+from kvbatch._core.base import chain_file_piece, xxh3_64
 from kvbatch._core.codec import Codec
 from kvbatch._core.frame import Frame, FrameType
 from kvbatch._core.store import BatchRun, Cursor, RangeReader
@@ -13,7 +13,7 @@ from kvbatch.errors import CorruptionError, ProtocolError, TransportError
 from kvbatch.manifest import Manifest
 from kvbatch.protocol import MALFORMED, Peer, connect, cursor_from_json, malformed_is_protocol_error
 from kvbatch.ranges import Range
-from kvbatch.target_job import OpenReply
+from kvbatch.target_job import FileTotals, OpenReply
 
 __all__ = ["RemoteSession"]
 
@@ -74,6 +74,19 @@ class RemoteStream:
         self._unacknowledged += run.digests
         self._take_acks()
         return run
+
+    def put_file(self, fd: int, offset: int, length: int, name: str, digest: bytes) -> bytes:
+        try:
+            crc32c = self._peer.connection.send_file(fd, offset, length, name)
+        except TransportError as error:
+            self._peer.raise_reported(error)
+        digest = chain_file_piece(digest, offset, length, crc32c)
+        self._unacknowledged.append(digest)
+        self._take_acks()
+        return digest
+
+    def end_file(self, totals: FileTotals) -> None:
+        self._send(FrameType.FILE_END, totals.to_json())
 
     def _take_acks(self) -> None:
         """Those that are there; waits for one while the window is full."""
