@@ -51,6 +51,17 @@ void RegisterSourceStore(py::module_& module) {
       .def_readonly("memtable_entries", &ColumnFamilyFigures::memtable_entries)
       .def_readonly("merge_operands", &ColumnFamilyFigures::merge_operands);
 
+  py::class_<TableFile>(module, "TableFile", "One SST file of a column family; both ends of its keys included.")
+      .def_property_readonly(
+          "name", [](const TableFile& table) { return Text{table.name}; }, "Empty when it lies in another directory.")
+      .def_property_readonly("smallest", [](const TableFile& table) { return Bytes{table.smallest}; })
+      .def_property_readonly("largest", [](const TableFile& table) { return Bytes{table.largest}; })
+      .def_readonly("file_bytes", &TableFile::file_bytes)
+      .def_readonly("entries", &TableFile::entries)
+      .def_readonly("raw_bytes", &TableFile::raw_bytes, "Keys and values, uncompressed.")
+      .def_readonly("plain", &TableFile::plain, "Puts and deletions of single keys, nothing else.")
+      .def_readonly("graftable", &TableFile::graftable, "Can be moved as it is.");
+
   py::class_<EntryRun>(module, "EntryRun", "A run of entries and the sum of their digests.")
       .def_readonly("entries", &EntryRun::entries)
       .def_readonly("raw_bytes", &EntryRun::raw_bytes)
@@ -98,6 +109,22 @@ void RegisterSourceStore(py::module_& module) {
             return found ? Key(Bytes{*found}) : std::nullopt;
           },
           py::arg("column_family"), py::arg("key"), "The first key at or behind `key`.")
+      .def(
+          "tables",
+          [](const SourceStore& store, const Text& family) {
+            auto* handle = FamilyOf(store, family);
+            return Get([&]() -> Result<std::vector<TableFile>> {
+              auto layout = store.Tables(handle);
+              return layout.ok() ? Result(layout.value()->files) : layout.status();
+            });
+          },
+          py::arg("column_family"), "The SST files of a family in the order of their smallest keys.")
+      .def(
+          "table",
+          [](const SourceStore& store, const Text& family, const Text& file) {
+            return Get([&] { return store.Table(family.value, file.value); });
+          },
+          py::arg("column_family"), py::arg("name"), "The file of that name. Raises UsageError when there is none.")
       .def(
           "approximate_sizes",
           [](const SourceStore& store, const Text& family, const Bytes& start, std::vector<Bytes> keys) {

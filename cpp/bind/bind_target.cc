@@ -95,6 +95,23 @@ void RegisterRangeApplier(py::module_& module) {
           py::arg("frame"),
           "Raises CorruptionError, and applies nothing, for a batch that is not what it claims to be.")
       .def(
+          "open_file", [](RangeApplier& applier) { return Get([&] { return applier.OpenTaken(); }); },
+          "The file that the pieces of a whole SST file go into, open for writing; the applier owns it.")
+      .def_property_readonly("file_bytes", &RangeApplier::taken_bytes, "How much of that file has come.")
+      .def(
+          "add_piece",
+          [](RangeApplier& applier, uint64_t length, uint32_t crc32c) {
+            Run([&] { return applier.AddPiece(length, crc32c); });
+          },
+          py::arg("length"), py::arg("crc32c"), "The next piece stands in the file.")
+      .def(
+          "end_file",
+          [](RangeApplier& applier, uint64_t entries, uint64_t raw_bytes, const Bytes& last_key, bool graft) {
+            Run([&] { return applier.EndFile({entries, raw_bytes, last_key.value, graft}); });
+          },
+          py::arg("entries"), py::arg("raw_bytes"), py::arg("last_key"), py::arg("graft"),
+          "The file is whole: it is checked and ingested in the background.")
+      .def(
           "finish",
           [](RangeApplier& applier, uint64_t entries, uint64_t raw_bytes, const Bytes& digest) {
             const Digest expected = ParseDigest(digest);

@@ -24,6 +24,9 @@ rocksdb::Status AddRecord(rocksdb::SstFileWriter* writer, const Record& record, 
   if (record.kind == RecordKind::kPut) {
     return writer->Put(ToSlice(record.key), ToSlice(record.value));
   }
+  if (record.kind == RecordKind::kDelete) {
+    return writer->Delete(ToSlice(record.key));
+  }
 #if ROCKSDB_MAJOR >= 9
   DecodeEntity(record.value, scratch);
   rocksdb::WideColumns columns;
@@ -54,6 +57,9 @@ RangeApplier::RangeApplier(std::shared_ptr<TargetStore> store, ApplyRange range,
       comparator_(store_->Handle(range_.family)->GetComparator()),
       applied_(std::move(cursor)) {
   applied_.range = range_.range;
+  if (applied_.entries > 0) {
+    follows_ = applied_.last_key;
+  }
 }
 
 RangeApplier::~RangeApplier() {
@@ -62,6 +68,7 @@ RangeApplier::~RangeApplier() {
     writer_.reset();
     ::unlink(file_.c_str());
   }
+  DropTaken();
 }
 
 Status RangeApplier::BackgroundStatus() {
@@ -79,7 +86,7 @@ Status RangeApplier::Latch(Status status) {
   return status;
 }
 
-Status RangeApplier::OpenFile() {
+Status RangeApplier::OpenWriter() {
   if (Status status = store_->CheckOpen(); !status.ok()) {
     return status;
   }
@@ -102,7 +109,9 @@ Status RangeApplier::OpenFile() {
   return FromTarget(status, "make " + file_);
 }
 
-uint64_t RangeApplier::unfinished_bytes() const { return writer_ ? writer_->FileSize() : unsynced_bytes_; }
+uint64_t RangeApplier::unfinished_bytes() const {
+  return taken_bytes_ + (writer_ ? writer_->FileSize() : unsynced_bytes_);
+}
 
 Status RangeApplier::MakeRoom(uint64_t bytes) {
   // A file and what is filled behind it while it is made durable are together no more than one full file, since that
@@ -117,7 +126,7 @@ Status RangeApplier::MakeRoom(uint64_t bytes) {
 
 Status RangeApplier::AddToFile(std::string_view batch) {
   if (!writer_) {
-    if (Status status = OpenFile(); !status.ok()) {
+    if (Status status = OpenWriter(); !status.ok()) {
       return status;
     }
   }
@@ -150,7 +159,14 @@ Status RangeApplier::ApplyFrame(Frame* frame) {
   const std::set<uint32_t> families{range_.family};
   BatchRules rules;
   rules.column_families = &families;
-  rules.only_puts = true;
+  rules.only_puts = !grafted_;
+  if (grafted_) {
+    rules.check = [](const Record& record) {
+      const bool known =
+          record.kind == RecordKind::kPut || record.kind == RecordKind::kEntity || record.kind == RecordKind::kDelete;
+      return known ? Status::Ok() : Status(Code::kCorruption, "batch: neither a value nor a deletion over a graft");
+    };
+  }
   std::optional<rocksdb::Slice> before;
   if (mode_ == ApplyMode::kWrite) {
     // The SST writer of the other mode looks at this itself.
@@ -176,7 +192,7 @@ Status RangeApplier::ApplyFrame(Frame* frame) {
   }
   const rocksdb::Slice first = ToSlice(summary.value().first_key);
   const rocksdb::Slice last = ToSlice(summary.value().last_key);
-  if ((applied_.entries > 0 && comparator_->Compare(first, applied_.last_key) <= 0) ||
+  if ((follows_ && comparator_->Compare(first, *follows_) <= 0) ||
       (range_.start && comparator_->Compare(first, *range_.start) < 0) ||
       (range_.end && comparator_->Compare(last, *range_.end) >= 0)) {
     return Status(Code::kCorruption, "batch: its keys do not follow what was applied, or lie outside the range");
@@ -197,12 +213,14 @@ Status RangeApplier::ApplyFrame(Frame* frame) {
       return status;
     }
     applied_ = std::move(next);
+    follows_ = applied_.last_key;
     return Status::Ok();
   }
   if (Status status = store_->WriteValidated(raw.value(), &next); !status.ok()) {
     return status;
   }
   applied_ = std::move(next);
+  follows_ = applied_.last_key;
   unsynced_bytes_ += raw.value().size();
   return unsynced_bytes_ >= store_->options_.sst_file_bytes ? Submit(false) : Status::Ok();
 }
@@ -210,6 +228,14 @@ Status RangeApplier::ApplyFrame(Frame* frame) {
 Status RangeApplier::Finish(uint64_t entries, uint64_t raw_bytes, const Digest& digest) {
   if (Status status = BackgroundStatus(); !status.ok()) {
     return status;
+  }
+  if (taken_.valid()) {
+    return Latch(Status(Code::kProtocol, "range " + std::to_string(range_.range) + " ends inside a file"));
+  }
+  if (grafted_) {
+    // What lies over the file replaces and deletes some of it, which only the sender has counted.
+    applied_.entries = entries;
+    applied_.raw_bytes = raw_bytes;
   }
   if (entries != applied_.entries || raw_bytes != applied_.raw_bytes || !(digest == applied_.digest)) {
     return Latch(Status(Code::kCorruption, "range " + std::to_string(range_.range) + ": the sender counted " +
@@ -223,6 +249,9 @@ Status RangeApplier::Finish(uint64_t entries, uint64_t raw_bytes, const Digest& 
 }
 
 Status RangeApplier::Flush() {
+  if (grafted_) {
+    return BackgroundStatus();
+  }
   const bool nothing = mode_ == ApplyMode::kIngest ? writer_ == nullptr : unsynced_bytes_ == 0;
   return nothing ? BackgroundStatus() : Submit(false);
 }
@@ -247,27 +276,38 @@ Status RangeApplier::Submit(bool complete) {
     }
     return background_ = status;
   }
+  std::shared_ptr<rocksdb::SstFileWriter> writer = std::move(writer_);
+  const std::string file = writer ? std::exchange(file_, std::string()) : std::string();
+  const bool recorded = complete || !grafted_;
+  RunBehind(
+      [this, writer, file, cursor, recorded] {
+        Status status = writer ? FromTarget(writer->Finish(), "finish " + file) : Status::Ok();
+        if (status.ok() && writer) {
+          status = store_->Ingest(range_.family, file, IngestKind::kBuilt);
+        }
+        return status.ok() && recorded ? store_->PutRecord(EncodeCursorKey(cursor.range), EncodeCursor(cursor))
+                                       : status;
+      },
+      recorded ? std::optional(cursor) : std::nullopt);
+  return Status::Ok();
+}
+
+void RangeApplier::RunBehind(std::function<Status()> work, std::optional<Cursor> durable) {
   {
     const std::lock_guard lock(mutex_);
     under_way_ = true;
   }
-  std::shared_ptr<rocksdb::SstFileWriter> writer = std::move(writer_);
-  const std::string file = writer ? std::exchange(file_, std::string()) : std::string();
-  store_->finisher_->Submit([this, writer, file, cursor] {
-    Status status = writer ? FromTarget(writer->Finish(), "finish " + file) : Status::Ok();
-    if (status.ok()) {
-      status = store_->IngestAndRecord(range_.family, file, cursor);
-    }
+  store_->finisher_->Submit([this, work = std::move(work), durable = std::move(durable)] {
+    Status status = work();
     const std::lock_guard lock(mutex_);
-    if (status.ok()) {
-      durable_ = cursor;
-    } else {
+    if (!status.ok()) {
       background_ = status;
+    } else if (durable) {
+      durable_ = durable;
     }
     under_way_ = false;
     changed_.notify_all();
   });
-  return Status::Ok();
 }
 
 Status RangeApplier::Drain() {

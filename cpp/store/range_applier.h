@@ -5,6 +5,7 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "base/unique_fd.h"
 #include "frame/frame.h"
 #include "store/cursor.h"
 #include "store/target_store.h"
@@ -29,6 +31,16 @@ struct ApplyRange {
   uint32_t family = 0;  // the target's id
   std::optional<std::string> start;
   std::optional<std::string> end;
+};
+
+// What the sender says of a whole SST file.
+struct TakenFile {
+  uint64_t entries = 0;
+  uint64_t raw_bytes = 0;
+  std::string last_key;
+  // A file that the source's database wrote, as it is, under the newer entries that may follow; else one that the
+  // sender built for this range.
+  bool graft = false;
 };
 
 // One thread calls it. What it has taken is `applied`; what survives any crash is `durable`, and TakeDurable tells of
@@ -48,6 +60,16 @@ class RangeApplier {
   // Validates the frame and applies it: structure, column family, order and bounds of the keys. kCorruption when it is
   // not what it claims to be; nothing of it reaches the store then.
   Status Apply(Frame* frame);
+
+  // A whole SST file for the range: its bytes go into the file that OpenTaken gives, AddPiece takes note of each piece
+  // that stands there, EndFile makes the file the target's. kProtocol when the range is not one for files.
+  Result<int> OpenTaken();
+  uint64_t taken_bytes() const { return taken_bytes_; }
+  Status AddPiece(uint64_t length, uint32_t crc32c);
+  // In the background the file is checked against `file` and the range, ingested and recorded; kCorruption when it is
+  // not what it claims to be. Behind a graft batches may hold deletions too, and nothing is recorded before Finish: a
+  // range that stops in between starts again, and its file, met once more, is not ingested twice.
+  Status EndFile(TakenFile file);
 
   // The range is at its end: what the sender counted must be what arrived, else kCorruption. Durable soon after.
   Status Finish(uint64_t entries, uint64_t raw_bytes, const Digest& digest);
@@ -74,8 +96,13 @@ class RangeApplier {
   // Ends the file, or waits for the one before it, so that `bytes` more may be added.
   Status MakeRoom(uint64_t bytes);
   Status AddToFile(std::string_view batch);
-  Status OpenFile();
+  Status OpenWriter();
   Status Submit(bool complete);
+  // Has the store's threads do `work`; what `durable` says is durable behind it.
+  void RunBehind(std::function<Status()> work, std::optional<Cursor> durable);
+  Status CheckTaken(const std::string& path, const TakenFile& file, const std::optional<std::string>& follows,
+                    bool* ingested_before) const;
+  void DropTaken();
   Status BackgroundStatus();
 
   std::shared_ptr<TargetStore> store_;
@@ -83,6 +110,11 @@ class RangeApplier {
   const ApplyMode mode_;
   const rocksdb::Comparator* comparator_;
   Cursor applied_;
+  std::optional<std::string> follows_;  // the next batch or file must lie behind this key
+  bool grafted_ = false;
+  UniqueFd taken_;
+  std::string taken_path_;
+  uint64_t taken_bytes_ = 0;
   uint64_t unsynced_bytes_ = 0;
   std::unique_ptr<rocksdb::SstFileWriter> writer_;
   std::string file_;

@@ -237,6 +237,23 @@ Result<const TableLayout*> SourceStore::Tables(rocksdb::ColumnFamilyHandle* fami
   return &found->second;
 }
 
+Result<TableFile> SourceStore::Table(const std::string& name, const std::string& file) const {
+  auto handle = Family(name);
+  if (!handle.ok()) {
+    return handle.status();
+  }
+  auto layout = Tables(handle.value());
+  if (!layout.ok()) {
+    return layout.status();
+  }
+  for (const TableFile& table : layout.value()->files) {
+    if (table.name == file) {
+      return table;
+    }
+  }
+  return Status(Code::kUsage, path_ + " has no file " + file + " of column family " + Quoted(name));
+}
+
 Result<std::vector<uint64_t>> SourceStore::ApproximateSizes(const std::string& name, const std::string& start,
                                                             const std::vector<std::string>& keys) const {
   auto handle = Family(name);

@@ -61,6 +61,9 @@ class SourceStore {
   // What the files of a family allow; looked at once. The pointer lives as long as the store.
   Result<const TableLayout*> Tables(rocksdb::ColumnFamilyHandle* family) const;
 
+  // The file `file` of the directory, one of those of the family. kUsage when it is none.
+  Result<TableFile> Table(const std::string& name, const std::string& file) const;
+
   // Estimated bytes, files and memtables, between `start` and each of `keys` (in the comparator's order); about none
   // for a key before it.
   Result<std::vector<uint64_t>> ApproximateSizes(const std::string& name, const std::string& start,

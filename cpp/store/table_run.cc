@@ -30,42 +30,66 @@ uint64_t MemtableEntries(rocksdb::DB* db, rocksdb::ColumnFamilyHandle* family) {
   return entries;
 }
 
+TableFile Describe(const rocksdb::SstFileMetaData& file, const std::string& path,
+                   const rocksdb::TableProperties& properties, const std::string& directory) {
+  // Each key of a table carries its sequence number and type.
+  constexpr uint64_t kInternalKeyBytes = 8;
+  TableFile described;
+  described.path = path;
+  described.name = file.directory == directory ? file.relative_filename : std::string();
+  described.smallest = file.smallestkey;
+  described.largest = file.largestkey;
+  described.file_bytes = file.size;
+  described.entries = properties.num_entries;
+  described.raw_bytes =
+      properties.raw_key_size - kInternalKeyBytes * properties.num_entries + properties.raw_value_size;
+  described.plain = properties.num_range_deletions == 0 && properties.num_merge_operands == 0 &&
+                    file.oldest_blob_file_number == 0;
+  described.graftable = described.plain && properties.num_deletions == 0 && properties.num_entries > 0 &&
+                        file.largest_seqno == 0 && !described.name.empty();
+  return described;
+}
+
 }  // namespace
 
 Result<TableLayout> DescribeTables(rocksdb::DB* db, rocksdb::ColumnFamilyHandle* family) {
   TableLayout layout;
-  if (!KVBATCH_TABLE_ITERATORS || MemtableEntries(db, family) > 0) {
+  if (!KVBATCH_TABLE_ITERATORS) {
     return layout;
   }
+  layout.readable = MemtableEntries(db, family) == 0;
   rocksdb::TablePropertiesCollection tables;
   if (Status status = FromSource(db->GetPropertiesOfAllTables(family, &tables), "read table properties");
       !status.ok()) {
     return status;
   }
-  for (const auto& [file, properties] : tables) {
-    if (properties->num_range_deletions > 0) {
-      return layout;
-    }
-  }
   rocksdb::ColumnFamilyMetaData metadata;
   db->GetColumnFamilyMetaData(family, &metadata);
   for (const auto& level : metadata.levels) {
     for (const auto& file : level.files) {
-      layout.files.push_back({file.directory + "/" + file.relative_filename, file.smallestkey, file.largestkey});
+      const std::string path = file.directory + "/" + file.relative_filename;
+      const auto properties = tables.find(path);
+      if (properties == tables.end()) {
+        return Status(Code::kSource, "no table properties of " + path);
+      }
+      layout.files.push_back(Describe(file, path, *properties->second, db->GetName()));
+      layout.readable = layout.readable && properties->second->num_range_deletions == 0;
     }
   }
   const auto* comparator = family->GetComparator();
   std::sort(layout.files.begin(), layout.files.end(), [comparator](const TableFile& a, const TableFile& b) {
     return comparator->Compare(a.smallest, b.smallest) < 0;
   });
-  layout.readable = true;
   return layout;
 }
 
 std::vector<TableFile> DisjointTables(const TableLayout& layout, const rocksdb::Comparator* comparator,
                                       const RangeBounds& bounds) {
-  const auto& first = bounds.after ? bounds.after : bounds.start;
   std::vector<TableFile> met;
+  if (!layout.readable) {
+    return met;
+  }
+  const auto& first = bounds.after ? bounds.after : bounds.start;
   for (const TableFile& file : layout.files) {
     if ((first && comparator->Compare(file.largest, *first) < 0) ||
         (bounds.end && comparator->Compare(file.smallest, *bounds.end) >= 0)) {

@@ -8,6 +8,7 @@
 #include <rocksdb/options.h>
 #include <rocksdb/version.h>
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -28,14 +29,24 @@ namespace kvbatch {
 // One SST file of a column family and the user keys it spans, both ends included.
 struct TableFile {
   std::string path;
+  std::string name;  // of the file in the store's directory; empty when it lies elsewhere
   std::string smallest;
   std::string largest;
+  uint64_t file_bytes = 0;
+  uint64_t entries = 0;
+  uint64_t raw_bytes = 0;  // keys and values before compression
+  // Puts and deletions of single keys, nothing else: whoever reads it by itself understands it.
+  bool plain = false;
+  // Can be moved as it is: plain, without deletions, older than everything else about its keys (all of its sequence
+  // numbers are 0), in the store's directory.
+  bool graftable = false;
 };
 
 // What the files of a column family allow.
 struct TableLayout {
-  std::vector<TableFile> files;  // in the order of their smallest keys; empty when the family is not `readable`
-  // No entry in memtables, no range deletion in any file: both are invisible to whoever reads a file by itself.
+  std::vector<TableFile> files;  // in the order of their smallest keys; empty when this RocksDB cannot read them
+  // Whether files can be read without RocksDB's view of all: no entry in memtables, no range deletion in any file. Both
+  // are invisible to whoever reads a file by itself.
   bool readable = false;
 };
 

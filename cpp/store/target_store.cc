@@ -13,6 +13,7 @@
 #include "batch/batch_reader.h"
 #include "store/rocksdb_status.h"
 #include "store/store_lock.h"
+#include "store/table_run.h"
 
 namespace kvbatch {
 
@@ -339,17 +340,38 @@ std::string TargetStore::NextSpoolFile() {
   return path_ + "/" + kSpoolDirectory + "/" + std::to_string(next_spool_file_++) + ".sst";
 }
 
-Status TargetStore::IngestAndRecord(uint32_t family, const std::string& file, const Cursor& cursor) {
-  if (!file.empty()) {
-    rocksdb::IngestExternalFileOptions options;
-    options.move_files = true;
-    options.snapshot_consistency = false;
-    const auto status = db_->IngestExternalFile(Handle(family), {file}, options);
-    if (!status.ok()) {
-      return FromTarget(status, "ingest into " + path_);
+Status TargetStore::Ingest(uint32_t family, const std::string& file, IngestKind kind) {
+  rocksdb::IngestExternalFileOptions options;
+  options.move_files = true;
+  options.snapshot_consistency = false;
+  if (kind == IngestKind::kGraft) {
+#if KVBATCH_TABLE_ITERATORS
+    options.allow_db_generated_files = true;
+#else
+    return Status(Code::kRefused, "a source's own files need RocksDB 9.10; this build has an older one");
+#endif
+  }
+  return FromTarget(db_->IngestExternalFile(Handle(family), {file}, options), "ingest into " + path_);
+}
+
+Result<bool> TargetStore::Holds(uint32_t family, const rocksdb::TableProperties& file, const std::string& first,
+                                const std::string& last) const {
+  const rocksdb::Range range(first, last);
+  rocksdb::TablePropertiesCollection held;
+  const auto status = db_->GetPropertiesOfTablesInRange(Handle(family), &range, 1, &held);
+  if (!status.ok()) {
+    return FromTarget(status, "read table properties of " + path_);
+  }
+  for (const auto& [path, properties] : held) {
+    // Where it was born, and what it holds: files of releases that did not write the first are told by the second.
+    if (properties->db_id == file.db_id && properties->db_session_id == file.db_session_id &&
+        properties->orig_file_number == file.orig_file_number && properties->num_entries == file.num_entries &&
+        properties->raw_key_size == file.raw_key_size && properties->raw_value_size == file.raw_value_size &&
+        properties->data_size == file.data_size && properties->creation_time == file.creation_time) {
+      return true;
     }
   }
-  return PutRecord(EncodeCursorKey(cursor.range), EncodeCursor(cursor));
+  return false;
 }
 
 }  // namespace kvbatch

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <rocksdb/db.h>
+#include <rocksdb/table_properties.h>
 
 #include <cstdint>
 #include <map>
@@ -26,6 +27,11 @@ struct TargetOptions {
   bool create = true;                            // make the store where there is none
   ColumnFamilyDescription default_family;        // its default family then; the name does not matter
   uint64_t sst_file_bytes = uint64_t{64} << 20;  // most that a range has unfinished; files are cut at 3/4 of it
+};
+
+enum class IngestKind {
+  kBuilt,  // made by an SstFileWriter
+  kGraft   // made by a database: all of its sequence numbers are 0, and nothing may lie where it goes
 };
 
 // Thread-safe but for Open and Close. Automatic compactions are off while it is open: a job leaves files where they
@@ -86,8 +92,11 @@ class TargetStore : public std::enable_shared_from_this<TargetStore> {
   Status WriteValidated(std::string_view raw, const Cursor* cursor);
   rocksdb::ColumnFamilyHandle* Handle(uint32_t id) const;
   std::string NextSpoolFile();
-  // Ingests a file that RangeApplier built (none: an empty path) and then writes the cursor, synced.
-  Status IngestAndRecord(uint32_t family, const std::string& file, const Cursor& cursor);
+  // Moves an SST file into the family.
+  Status Ingest(uint32_t family, const std::string& file, IngestKind kind);
+  // Whether the family holds, between the two keys, the very file whose properties these are.
+  Result<bool> Holds(uint32_t family, const rocksdb::TableProperties& file, const std::string& first,
+                     const std::string& last) const;
 
   std::string path_;
   TargetOptions options_;

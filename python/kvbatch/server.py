@@ -32,8 +32,8 @@ from kvbatch.protocol import (
 from kvbatch.receiver_control import CONTROL_LIMITS, ReceiverControl
 from kvbatch.receiver_session import Session, resolve_name
 from kvbatch.receiver_stream import ReceiverStream
-from kvbatch.target_job import TargetJob
 from kvbatch.target import FILE_PIECE_BYTES
+from kvbatch.target_job import TargetJob
 from kvbatch.target_local import AppliedRanges
 from kvbatch.target_state import TargetState, examine_directory
 

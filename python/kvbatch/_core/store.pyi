@@ -29,6 +29,7 @@ __all__: list[str] = [
     "RangeReader",
     "SourceStore",
     "StopReason",
+    "TableFile",
     "TargetStore",
     "check_compression",
     "describe_store",
@@ -117,6 +118,39 @@ class ColumnFamilyFigures:
         Keys and values, uncompressed.
         """
 
+class TableFile:
+    """
+    One SST file of a column family; both ends of its keys included.
+    """
+    @property
+    def entries(self) -> int: ...
+    @property
+    def file_bytes(self) -> int: ...
+    @property
+    def graftable(self) -> bool:
+        """
+        Can be moved as it is.
+        """
+    @property
+    def largest(self) -> bytes: ...
+    @property
+    def name(self) -> str:
+        """
+        Empty when it lies in another directory.
+        """
+    @property
+    def plain(self) -> bool:
+        """
+        Puts and deletions of single keys, nothing else.
+        """
+    @property
+    def raw_bytes(self) -> int:
+        """
+        Keys and values, uncompressed.
+        """
+    @property
+    def smallest(self) -> bytes: ...
+
 class EntryRun:
     """
     A run of entries and the sum of their digests.
@@ -180,6 +214,14 @@ class SourceStore:
     def seek(self, column_family: str, key: bytes) -> bytes | None:
         """
         The first key at or behind `key`.
+        """
+    def table(self, column_family: str, name: str) -> TableFile:
+        """
+        The file of that name. Raises UsageError when there is none.
+        """
+    def tables(self, column_family: str) -> list[TableFile]:
+        """
+        The SST files of a family in the order of their smallest keys.
         """
     @property
     def column_families(self) -> list[ColumnFamilyDescription]: ...
@@ -374,6 +416,10 @@ class RangeApplier:
         """
         Goes on from `cursor`; `family` is the target's id.
         """
+    def add_piece(self, length: typing.SupportsIndex, crc32c: typing.SupportsIndex) -> None:
+        """
+        The next piece stands in the file.
+        """
     def apply(self, frame: kvbatch._core.frame.Frame) -> None:
         """
         Raises CorruptionError, and applies nothing, for a batch that is not what it claims to be.
@@ -381,6 +427,12 @@ class RangeApplier:
     def drain(self) -> None:
         """
         Waits until everything submitted is durable.
+        """
+    def end_file(
+        self, entries: typing.SupportsIndex, raw_bytes: typing.SupportsIndex, last_key: bytes, graft: bool
+    ) -> None:
+        """
+        The file is whole: it is checked and ingested in the background.
         """
     def finish(self, entries: typing.SupportsIndex, raw_bytes: typing.SupportsIndex, digest: bytes) -> None:
         """
@@ -390,12 +442,21 @@ class RangeApplier:
         """
         Makes what was applied durable without ending the range.
         """
+    def open_file(self) -> int:
+        """
+        The file that the pieces of a whole SST file go into, open for writing; the applier owns it.
+        """
     def take_durable(self) -> Cursor | None:
         """
         The newest durable cursor if it is newer than at the last call.
         """
     @property
     def applied(self) -> Cursor: ...
+    @property
+    def file_bytes(self) -> int:
+        """
+        How much of that file has come.
+        """
     @property
     def unfinished_bytes(self) -> int:
         """
