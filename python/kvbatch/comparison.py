@@ -15,7 +15,7 @@ from kvbatch.endpoints import DirectoryEndpoint, Endpoint
 from kvbatch.errors import RefusedError
 from kvbatch.events import SAMPLE_SECONDS, Progress, RateMeter
 from kvbatch.options import MIB, default_streams
-from kvbatch.planner import plan_ranges
+from kvbatch.planner import RangeSizes, plan_ranges
 from kvbatch.ranges import KeyRange, Range
 from kvbatch.stopping import StopRequest
 from kvbatch.store_reader import EMPTY_DIGEST, DirectoryReader, Run, StoreReader, open_reader
@@ -277,7 +277,7 @@ def compare(
     store = source.first.store
     _check_same_order(source.first, target.first)
     report.unfinished = target.first.unfinished()
-    parts = plan_ranges(store, key_range=key_range, range_bytes=_RANGE_BYTES, max_ranges=_MAX_RANGES)
+    parts = plan_ranges(store, key_range=key_range, sizes=RangeSizes(_RANGE_BYTES, _MAX_RANGES))
     families = [family.name for family in store.column_families]
     theirs_named = target.first.column_families()
     report.families_missing = [name for name in families if name not in theirs_named]

@@ -12,13 +12,14 @@ from kvbatch.errors import RefusedError, UsageError
 from kvbatch.fingerprint import fingerprint_directory
 from kvbatch.manifest import Manifest
 from kvbatch.options import MigrationOptions
-from kvbatch.planner import plan_ranges
+from kvbatch.planner import RangeSizes, plan_ranges
 from kvbatch.ranges import Range
 from kvbatch.target_state import TargetState
 
 __all__ = ["Plan", "make_plan", "open_source"]
 
-_LANE = "batch"
+# From this share of the bytes on, moving files decides how long a job takes.
+_WORTHWHILE_GRAFT = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,9 @@ class Plan:
     streams: int
     estimated_entries: int
     estimated_bytes: int
+    # Files of the source that are moved as they are, and how much of `estimated_bytes` they hold; the rest is read.
+    files_grafted: int
+    bytes_grafted: int
     column_families: tuple[str, ...]
     ranges: tuple[Range, ...]
     manifest: Manifest
@@ -50,6 +54,9 @@ class Plan:
             "streams": self.streams,
             "estimated_entries": self.estimated_entries,
             "estimated_bytes": self.estimated_bytes,
+            "files_grafted": self.files_grafted,
+            "bytes_grafted": self.bytes_grafted,
+            "bytes_read": self.estimated_bytes - self.bytes_grafted,
             "column_families": list(self.column_families),
             "ranges": [part.to_json() for part in self.ranges],
         }
@@ -88,40 +95,73 @@ def _target_family(family: ColumnFamilyDescription, options: MigrationOptions) -
     )
 
 
+def _plan_ranges(store: SourceStore, options: MigrationOptions, *, graft: bool) -> tuple[Range, ...]:
+    sizes = RangeSizes(
+        range_bytes=options.range_bytes,
+        max_ranges=options.max_ranges,
+        streams=options.streams,
+        graft_bytes=options.graft_bytes if graft else None,
+    )
+    return tuple(plan_ranges(store, key_range=options.key_range, sizes=sizes))
+
+
+def _grafted_bytes(ranges: tuple[Range, ...]) -> int:
+    return sum(part.estimated_bytes for part in ranges if part.file)
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """A lane, why it is that one, and the ranges it makes."""
+
+    lane: str
+    reason: str
+    ranges: tuple[Range, ...]
+
+
+def _choose(store: SourceStore, options: MigrationOptions) -> _Way:
+    """Raises RefusedError when the lane that is asked for cannot serve."""
+    if options.lane == "batch":
+        return _Way("batch", "asked for with --lane", _plan_ranges(store, options, graft=False))
+    # Files keep the compression they have.
+    ranges = _plan_ranges(store, options, graft=options.target_compression == "auto")
+    if options.lane == "sst":
+        return _Way("sst", "asked for with --lane", ranges)
+    grafted, total = _grafted_bytes(ranges), sum(part.estimated_bytes for part in ranges)
+    if grafted >= _WORTHWHILE_GRAFT * total and grafted > 0:
+        files = sum(bool(part.file) for part in ranges)
+        reason = f"{files} files of the source, {100 * grafted // total} % of its bytes, can be moved as they are"
+        return _Way("sst", reason, ranges)
+    return _Way("batch", "the lane that serves any range into any store", _plan_ranges(store, options, graft=False))
+
+
 def make_plan(source: Endpoint, target: Endpoint, store: SourceStore, options: MigrationOptions) -> Plan:
-    """Looks at the source only."""
+    """Looks at the source only. Raises RefusedError when the lane that is asked for cannot serve."""
     assert isinstance(source, DirectoryEndpoint)
     fingerprint = fingerprint_directory(source.path)
-    ranges = tuple(
-        plan_ranges(
-            store,
-            key_range=options.key_range,
-            range_bytes=options.range_bytes,
-            max_ranges=options.max_ranges,
-            streams=options.streams,
-        )
-    )
+    way = _choose(store, options)
+    ranges = way.ranges
     manifest = Manifest(
         job=_job_id(fingerprint, target, options),
         source=str(source),
         fingerprint=fingerprint,
-        lane=_LANE,
+        lane=way.lane,
         key_range=options.key_range,
         families=tuple(_target_family(family, options) for family in store.column_families),
         ranges=ranges,
         allow_nonempty=options.allow_nonempty,
         sst_file_bytes=options.sst_file_bytes,
     )
-    reason = "asked for with --lane" if options.lane == _LANE else "the lane that serves any range into any store"
     return Plan(
         job=manifest.job,
         source=str(source),
         target=str(target),
-        lane=_LANE,
-        lane_reason=reason,
+        lane=way.lane,
+        lane_reason=way.reason,
         streams=min(options.streams, max(1, len(ranges))),
         estimated_entries=sum(part.estimated_entries for part in ranges),
         estimated_bytes=sum(part.estimated_bytes for part in ranges),
+        files_grafted=sum(bool(part.file) for part in ranges),
+        bytes_grafted=_grafted_bytes(ranges),
         column_families=tuple(family.name for family in store.column_families),
         ranges=ranges,
         manifest=manifest,

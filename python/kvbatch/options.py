@@ -127,6 +127,8 @@ class MigrationOptions(BaseModel):
     sst_file_bytes: Annotated[int, _read_by(parse_bytes)] = _size("", 64 * MIB)
     max_ranges: int = _number("", 1, 10_000, default=64)
     range_bytes: Annotated[int, _read_by(parse_bytes)] = _size("", 42 * MIB)
+    # A file of the source that is smaller is read like anything else.
+    graft_bytes: Annotated[int, _read_by(parse_bytes)] = _size("", MIB)
 
     @classmethod
     def checked(cls, **options: Any) -> MigrationOptions:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from kvbatch._core.store import SourceStore
+from kvbatch._core.store import ColumnFamilyDescription, SourceStore
 from kvbatch.errors import UsageError
+from kvbatch.graft_planner import Span, plan_spans
 from kvbatch.ranges import KeyRange, Range
 
-__all__ = ["plan_ranges"]
+__all__ = ["RangeSizes", "plan_ranges"]
 
 # Bytes of a key behind the common prefix that take part in the search for a boundary.
 _SEARCH_BYTES = 16
@@ -100,11 +101,87 @@ def _pieces(raw_bytes: float, range_bytes: int, max_ranges: int, streams: int) -
     return max(1, min(max_ranges, pieces))
 
 
-def plan_ranges(
-    store: SourceStore, *, key_range: KeyRange, range_bytes: int, max_ranges: int, streams: int = 1
-) -> list[Range]:
-    """One range for each `range_bytes` of a column family, `max_ranges` at most; one for an empty family. A family of
-    several ranges gets as many for each of the `streams`.
+@dataclass(frozen=True, slots=True)
+class RangeSizes:
+    """How the ranges of a job are cut."""
+
+    range_bytes: int
+    max_ranges: int
+    streams: int = 1
+    # Files of the source of at least so many bytes are moved whole; None: none is.
+    graft_bytes: int | None = None
+
+
+class _FamilyPlanner:
+    """Cuts one column family."""
+
+    def __init__(self, store: SourceStore, family: ColumnFamilyDescription, sizes: RangeSizes) -> None:
+        self._store = store
+        self._name = family.name
+        self._reverse = family.comparator == _REVERSE_COMPARATOR
+        self._sizes = sizes
+        self._figures = store.figures(family.name)
+        self._keys = store.first_and_last_key(family.name)
+
+    def plan(self, key_range: KeyRange) -> list[Range]:
+        """Without their ids."""
+        spans = [Span(key_range)]
+        if self._sizes.graft_bytes is not None and self._keys is not None:
+            spans = plan_spans(
+                self._store,
+                self._name,
+                key_range,
+                reverse=self._reverse,
+                least_bytes=self._sizes.graft_bytes,
+                memtable_entries=self._figures.memtable_entries,
+            )
+        return [part for span in spans for part in (self._grafted(span) or self._read(span.keys))]
+
+    def _grafted(self, span: Span) -> list[Range]:
+        if span.table is None:
+            return []
+        return [
+            Range(
+                id=0,
+                column_family=self._name,
+                start=span.keys.start,
+                end=span.keys.end,
+                estimated_bytes=span.table.raw_bytes,
+                estimated_entries=span.table.entries,
+                file=span.table.name,
+                file_bytes=span.table.file_bytes,
+            )
+        ]
+
+    def _read(self, wanted: KeyRange) -> list[Range]:
+        bounds: list[bytes] = []
+        share = 0.0
+        if self._keys is not None and (clipped := _clip(*self._keys, wanted, self._reverse)) is not None:
+            first, last = self._keys
+            [whole, part] = self._store.approximate_sizes(self._name, first, [last, clipped[1]])
+            [before] = self._store.approximate_sizes(self._name, first, [clipped[0]])
+            share = (part - before) / whole if whole else 1.0
+            sizes = self._sizes
+            pieces = _pieces(share * self._figures.raw_bytes, sizes.range_bytes, sizes.max_ranges, sizes.streams)
+            bounds = _boundaries(self._store, self._name, *clipped, pieces)
+        starts = [wanted.start, *bounds]
+        ends = [*bounds, wanted.end]
+        return [
+            Range(
+                id=0,
+                column_family=self._name,
+                start=start,
+                end=end,
+                estimated_bytes=int(share * self._figures.raw_bytes / len(starts)),
+                estimated_entries=int(share * self._figures.entries / len(starts)),
+            )
+            for start, end in zip(starts, ends, strict=True)
+        ]
+
+
+def plan_ranges(store: SourceStore, *, key_range: KeyRange, sizes: RangeSizes) -> list[Range]:
+    """One range for each file of the source that is moved whole; of what is read, one for each `range_bytes` of a span,
+    `max_ranges` at most, as many for each of the `streams`; one for an empty family.
 
     Together the ranges of a family are exactly `key_range`. `estimated_bytes` are keys and values before compression.
     Raises UsageError when `key_range` is empty.
@@ -112,30 +189,6 @@ def plan_ranges(
     _check_key_range(store, key_range)
     ranges: list[Range] = []
     for family in store.column_families:
-        figures = store.figures(family.name)
-        keys = store.first_and_last_key(family.name)
-        bounds: list[bytes] = []
-        share = 0.0
-        if keys is not None:
-            reverse = family.comparator == _REVERSE_COMPARATOR
-            clipped = _clip(*keys, key_range, reverse)
-            if clipped is not None:
-                [whole, part] = store.approximate_sizes(family.name, keys[0], [keys[1], clipped[1]])
-                [before] = store.approximate_sizes(family.name, keys[0], [clipped[0]])
-                share = (part - before) / whole if whole else 1.0
-                pieces = _pieces(share * figures.raw_bytes, range_bytes, max_ranges, streams)
-                bounds = _boundaries(store, family.name, *clipped, pieces)
-        starts = [key_range.start, *bounds]
-        ends = [*bounds, key_range.end]
-        for start, end in zip(starts, ends, strict=True):
-            ranges.append(
-                Range(
-                    id=len(ranges),
-                    column_family=family.name,
-                    start=start,
-                    end=end,
-                    estimated_bytes=int(share * figures.raw_bytes / len(starts)),
-                    estimated_entries=int(share * figures.entries / len(starts)),
-                )
-            )
+        for part in _FamilyPlanner(store, family, sizes).plan(key_range):
+            ranges.append(replace(part, id=len(ranges)))
     return ranges

@@ -7,7 +7,7 @@ import pytest
 
 from kvbatch._core.store import SourceStore, write_sample_store
 from kvbatch.errors import UsageError
-from kvbatch.planner import plan_ranges
+from kvbatch.planner import RangeSizes, plan_ranges
 from kvbatch.ranges import KeyRange, Range
 from support.stores import numbered, read_store, write_store
 
@@ -30,7 +30,7 @@ def keys(large: SourceStore) -> list[bytes]:
 def plan(
     store: SourceStore, key_range: KeyRange | None = None, range_bytes: int = 1 << 26, max_ranges: int = 64
 ) -> list[Range]:
-    return plan_ranges(store, key_range=key_range or KeyRange(), range_bytes=range_bytes, max_ranges=max_ranges)
+    return plan_ranges(store, key_range=key_range or KeyRange(), sizes=RangeSizes(range_bytes, max_ranges))
 
 
 def entries_of(store: SourceStore, part: Range) -> int:

@@ -1,0 +1,116 @@
+"""Which of a store's own SST files can be moved whole, and which spans between them are read entry by entry."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+
+from kvbatch._core.store import SourceStore, TableFile
+from kvbatch.ranges import KeyRange
+
+__all__ = ["Span", "plan_spans"]
+
+# Reading what lies over a file costs about as much an entry as reading all of it; above this share of the file's bytes
+# the whole span is read.
+_MOST_OVERLAY = 1 / 3
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of a column family: `table` moved whole, and what lies over it; or read entry by entry (None)."""
+
+    keys: KeyRange
+    table: TableFile | None = None
+    overlay_bytes: int = 0
+
+
+class _Order:
+    """Comparisons in the order of a column family."""
+
+    def __init__(self, reverse: bool) -> None:
+        self.before = operator.gt if reverse else operator.lt
+
+    def inside(self, table: TableFile, keys: KeyRange) -> bool:
+        return (keys.start is None or not self.before(table.smallest, keys.start)) and (
+            keys.end is None or self.before(table.largest, keys.end)
+        )
+
+    def meets(self, table: TableFile, keys: KeyRange) -> bool:
+        return (keys.start is None or not self.before(table.largest, keys.start)) and (
+            keys.end is None or self.before(table.smallest, keys.end)
+        )
+
+
+def _disjoint(tables: list[TableFile], order: _Order) -> list[TableFile]:
+    """Those of `tables`, in the order of their smallest keys, that overlap no other of them."""
+    kept: list[TableFile] = []
+    clashing = False
+    for table in tables:
+        if kept and not order.before(kept[-1].largest, table.smallest):
+            clashing = True
+            if order.before(kept[-1].largest, table.largest):
+                kept[-1] = table
+            continue
+        if clashing:
+            kept.pop()
+        clashing = False
+        kept.append(table)
+    return kept[:-1] if clashing else kept
+
+
+def plan_spans(
+    store: SourceStore, family: str, keys: KeyRange, *, reverse: bool, least_bytes: int, memtable_entries: int
+) -> list[Span]:
+    """Cuts [keys.start, keys.end) into spans; together they are exactly that. Files smaller than `least_bytes` are not
+    worth being moved by themselves."""
+    order = _Order(reverse)
+    met = [table for table in store.tables(family) if order.meets(table, keys)]
+    wanted = [table for table in met if table.graftable and order.inside(table, keys)]
+    grafts = [table for table in _disjoint(wanted, order) if table.file_bytes >= least_bytes]
+    names = {table.name for table in grafts}
+    others = [table for table in met if table.name not in names]
+    spans: list[Span] = []
+    at = keys.start
+    # Nothing stands before the first file that is met, unless in a memtable.
+    if grafts and (memtable_entries or any(order.before(table.smallest, grafts[0].smallest) for table in others)):
+        spans.append(Span(KeyRange(at, grafts[0].smallest)))
+        at = grafts[0].smallest
+    starts = [table.smallest for table in met]
+    for table, following in zip(grafts, [*grafts[1:], None], strict=True):
+        # Up to where the next file begins, so that what lies between two files belongs to one of the spans.
+        end = next((start for start in starts if order.before(table.largest, start)), keys.end)
+        span = _span_of(store, family, KeyRange(at, end), table, others, order, memtable_entries)
+        spans.append(span)
+        at = end
+        if following is not None and at != following.smallest:
+            spans.append(Span(KeyRange(at, following.smallest)))
+            at = following.smallest
+    if not spans or at != keys.end:
+        spans.append(Span(KeyRange(at, keys.end)))
+    return _merged(spans)
+
+
+def _span_of(
+    store: SourceStore,
+    family: str,
+    keys: KeyRange,
+    table: TableFile,
+    others: list[TableFile],
+    order: _Order,
+    memtable_entries: int,
+) -> Span:
+    over = [other for other in others if order.meets(other, keys)]
+    if not over and not memtable_entries:
+        return Span(keys, table)
+    return Span(keys)
+
+
+def _merged(spans: list[Span]) -> list[Span]:
+    """Spans that are read entry by entry and follow one another are one."""
+    merged: list[Span] = []
+    for span in spans:
+        if merged and span.table is None and merged[-1].table is None:
+            merged[-1] = Span(KeyRange(merged[-1].keys.start, span.keys.end))
+        else:
+            merged.append(span)
+    return merged
