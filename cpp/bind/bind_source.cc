@@ -1,4 +1,5 @@
 #include "bind/bind_store.h"
+#include "store/overlay_reader.h"
 #include "store/range_digest.h"
 #include "store/range_reader.h"
 #include "store/sent_mark.h"
@@ -126,6 +127,12 @@ void RegisterSourceStore(py::module_& module) {
           },
           py::arg("column_family"), py::arg("name"), "The file of that name. Raises UsageError when there is none.")
       .def(
+          "memtables_are_plain",
+          [](const SourceStore& store, const Text& family) {
+            return Get([&] { return store.MemtablesArePlain(family.value); });
+          },
+          py::arg("column_family"), "Whether memtables hold puts and deletions of single keys only, or nothing.")
+      .def(
           "approximate_sizes",
           [](const SourceStore& store, const Text& family, const Bytes& start, std::vector<Bytes> keys) {
             const auto plain = PlainAll(std::move(keys));
@@ -246,11 +253,41 @@ void RegisterRangeReader(py::module_& module) {
           "Running digest of the batches, 16 bytes.");
 }
 
+void RegisterOverlayReader(py::module_& module) {
+  py::class_<OverlayReader>(module, "OverlayReader", "Packs what stands over a grafted file into frames, one a call.")
+      .def(py::init([](const SourceHandle& store, const Text& family, const Text& file, Key start, Key end,
+                       uint32_t target_family, const Bytes& digest) {
+             auto* handle = FamilyOf(*store, family);
+             const auto bounds = Bounds(std::move(start), std::move(end));
+             const Digest from = ParseDigest(digest);
+             return Get([&]() -> Result<std::unique_ptr<OverlayReader>> {
+               auto base = store->Table(family.value, file.value);
+               if (!base.ok()) {
+                 return base.status();
+               }
+               return std::make_unique<OverlayReader>(store, handle, base.value(), bounds, target_family, from);
+             });
+           }),
+           py::arg("store").none(false), py::arg("column_family"), py::arg("file"), py::arg("start"), py::arg("end"),
+           py::arg("target_family"), py::arg("digest"))
+      .def(
+          "fill",
+          [](OverlayReader& reader, Frame& frame, size_t batch_bytes, Codec codec) {
+            return Get([&] { return reader.Fill(&frame, batch_bytes, codec); });
+          },
+          py::arg("frame"), py::arg("batch_bytes"), py::arg("codec") = Codec::kNone, "As RangeReader.fill.")
+      .def_property_readonly("last_key", [](const OverlayReader& reader) { return Bytes{reader.last_key()}; })
+      .def_property_readonly("digest", [](const OverlayReader& reader) { return DigestBytes(reader.digest()); })
+      .def_property_readonly("entries", &OverlayReader::entries, "Of the range, file and overlay together.")
+      .def_property_readonly("raw_bytes", &OverlayReader::raw_bytes, "As `entries`: keys and values.");
+}
+
 }  // namespace
 
 void RegisterSource(py::module_& module) {
   RegisterSourceStore(module);
   RegisterRangeReader(module);
+  RegisterOverlayReader(module);
 }
 
 }  // namespace kvbatch::bind

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kvbatch._core.frame import BufferPool, Frame
-from kvbatch._core.store import Cursor, RangeReader, SourceStore, StopReason, record_sent
+from kvbatch._core.store import Cursor, OverlayReader, RangeReader, SourceStore, StopReason, record_sent
 from kvbatch.compression import CodecChooser
 from kvbatch.errors import KvbatchError, SourceError, StoppedError
 from kvbatch.ranges import Range
@@ -112,7 +112,7 @@ class JobStream:
             while (part := self.queue.take()) is not None:
                 self.on_started(part)
                 if part.file and part.id not in self.session.reply.manifest.written_ranges:
-                    self._graft(stream, part)
+                    self._graft(stream, frame, part)
                 else:
                     self._copy(stream, frame, part)
             frame.release()
@@ -139,14 +139,46 @@ class JobStream:
         stream.end(entries, raw_bytes, reader.digest)
         self._take_durable(stream)
 
-    def _graft(self, stream: TargetStream, part: Range) -> None:
-        """Moves the source's own file for a range, from its first byte."""
+    def _graft(self, stream: TargetStream, frame: Frame, part: Range) -> None:
+        """Moves the source's own file for a range, from its first byte, then what stands over it."""
         stream.begin(part)
         table = self.source.table(part.column_family, part.file)
         digest = self._put_file(stream, part, Path(self.source.path) / part.file, table.entries)
         stream.end_file(FileTotals(table.entries, table.raw_bytes, table.largest, graft=True))
-        stream.end(table.entries, table.raw_bytes, digest)
+        overlay = OverlayReader(
+            self.source,
+            part.column_family,
+            part.file,
+            part.start,
+            part.end,
+            self.session.reply.family_ids[part.column_family],
+            digest,
+        )
+        self._put_overlay(stream, frame, part, overlay)
+        stream.end(overlay.entries, overlay.raw_bytes, overlay.digest)
         self._take_durable(stream)
+
+    def _put_overlay(self, stream: TargetStream, frame: Frame, part: Range, overlay: OverlayReader) -> None:
+        sent = part.file_bytes
+        codec = self.codecs.codec()
+        filled = overlay.fill(frame, self.batch_bytes, codec)
+        while True:
+            if self.stopping.is_set():
+                raise StoppedError("stopped on request")
+            if filled.stop is StopReason.LARGE_ENTRY:
+                self._check_large(part, overlay, filled.needed_bytes)
+                frame.release()
+                filled = overlay.fill(frame, filled.needed_bytes, codec)
+            if not filled.entries:
+                break
+            self.sent.record(part.id, sent, sent + filled.raw_bytes)
+            sent += filled.raw_bytes
+            self.counters.add(filled.entries, filled.raw_bytes)
+            codec = self.codecs.learn(frame)
+            stream.put(frame, overlay.digest)
+            if filled.stop is StopReason.END:
+                break
+            filled = overlay.fill(frame, self.batch_bytes, codec)
 
     def _put_file(self, stream: TargetStream, part: Range, path: Path, entries: int) -> bytes:
         """The running digest behind it; what the file holds is counted as its bytes go."""
@@ -216,7 +248,7 @@ class JobStream:
         for cursor in stream.take_durable():
             self.on_durable(cursor)
 
-    def _check_large(self, part: Range, reader: RangeReader, needed: int) -> None:
+    def _check_large(self, part: Range, reader: RangeReader | OverlayReader, needed: int) -> None:
         limit = min(self.session.reply.max_frame_bytes, self.pool.max_bytes // 2)
         if needed > limit:
             raise SourceError(

@@ -25,6 +25,7 @@ __all__: list[str] = [
     "Cursor",
     "EntryRun",
     "FillResult",
+    "OverlayReader",
     "RangeApplier",
     "RangeReader",
     "SourceStore",
@@ -198,6 +199,10 @@ class SourceStore:
         """
         ([(key, digest)], whether the end was reached) from the start of the range, or from behind `after`, on; at least one entry if there is one.
         """
+    def memtables_are_plain(self, column_family: str) -> bool:
+        """
+        Whether memtables hold puts and deletions of single keys only, or nothing.
+        """
     def pack_repair(
         self,
         column_family: str,
@@ -335,6 +340,44 @@ class RangeReader:
         """
     @property
     def last_key(self) -> bytes: ...
+
+class OverlayReader:
+    """
+    Packs what stands over a grafted file into frames, one a call.
+    """
+    def __init__(
+        self,
+        store: SourceStore,
+        column_family: str,
+        file: str,
+        start: bytes | None,
+        end: bytes | None,
+        target_family: typing.SupportsIndex,
+        digest: bytes,
+    ) -> None: ...
+    def fill(
+        self,
+        frame: kvbatch._core.frame.Frame,
+        batch_bytes: typing.SupportsIndex,
+        codec: kvbatch._core.codec.Codec = kvbatch._core.codec.Codec.NONE,
+    ) -> FillResult:
+        """
+        As RangeReader.fill.
+        """
+    @property
+    def digest(self) -> bytes: ...
+    @property
+    def entries(self) -> int:
+        """
+        Of the range, file and overlay together.
+        """
+    @property
+    def last_key(self) -> bytes: ...
+    @property
+    def raw_bytes(self) -> int:
+        """
+        As `entries`: keys and values.
+        """
 
 class TargetStore:
     """
