@@ -58,7 +58,10 @@ class ReceiverStream:
                     file_totals = FileTotals.from_json(value)
                 self._ranges.end_file(file_totals)
             elif type_ is FrameType.RANGE_BEGIN:
-                self._ranges.begin(frame.range)
+                begin = decode_payload(frame)
+                with malformed_is_protocol_error(self._peer.name, "RANGE_BEGIN"):
+                    offset = int(begin.get("offset", 0))
+                self._ranges.begin(frame.range, offset)
             elif type_ is FrameType.RANGE_END:
                 totals = decode_payload(frame)
                 with malformed_is_protocol_error(self._peer.name, "RANGE_END"):

@@ -15,7 +15,8 @@ from kvbatch._core.store import BatchRun, Cursor, RangeReader
 from kvbatch.errors import CorruptionError, KvbatchError, NoSpaceError, ProtocolError, SourceError, TargetError
 from kvbatch.manifest import Manifest
 from kvbatch.ranges import Range
-from kvbatch.target_job import Applier, FileTotals, Job, OpenReply, TargetJob
+from kvbatch.target_files import FileApplier, open_job
+from kvbatch.target_job import Applier, FileTotals, Job, OpenReply
 
 __all__ = ["AppliedRanges", "LocalSession", "copy_piece"]
 
@@ -36,10 +37,10 @@ class AppliedRanges:
         self._finishing: list[Applier] = []
         self._left_over: list[Cursor] = []
 
-    def begin(self, range_id: int) -> None:
+    def begin(self, range_id: int, offset: int = 0) -> None:
         if self._open is not None:
             raise ProtocolError(f"range {self._open.applied.range} is still open in this stream")
-        self._open = self._job.open_range(range_id)
+        self._open = self._job.open_range(range_id, offset)
 
     def current(self) -> Applier:
         if self._open is None:
@@ -58,6 +59,11 @@ class AppliedRanges:
 
     def end_file(self, totals: FileTotals) -> None:
         self.current().end_file(totals.entries, totals.raw_bytes, totals.last_key, totals.graft)
+
+    def link_file(self, path: str) -> None:
+        applier = self.current()
+        assert isinstance(applier, FileApplier), "hard links are made in the lane `files` only"
+        applier.link(path)
 
     def finish(self, entries: int, raw_bytes: int, digest: bytes) -> None:
         applier = self.current()
@@ -133,8 +139,8 @@ class LocalStream:
     def __init__(self, job: Job) -> None:
         self._ranges = AppliedRanges(job)
 
-    def begin(self, part: Range) -> None:
-        self._ranges.begin(part.id)
+    def begin(self, part: Range, offset: int = 0) -> None:
+        self._ranges.begin(part.id, offset)
 
     def put(self, frame: Frame, digest: bytes) -> None:
         applier = self._ranges.current()
@@ -167,6 +173,9 @@ class LocalStream:
     def end_file(self, totals: FileTotals) -> None:
         self._ranges.end_file(totals)
 
+    def link_file(self, path: str) -> None:
+        self._ranges.link_file(path)
+
     def end(self, entries: int, raw_bytes: int, digest: bytes) -> None:
         self._ranges.finish(entries, raw_bytes, digest)
 
@@ -185,7 +194,7 @@ class LocalStream:
 
 class LocalSession:
     def __init__(self, path: Path, manifest: Manifest, max_frame_bytes: int) -> None:
-        self._job: Job = TargetJob(path, manifest)
+        self._job = open_job(path, manifest)
         self._reply = self._job.reply(max_frame_bytes)
 
     @property

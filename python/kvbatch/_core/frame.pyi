@@ -30,6 +30,7 @@ class FrameType(enum.IntEnum):
     DRAIN = 10
     ERROR = 5
     FILE = 11
+    FILE_END = 12
     HELLO = 1
     RANGE_BEGIN = 6
     RANGE_END = 8

@@ -69,3 +69,8 @@ class Connection:
     def frames_sent(self) -> int: ...
     @property
     def peer(self) -> str: ...
+    @property
+    def pending_file_bytes(self) -> int:
+        """
+        Of the FILE frame that `receive` has just told of; 0 when there is none.
+        """
