@@ -114,18 +114,24 @@ class AppliedRanges:
         self._open = None
 
 
+def _copy_some(source: int, source_offset: int, target: int, target_offset: int, length: int) -> int:
+    try:
+        return os.copy_file_range(source, target, length, source_offset, target_offset)
+    except OSError as error:
+        if error.errno not in _NO_COPY_FILE_RANGE:
+            raise
+    return os.pwrite(target, os.pread(source, min(length, _COPY_BYTES), source_offset), target_offset)
+
+
 def copy_piece(source: int, source_offset: int, target: int, target_offset: int, length: int, name: str) -> None:
     """Copies within the kernel, and not at all where the file system shares blocks. Raises SourceError naming `name`,
     TargetError, NoSpaceError."""
     while length > 0:
         try:
-            copied = os.copy_file_range(source, target, length, source_offset, target_offset)
+            copied = _copy_some(source, source_offset, target, target_offset, length)
         except OSError as error:
-            if error.errno in _NO_SPACE:
-                raise NoSpaceError(f"copy {name}: {error.strerror}") from error
-            if error.errno not in _NO_COPY_FILE_RANGE:
-                raise TargetError(f"copy {name}: {error.strerror}") from error
-            copied = os.pwrite(target, os.pread(source, min(length, _COPY_BYTES), source_offset), target_offset)
+            kind = NoSpaceError if error.errno in _NO_SPACE else TargetError
+            raise kind(f"copy {name}: {error.strerror}") from error
         if copied == 0:
             raise SourceError(f"read {name}: the file was cut at byte {source_offset} while it was copied")
         source_offset += copied
