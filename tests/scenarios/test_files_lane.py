@@ -365,7 +365,7 @@ def test_a_wal_elsewhere_is_refused(tmp_path: Path) -> None:
     options = raw_options()
     options.set_wal_dir(str(tmp_path / "wal"))
     source = write_store(tmp_path / "source", {"default": numbered(5)}, options=options)
-    with pytest.raises(kvbatch.RefusedError, match="keeps its WAL in .*/wal") as refused:
+    with pytest.raises(kvbatch.RefusedError, match=r"keeps its WAL in .*/wal") as refused:
         kvbatch.plan(source, tmp_path / "target", lane="files")
     assert "--lane batch" in str(refused.value)
 
