@@ -17,7 +17,7 @@ from kvbatch.ranges import Range
 from kvbatch.target import FILE_PIECE_BYTES
 from kvbatch.target_job import Job, OpenReply, TargetJob, check_writable, is_unfinished
 from kvbatch.target_records import read_records
-from kvbatch.target_staging import Staging, staged_manifest, staging_path, translate_os_errors
+from kvbatch.target_staging import Staging, check_unclaimed, staged_manifest, staging_path, translate_os_errors
 
 __all__ = ["FileApplier", "FilesJob", "examine_files", "open_job"]
 
@@ -54,6 +54,7 @@ def examine_files(path: Path, manifest: Manifest) -> tuple[Manifest, list[bool]]
     _check_place(path, manifest)
     stored = staged_manifest(path)
     if stored is None:
+        check_unclaimed(path)
         return None
     manifest.check_resumes(stored)
     staging = staging_path(path)
@@ -77,6 +78,7 @@ class FilesJob:
             stored = staged_manifest(path)
             self.resumed = stored is not None
             if stored is None:
+                check_unclaimed(path)
                 self._staging.put_manifest(manifest)
             else:
                 manifest.check_resumes(stored)

@@ -19,7 +19,7 @@ from pathlib import Path
 from kvbatch.errors import NoSpaceError, RefusedError, TargetError
 from kvbatch.manifest import Manifest
 
-__all__ = ["Staging", "staged_manifest", "staging_path", "translate_os_errors"]
+__all__ = ["Staging", "check_unclaimed", "staged_manifest", "staging_path", "translate_os_errors"]
 
 _RECORD = "kvbatch.json"
 _TEMPORARY_RECORD = _RECORD + ".tmp"
@@ -53,6 +53,22 @@ def staged_manifest(target: Path) -> Manifest | None:
             return None
 
 
+def check_unclaimed(target: Path) -> None:
+    """For a target without an unfinished job of files: raises RefusedError when something stands where its files are to
+    go."""
+    staging = staging_path(target)
+    with translate_os_errors(f"look at {staging}"):
+        if not staging.exists():
+            return
+        found = [entry.name for entry in staging.iterdir()] if staging.is_dir() else [staging.name]
+    foreign = [name for name in found if name != _TEMPORARY_RECORD]
+    if foreign:
+        raise RefusedError(
+            f"{staging}, where the files for {target} are to be received, holds {foreign[0]!r} of no job that can be "
+            "read. Nothing was changed; remove it or choose another target"
+        )
+
+
 class Staging:
     """A staging directory that this process holds. Others find it in use."""
 
@@ -84,14 +100,8 @@ class Staging:
                 raise RefusedError(f"the target {self.target} was just finished by another process")
 
     def put_manifest(self, manifest: Manifest) -> None:
-        """Durable when it returns. Raises RefusedError when something stands there that no job put there."""
+        """Durable when it returns."""
         with translate_os_errors(f"write {self.path / _RECORD}"):
-            foreign = [entry.name for entry in self.path.iterdir() if entry.name != _TEMPORARY_RECORD]
-            if foreign:
-                raise RefusedError(
-                    f"{self.path}, where the files for {self.target} are to be received, holds {foreign[0]!r} of no "
-                    "job that can be read. Nothing was changed; remove that directory or choose another target"
-                )
             temporary = self.path / _TEMPORARY_RECORD
             with temporary.open("wb") as file:
                 file.write(manifest.encode())

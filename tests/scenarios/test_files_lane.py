@@ -432,6 +432,8 @@ def test_a_directory_of_that_name_that_no_job_made_is_refused(tmp_path: Path, pl
     (place.root / ".target.kvbatch" / "precious").write_text("mine")
     with pytest.raises(kvbatch.RefusedError, match="holds 'precious'"):
         kvbatch.migrate(source, place.endpoint(), lane="files").wait()
+    with pytest.raises(kvbatch.RefusedError, match="holds 'precious'"):
+        kvbatch.plan(source, place.endpoint(), lane="files")
     assert (place.root / ".target.kvbatch" / "precious").read_text() == "mine"
 
 
