@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from kvbatch._core.store import RESERVED_COLUMN_FAMILY, ColumnFamilyDescription, SourceStore
 from kvbatch.endpoints import DirectoryEndpoint, Endpoint
 from kvbatch.errors import RefusedError, UsageError
+from kvbatch.files_planner import check_link, plan_files
 from kvbatch.fingerprint import fingerprint_directory
 from kvbatch.manifest import Manifest
 from kvbatch.options import MigrationOptions
 from kvbatch.planner import plan_ranges
-from kvbatch.ranges import KeyRange, Range
-from kvbatch.source_image import check_one_directory, image_ranges
+from kvbatch.ranges import Range
 from kvbatch.target_state import TargetState
 
 __all__ = ["Plan", "make_plan", "open_source"]
@@ -91,60 +89,13 @@ def _target_family(family: ColumnFamilyDescription, options: MigrationOptions) -
     )
 
 
-def _check_files_serve(source: DirectoryEndpoint, options: MigrationOptions) -> None:
-    """Raises RefusedError, naming the condition, where the lane `files` cannot serve."""
-    other = "Nothing was changed; use --lane sst or --lane batch"
-    if options.column_families:
-        raise RefusedError(
-            "the lane `files` moves whole stores, and --cf was given: a store's MANIFEST speaks of the files of all "
-            f"column families, so those of one cannot be taken out of it. {other}"
-        )
-    if options.key_range != KeyRange():
-        raise RefusedError(
-            f"the lane `files` moves whole stores, and --range was given: a file holds what it holds. {other}"
-        )
-    if options.allow_nonempty:
-        raise RefusedError(
-            "the lane `files` makes the target's files its own, and --allow-nonempty was given: no file of a store can "
-            "be put into another one. Nothing was changed; use --lane batch"
-        )
-    if options.target_compression != "auto":
-        raise RefusedError(
-            "the lane `files` moves files as they are, and --target-compression "
-            f"{options.target_compression} was given. {other}"
-        )
-    check_one_directory(source.path)
-
-
-def _check_link(source: DirectoryEndpoint, target: Endpoint, options: MigrationOptions) -> None:
-    """Raises UsageError or RefusedError, naming the condition, where files cannot be linked."""
-    if not options.link:
-        return
-    if options.lane != "files":
-        raise UsageError("--link makes hard links of a store's files: it goes with --lane files only")
-    if not isinstance(target, DirectoryEndpoint):
-        raise RefusedError(
-            f"--link: {target} stands behind a receiver, where files of this machine cannot be linked to. Nothing was "
-            "changed; migrate without --link"
-        )
-    standing = Path(os.path.realpath(target.path)).parent
-    while not standing.exists():
-        standing = standing.parent
-    if standing.stat().st_dev != source.path.stat().st_dev:
-        raise RefusedError(
-            f"--link: {source} and {target} lie on different file systems. Nothing was changed; migrate without --link"
-        )
-
-
 def make_plan(source: Endpoint, target: Endpoint, store: SourceStore, options: MigrationOptions) -> Plan:
     """Looks at the source only."""
     assert isinstance(source, DirectoryEndpoint)
     fingerprint = fingerprint_directory(source.path)
     lane = _LANE
     if options.lane == "files":
-        lane = "files"
-        _check_files_serve(source, options)
-        ranges = tuple(image_ranges(store))
+        lane, ranges = "files", plan_files(source, store, options)
     else:
         ranges = tuple(
             plan_ranges(
@@ -155,7 +106,7 @@ def make_plan(source: Endpoint, target: Endpoint, store: SourceStore, options: M
                 streams=options.streams,
             )
         )
-    _check_link(source, target, options)
+    check_link(source, target, options)
     manifest = Manifest(
         job=_job_id(fingerprint, target, options),
         source=str(source),

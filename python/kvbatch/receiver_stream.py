@@ -49,6 +49,8 @@ class ReceiverStream:
                     frame.release()
                 self._acknowledge_when_due()
             elif type_ is FrameType.FILE:
+                if frame.range != (opened := self._ranges.current().applied.range):
+                    raise ProtocolError(f"a piece of range {frame.range} while range {opened} is open")
                 self._digest = self._ranges.take_piece(self._receive_piece, connection.pending_file_bytes)
                 self._unacknowledged += 1
                 self._acknowledge_when_due()

@@ -133,6 +133,8 @@ BATCH = encode_batch([(RecordKind.PUT, 0, b"key", b"value")])
 FILE_END = {"entries": 0, "raw_bytes": 0, "last_key": "", "graft": False}
 STREAMS: list[tuple[str, Frames, str, str]] = [
     ("a piece before its range", lambda part, content: [_piece(part, content)], "ProtocolError", "no range is open"),
+    ("a piece of another range", lambda part, content: [_begin(part), _piece(part ^ 1, content)], "ProtocolError",
+     "while range"),
     ("a piece longer than the file", lambda part, content: [_begin(part), _piece(part, content + b"x")],
      "ProtocolError", "as announced"),
     ("a piece shorter than it must be", lambda part, content: [_begin(part), _piece(part, content[:-1])],
