@@ -3,9 +3,9 @@
     python bench/lanes.py --json out.json [--entries 5000000] [--rounds 3] [--directory /dev/shm]
 
 Every round moves the same source once in each way, each time into a fresh target behind a receiver in a process of its
-own, and once each `cp -r` of the source, synced, and iperf3 with one stream over loopback. A ratio is taken within a round; medians
-over the rounds are what is reported. CPU seconds are user and system time of each process (/proc/PID/stat), from the
-call of `migrate` to its end; GB are the bytes of keys and values.
+own, and once each `cp -r` of the source, synced, and iperf3 with one stream over loopback. A ratio is taken within a
+round; medians over the rounds are what is reported. CPU seconds are user and system time of each process
+(/proc/PID/stat), from the call of `migrate` to its end; GB are the bytes of keys and values.
 """
 
 from __future__ import annotations
@@ -144,8 +144,8 @@ class LaneBench:
         return report["end"]["sum_received"]["bits_per_second"] / 8e6
 
     def payload_through_user_space(self, source: Path) -> dict[str, float]:
-        """Bytes that the sender of a job in the lane `files` reads and writes by each system call, as strace sees it, in
-        MB; `sendfile` alone may move the store."""
+        """What the sender of a job in the lane `files` reads and writes by each system call, as strace sees it, in MB;
+        `sendfile` alone may move the store."""
         target, trace = self.folder / "target", self.folder / "trace"
         with receiver_process(target) as (_, port):
             command = [
