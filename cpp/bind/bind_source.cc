@@ -3,6 +3,7 @@
 #include "store/range_reader.h"
 #include "store/sent_mark.h"
 #include "store/source_store.h"
+#include "store/sst_builder.h"
 #include "wire/batch_run.h"
 
 KVBATCH_FAST_ENUM(kvbatch::StopReason);
@@ -246,11 +247,41 @@ void RegisterRangeReader(py::module_& module) {
           "Running digest of the batches, 16 bytes.");
 }
 
+void RegisterSstBuilder(py::module_& module) {
+  py::class_<BuiltFile>(module, "BuiltFile", "The SST file that is being built, or was last.")
+      .def_readonly("whole", &BuiltFile::whole, "It can be sent; or there is none, when it has no entries.")
+      .def_readonly("ends_range", &BuiltFile::ends_range, "Behind it the range has nothing more.")
+      .def_readonly("entries", &BuiltFile::entries)
+      .def_readonly("raw_bytes", &BuiltFile::raw_bytes, "Keys and values.")
+      .def_readonly("file_bytes", &BuiltFile::file_bytes, "Once it is whole.")
+      .def_property_readonly(
+          "last_key", [](const BuiltFile& file) { return Bytes{file.last_key}; }, "Once it is whole.");
+  py::class_<SstBuilder>(module, "SstBuilder", "The entries of [start, end) as SST files, in memory, one at a time.")
+      .def(py::init([](const SourceHandle& store, const Text& family, Key start, Key end, Key after,
+                       const ColumnFamilyDescription& target, uint64_t file_bytes) {
+             auto* handle = FamilyOf(*store, family);
+             auto bounds = Bounds(std::move(start), std::move(end), std::move(after));
+             return Get([&] { return SstBuilder::Create(store, handle, std::move(bounds), target, file_bytes); });
+           }),
+           py::arg("store").none(false), py::arg("column_family"), py::arg("start"), py::arg("end"), py::kw_only(),
+           py::arg("after") = std::nullopt, py::arg("target"), py::arg("file_bytes"),
+           "Files as `target` describes the family, of about `file_bytes` each.")
+      .def(
+          "build",
+          [](SstBuilder& builder, uint64_t step_bytes) { return Get([&] { return builder.Build(step_bytes); }); },
+          py::arg("step_bytes"),
+          "Adds at least `step_bytes` of keys and values to the file, unless it or the range ends before. Raises "
+          "SourceError naming a damaged file, NoSpaceError when the memory does not suffice.")
+      .def_property_readonly("fd", &SstBuilder::fd,
+                             "Holds the whole file until the next `build`; the builder owns it.");
+}
+
 }  // namespace
 
 void RegisterSource(py::module_& module) {
   RegisterSourceStore(module);
   RegisterRangeReader(module);
+  RegisterSstBuilder(module);
 }
 
 }  // namespace kvbatch::bind

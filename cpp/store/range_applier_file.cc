@@ -8,6 +8,7 @@
 
 #include "store/range_applier.h"
 #include "store/rocksdb_status.h"
+#include "store/sst_writing.h"
 
 namespace kvbatch {
 
@@ -91,9 +92,7 @@ Status RangeApplier::CheckTaken(const std::string& path, const TakenFile& file,
     const std::lock_guard lock(store_->mutex_);
     family = store_->families_.at(range_.family);
   }
-  rocksdb::Options options(rocksdb::DBOptions(), OpenOptions(family));
-  options.info_log = SilentLogger();
-  rocksdb::SstFileReader reader(options);
+  rocksdb::SstFileReader reader(SstOptions(family));
   if (const auto status = reader.Open(path); !status.ok()) {
     return corrupt("RocksDB does not open: " + status.ToString());
   }

@@ -20,6 +20,7 @@ __all__: list[str] = [
     "ROCKSDB_VERSION",
     "ApplyMode",
     "BatchRun",
+    "BuiltFile",
     "ColumnFamilyDescription",
     "ColumnFamilyFigures",
     "Cursor",
@@ -28,6 +29,7 @@ __all__: list[str] = [
     "RangeApplier",
     "RangeReader",
     "SourceStore",
+    "SstBuilder",
     "StopReason",
     "TableFile",
     "TargetStore",
@@ -335,6 +337,66 @@ class RangeReader:
         """
     @property
     def last_key(self) -> bytes: ...
+
+class BuiltFile:
+    """
+    The SST file that is being built, or was last.
+    """
+    @property
+    def ends_range(self) -> bool:
+        """
+        Behind it the range has nothing more.
+        """
+    @property
+    def entries(self) -> int: ...
+    @property
+    def file_bytes(self) -> int:
+        """
+        Once it is whole.
+        """
+    @property
+    def last_key(self) -> bytes:
+        """
+        Once it is whole.
+        """
+    @property
+    def raw_bytes(self) -> int:
+        """
+        Keys and values.
+        """
+    @property
+    def whole(self) -> bool:
+        """
+        It can be sent; or there is none, when it has no entries.
+        """
+
+class SstBuilder:
+    """
+    The entries of [start, end) as SST files, in memory, one at a time.
+    """
+    def __init__(
+        self,
+        store: SourceStore,
+        column_family: str,
+        start: bytes | None,
+        end: bytes | None,
+        *,
+        after: bytes | None = None,
+        target: ColumnFamilyDescription,
+        file_bytes: typing.SupportsIndex,
+    ) -> None:
+        """
+        Files as `target` describes the family, of about `file_bytes` each.
+        """
+    def build(self, step_bytes: typing.SupportsIndex) -> BuiltFile:
+        """
+        Adds at least `step_bytes` of keys and values to the file, unless it or the range ends before. Raises SourceError naming a damaged file, NoSpaceError when the memory does not suffice.
+        """
+    @property
+    def fd(self) -> int:
+        """
+        Holds the whole file until the next `build`; the builder owns it.
+        """
 
 class TargetStore:
     """
