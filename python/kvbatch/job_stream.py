@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kvbatch._core.frame import BufferPool, Frame
-from kvbatch._core.store import Cursor, RangeReader, SourceStore, StopReason, record_sent
+from kvbatch._core.store import BuiltFile, Cursor, RangeReader, SourceStore, SstBuilder, StopReason, record_sent
 from kvbatch.compression import CodecChooser
 from kvbatch.errors import KvbatchError, SourceError, StoppedError
 from kvbatch.ranges import Range
@@ -25,6 +25,8 @@ __all__ = ["JobStream", "RangeQueue", "StreamCounters"]
 _FRAMES_PER_LOOK = 16
 # So many frames take one call of the core, if the window has room and the link takes them in a moment.
 _FRAMES_PER_RUN = 8
+# Keys and values that one call of the core puts into an SST file: between two of them a stop is heeded.
+_BUILD_STEP_BYTES = 8 << 20
 
 
 @contextlib.contextmanager
@@ -79,6 +81,8 @@ class JobStream:
     sent: SentLog
     pool: BufferPool
     batch_bytes: int
+    # What an SST file that is built here may take of memory.
+    file_bytes: int
     codecs: CodecChooser
     counters: StreamCounters
     stopping: threading.Event
@@ -111,8 +115,13 @@ class JobStream:
         try:
             while (part := self.queue.take()) is not None:
                 self.on_started(part)
-                if part.file and part.id not in self.session.reply.manifest.written_ranges:
+                manifest = self.session.reply.manifest
+                if part.id in manifest.written_ranges:
+                    self._copy(stream, frame, part)
+                elif part.file:
                     self._graft(stream, part)
+                elif manifest.lane == "sst":
+                    self._build(stream, part)
                 else:
                     self._copy(stream, frame, part)
             frame.release()
@@ -161,6 +170,60 @@ class JobStream:
                 due = entries * (offset + length) // part.file_bytes
                 self.counters.add(due - counted, length)
                 counted = due
+        return digest
+
+    def _build(self, stream: TargetStream, part: Range) -> None:
+        """Moves a range as SST files that are built here, one behind the other."""
+        cursor = self.cursors.get(part.id, Cursor(part.id))
+        families = {family.name: family for family in self.session.reply.manifest.families}
+        builder = SstBuilder(
+            self.source,
+            part.column_family,
+            part.start,
+            part.end,
+            after=cursor.last_key if cursor.entries else None,
+            target=families[part.column_family],
+            file_bytes=self.file_bytes,
+        )
+        stream.begin(part)
+        entries, raw_bytes, digest = cursor.entries, cursor.raw_bytes, cursor.digest
+        ended = False
+        while not ended:
+            file = self._build_file(builder)
+            ended = file.ends_range
+            if file.entries:
+                digest = self._put_built(stream, part, builder.fd, file, raw_bytes, digest)
+                entries += file.entries
+                raw_bytes += file.raw_bytes
+            self._take_durable(stream)
+        stream.end(entries, raw_bytes, digest)
+        self._take_durable(stream)
+
+    def _build_file(self, builder: SstBuilder) -> BuiltFile:
+        while True:
+            if self.stopping.is_set():
+                raise StoppedError("stopped on request")
+            file = builder.build(_BUILD_STEP_BYTES)
+            if file.whole:
+                return file
+
+    def _put_built(
+        self, stream: TargetStream, part: Range, fd: int, file: BuiltFile, before: int, digest: bytes
+    ) -> bytes:
+        """The running digest behind the file, before which stand `before` bytes of its range. What it holds is counted
+        as its bytes go."""
+        entries, raw_bytes = 0, before
+        for offset in range(0, file.file_bytes, FILE_PIECE_BYTES):
+            if self.stopping.is_set():
+                raise StoppedError("stopped on request")
+            end = min(offset + FILE_PIECE_BYTES, file.file_bytes)
+            due_entries = file.entries * end // file.file_bytes
+            due_bytes = before + file.raw_bytes * end // file.file_bytes
+            self.sent.record(part.id, raw_bytes, due_bytes)
+            digest = stream.put_file(fd, offset, end - offset, f"an SST file of {part}", digest)
+            self.counters.add(due_entries - entries, due_bytes - raw_bytes)
+            entries, raw_bytes = due_entries, due_bytes
+        stream.end_file(FileTotals(file.entries, file.raw_bytes, file.last_key, graft=False))
         return digest
 
     def _put_batches(
