@@ -1,15 +1,20 @@
-// SstBuilder: the entries of a range as SST files for a target, built in memory one after the other.
+// SstBuilder: the entries of a range as SST files for a target, handed out in pieces while they are built.
+//
+// RocksDB writes an SST file from its first byte to its last, so nothing needs to keep a whole one. A file in memory
+// (memfd), sent by sendfile once it is whole, cost the sender 80 ns an entry more: pages to allocate, fill, map and
+// free, where the piece that is reused here stays in the cache.
 #pragma once
 
+#include <rocksdb/env.h>
 #include <rocksdb/sst_file_writer.h>
 
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/status.h"
-#include "base/unique_fd.h"
 #include "batch/wide_columns.h"
 #include "store/entry_iterator.h"
 #include "store/source_store.h"
@@ -17,22 +22,21 @@
 
 namespace kvbatch {
 
-// Of the file that is being built, or was last.
-struct BuiltFile {
-  bool whole = false;       // the file stands in fd(); or there is none, when `entries` is 0: the range was at its end
-  bool ends_range = false;  // behind it the range has nothing more
-  uint64_t entries = 0;
-  uint64_t raw_bytes = 0;   // keys and values
-  uint64_t file_bytes = 0;  // once it is whole
-  std::string last_key;     // once it is whole
+// What one call of Build came to. The bytes themselves are SstBuilder::piece().
+struct BuiltPiece {
+  uint64_t offset = 0;      // in the file
+  uint64_t entries = 0;     // of the file so far; they may stand in pieces to come
+  uint64_t raw_bytes = 0;   // keys and values of those
+  bool ends_file = false;   // the file is whole: `entries` and `raw_bytes` are all of it
+  bool ends_range = false;  // nothing is left behind it. The range had nothing at all unless `ends_file`
+  std::string last_key;     // with `ends_file`
 };
 
 // Not thread-safe. Holds the store.
 class SstBuilder {
  public:
   // Files for `target`, the family as the target describes it, of about `file_bytes` each: a file ends with the entry
-  // that fills it. kUsage or kRefused when the target's traits are none that this build can write; kNoSpace when there
-  // is no memory to be had.
+  // that fills it. kUsage or kRefused when the target's traits are none that this build can write.
   static Result<std::unique_ptr<SstBuilder>> Create(std::shared_ptr<SourceStore> store,
                                                     rocksdb::ColumnFamilyHandle* family, RangeBounds bounds,
                                                     const ColumnFamilyDescription& target, uint64_t file_bytes);
@@ -41,29 +45,30 @@ class SstBuilder {
   SstBuilder(const SstBuilder&) = delete;
   SstBuilder& operator=(const SstBuilder&) = delete;
 
-  // Adds at least `step_bytes` of keys and values to the file, unless the file or the range ends before. Behind a whole
-  // file it gives that one's memory back and begins the next. kSource names the damaged file when the source cannot be
-  // read; kNoSpace when the memory does not suffice. After an error there is nothing more to be had.
-  Result<BuiltFile> Build(uint64_t step_bytes);
+  // The next piece: `piece_bytes`, or fewer where the file ends, or where so many entries went into it that the caller
+  // should have its say; it may be empty then. kSource names the damaged file when the source cannot be read. After an
+  // error there is nothing more to be had.
+  Result<BuiltPiece> Build(size_t piece_bytes);
 
-  // Holds the whole file, from its first byte, until the next Build. The builder owns it. Pages that are still on their
-  // way out of a socket stay as they are whatever follows.
-  int fd() const { return memory_.get(); }
+  // Until the next Build.
+  std::string_view piece() const { return piece_; }
 
  private:
   SstBuilder(std::shared_ptr<SourceStore> store, rocksdb::ColumnFamilyHandle* family, RangeBounds bounds,
-             const ColumnFamilyDescription& target, uint64_t file_bytes, UniqueFd memory);
-  Status Step(uint64_t step_bytes);
-  Status Open();
+             const ColumnFamilyDescription& target, uint64_t file_bytes);
+  Status Fill(size_t piece_bytes);
   Status Finish();
 
   std::shared_ptr<SourceStore> store_;
   EntryIterator entries_;
   const uint64_t file_bytes_;
-  UniqueFd memory_;
+  std::string built_;  // of the file, from `position_.offset` on
+  std::string_view piece_;
+  const std::unique_ptr<rocksdb::Env> env_;
   rocksdb::SstFileWriter writer_;
   bool open_ = false;
-  BuiltFile file_;
+  bool finished_ = false;  // what is left of the file stands in built_
+  BuiltPiece position_;
   std::vector<WideColumn> scratch_;
   Status failed_;
 };
