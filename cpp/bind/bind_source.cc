@@ -1,4 +1,7 @@
+#include "base/checksum.h"
+#include "base/file_io.h"
 #include "bind/bind_store.h"
+#include "store/overlay_reader.h"
 #include "store/range_digest.h"
 #include "store/range_reader.h"
 #include "store/sent_mark.h"
@@ -127,6 +130,12 @@ void RegisterSourceStore(py::module_& module) {
           },
           py::arg("column_family"), py::arg("name"), "The file of that name. Raises UsageError when there is none.")
       .def(
+          "memtables_are_plain",
+          [](const SourceStore& store, const Text& family) {
+            return Get([&] { return store.MemtablesArePlain(family.value); });
+          },
+          py::arg("column_family"), "Whether memtables hold puts and deletions of single keys only, or nothing.")
+      .def(
           "approximate_sizes",
           [](const SourceStore& store, const Text& family, const Bytes& start, std::vector<Bytes> keys) {
             const auto plain = PlainAll(std::move(keys));
@@ -247,16 +256,47 @@ void RegisterRangeReader(py::module_& module) {
           "Running digest of the batches, 16 bytes.");
 }
 
+void RegisterOverlayReader(py::module_& module) {
+  py::class_<OverlayReader>(module, "OverlayReader", "Packs what stands over a grafted file into frames, one a call.")
+      .def(py::init([](const SourceHandle& store, const Text& family, const Text& file, Key start, Key end,
+                       uint32_t target_family, const Bytes& digest) {
+             auto* handle = FamilyOf(*store, family);
+             const auto bounds = Bounds(std::move(start), std::move(end));
+             const Digest from = ParseDigest(digest);
+             return Get([&]() -> Result<std::unique_ptr<OverlayReader>> {
+               auto base = store->Table(family.value, file.value);
+               if (!base.ok()) {
+                 return base.status();
+               }
+               return std::make_unique<OverlayReader>(store, handle, base.value(), bounds, target_family, from);
+             });
+           }),
+           py::arg("store").none(false), py::arg("column_family"), py::arg("file"), py::arg("start"), py::arg("end"),
+           py::arg("target_family"), py::arg("digest"))
+      .def(
+          "fill",
+          [](OverlayReader& reader, Frame& frame, size_t batch_bytes, Codec codec) {
+            return Get([&] { return reader.Fill(&frame, batch_bytes, codec); });
+          },
+          py::arg("frame"), py::arg("batch_bytes"), py::arg("codec") = Codec::kNone, "As RangeReader.fill.")
+      .def_property_readonly("last_key", [](const OverlayReader& reader) { return Bytes{reader.last_key()}; })
+      .def_property_readonly("digest", [](const OverlayReader& reader) { return DigestBytes(reader.digest()); })
+      .def_property_readonly("entries", &OverlayReader::entries, "Of the range, file and overlay together.")
+      .def_property_readonly("raw_bytes", &OverlayReader::raw_bytes, "As `entries`: keys and values.");
+}
+
 void RegisterSstBuilder(py::module_& module) {
-  py::class_<BuiltFile>(module, "BuiltFile", "The SST file that is being built, or was last.")
-      .def_readonly("whole", &BuiltFile::whole, "It can be sent; or there is none, when it has no entries.")
-      .def_readonly("ends_range", &BuiltFile::ends_range, "Behind it the range has nothing more.")
-      .def_readonly("entries", &BuiltFile::entries)
-      .def_readonly("raw_bytes", &BuiltFile::raw_bytes, "Keys and values.")
-      .def_readonly("file_bytes", &BuiltFile::file_bytes, "Once it is whole.")
+  py::class_<BuiltPiece>(module, "BuiltPiece", "What one call of SstBuilder.build came to.")
+      .def_readonly("offset", &BuiltPiece::offset, "In the file.")
+      .def_readonly("length", &BuiltPiece::length)
+      .def_readonly("entries", &BuiltPiece::entries, "Of the file so far; they may stand in pieces to come.")
+      .def_readonly("raw_bytes", &BuiltPiece::raw_bytes, "Keys and values of those.")
+      .def_readonly("ends_file", &BuiltPiece::ends_file, "`entries` and `raw_bytes` are all of the file.")
+      .def_readonly("ends_range", &BuiltPiece::ends_range,
+                    "Nothing is left behind it; the range had nothing at all unless `ends_file`.")
       .def_property_readonly(
-          "last_key", [](const BuiltFile& file) { return Bytes{file.last_key}; }, "Once it is whole.");
-  py::class_<SstBuilder>(module, "SstBuilder", "The entries of [start, end) as SST files, in memory, one at a time.")
+          "last_key", [](const BuiltPiece& piece) { return Bytes{piece.last_key}; }, "With `ends_file`.");
+  py::class_<SstBuilder>(module, "SstBuilder", "[start, end) as SST files, in pieces while they are built.")
       .def(py::init([](const SourceHandle& store, const Text& family, Key start, Key end, Key after,
                        const ColumnFamilyDescription& target, uint64_t file_bytes) {
              auto* handle = FamilyOf(*store, family);
@@ -268,12 +308,25 @@ void RegisterSstBuilder(py::module_& module) {
            "Files as `target` describes the family, of about `file_bytes` each.")
       .def(
           "build",
-          [](SstBuilder& builder, uint64_t step_bytes) { return Get([&] { return builder.Build(step_bytes); }); },
-          py::arg("step_bytes"),
-          "Adds at least `step_bytes` of keys and values to the file, unless it or the range ends before. Raises "
-          "SourceError naming a damaged file, NoSpaceError when the memory does not suffice.")
-      .def_property_readonly("fd", &SstBuilder::fd,
-                             "Holds the whole file until the next `build`; the builder owns it.");
+          [](SstBuilder& builder, size_t piece_bytes) { return Get([&] { return builder.Build(piece_bytes); }); },
+          py::arg("piece_bytes"),
+          "The next piece, of `piece_bytes` at most; now and then an empty one. Raises SourceError naming a damaged "
+          "file.")
+      .def(
+          "send",
+          [](const SstBuilder& builder, Connection& connection) {
+            return Get([&] { return connection.SendPiece(builder.piece(), builder.position().offset); });
+          },
+          py::arg("connection"), "Sends the piece as a FILE frame; its crc32c.")
+      .def(
+          "write",
+          [](const SstBuilder& builder, int fd, uint64_t offset) {
+            return Get([&]() -> Result<uint32_t> {
+              Status status = WriteAll(fd, builder.piece(), offset, "the target's file");
+              return status.ok() ? Result(Crc32c(builder.piece())) : status;
+            });
+          },
+          py::arg("fd"), py::arg("offset"), "Writes the piece into a file; its crc32c. TargetError, NoSpaceError.");
 }
 
 }  // namespace
@@ -281,6 +334,7 @@ void RegisterSstBuilder(py::module_& module) {
 void RegisterSource(py::module_& module) {
   RegisterSourceStore(module);
   RegisterRangeReader(module);
+  RegisterOverlayReader(module);
   RegisterSstBuilder(module);
 }
 

@@ -237,6 +237,40 @@ Result<const TableLayout*> SourceStore::Tables(rocksdb::ColumnFamilyHandle* fami
   return &found->second;
 }
 
+Result<const WalDeletions*> SourceStore::DeletedInWal(rocksdb::ColumnFamilyHandle* family) const {
+  static const WalDeletions none;
+  const std::lock_guard lock(mutex_);
+  if (!wal_) {
+    std::map<uint32_t, const rocksdb::Comparator*> families;
+    for (const auto& [name, handle] : handles_) {
+      families[handle->GetID()] = handle->GetComparator();
+    }
+    wal_ = ReadWalDeletions(db_.get(), families);
+  }
+  if (!wal_->ok()) {
+    return wal_->status();
+  }
+  const auto found = wal_->value().find(family->GetID());
+  return found == wal_->value().end() ? &none : &found->second;
+}
+
+Result<bool> SourceStore::MemtablesArePlain(const std::string& name) const {
+  auto handle = Family(name);
+  if (!handle.ok()) {
+    return handle.status();
+  }
+  auto layout = Tables(handle.value());
+  if (!layout.ok()) {
+    return layout.status();
+  }
+  if (!layout.value()->memtables) {
+    return true;
+  }
+  // A WAL that cannot be read by itself, for RocksDB has replayed it all the same, is a reason not to rely on it.
+  const auto deletions = DeletedInWal(handle.value());
+  return deletions.ok() && deletions.value()->plain;
+}
+
 Result<TableFile> SourceStore::Table(const std::string& name, const std::string& file) const {
   auto handle = Family(name);
   if (!handle.ok()) {

@@ -15,6 +15,7 @@
 #include "store/store_description.h"
 #include "store/store_lock.h"
 #include "store/table_run.h"
+#include "store/wal_deletions.h"
 
 namespace kvbatch {
 
@@ -64,6 +65,13 @@ class SourceStore {
   // The file `file` of the directory, one of those of the family. kUsage when it is none.
   Result<TableFile> Table(const std::string& name, const std::string& file) const;
 
+  // What the WAL says of deletions in a family whose memtables hold entries; it is read once, when it is first asked
+  // for. The pointer lives as long as the store.
+  Result<const WalDeletions*> DeletedInWal(rocksdb::ColumnFamilyHandle* family) const;
+
+  // Whether what stands in the memtables of a family can be read by itself: puts and deletions of single keys only.
+  Result<bool> MemtablesArePlain(const std::string& name) const;
+
   // Estimated bytes, files and memtables, between `start` and each of `keys` (in the comparator's order); about none
   // for a key before it.
   Result<std::vector<uint64_t>> ApproximateSizes(const std::string& name, const std::string& start,
@@ -80,6 +88,7 @@ class SourceStore {
   std::unique_ptr<rocksdb::DB> db_;
   mutable std::mutex mutex_;
   mutable std::map<rocksdb::ColumnFamilyHandle*, TableLayout> layouts_;
+  mutable std::optional<Result<std::map<uint32_t, WalDeletions>>> wal_;
 };
 
 }  // namespace kvbatch

@@ -121,6 +121,7 @@ Result<BuiltPiece> SstBuilder::Build(size_t piece_bytes) {
   if (finished_ || built_.size() >= piece_bytes) {
     piece_ = std::string_view(built_).substr(0, piece_bytes);
   }
+  position_.length = piece_.size();
   position_.ends_file = finished_ && piece_.size() == built_.size();
   position_.ends_range = !entries_.Valid() && finished_ == position_.ends_file;
   return position_;

@@ -24,7 +24,8 @@ namespace kvbatch {
 
 // What one call of Build came to. The bytes themselves are SstBuilder::piece().
 struct BuiltPiece {
-  uint64_t offset = 0;      // in the file
+  uint64_t offset = 0;      // of the piece in the file
+  uint64_t length = 0;      // may be 0
   uint64_t entries = 0;     // of the file so far; they may stand in pieces to come
   uint64_t raw_bytes = 0;   // keys and values of those
   bool ends_file = false;   // the file is whole: `entries` and `raw_bytes` are all of it
@@ -50,7 +51,8 @@ class SstBuilder {
   // error there is nothing more to be had.
   Result<BuiltPiece> Build(size_t piece_bytes);
 
-  // Until the next Build.
+  // What Build has returned last, and the bytes it speaks of, until the next Build.
+  const BuiltPiece& position() const { return position_; }
   std::string_view piece() const { return piece_; }
 
  private:

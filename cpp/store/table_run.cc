@@ -43,8 +43,8 @@ TableFile Describe(const rocksdb::SstFileMetaData& file, const std::string& path
   described.entries = properties.num_entries;
   described.raw_bytes =
       properties.raw_key_size - kInternalKeyBytes * properties.num_entries + properties.raw_value_size;
-  described.plain = properties.num_range_deletions == 0 && properties.num_merge_operands == 0 &&
-                    file.oldest_blob_file_number == 0;
+  described.plain =
+      properties.num_range_deletions == 0 && properties.num_merge_operands == 0 && file.oldest_blob_file_number == 0;
   described.graftable = described.plain && properties.num_deletions == 0 && properties.num_entries > 0 &&
                         file.largest_seqno == 0 && !described.name.empty();
   return described;
@@ -57,7 +57,8 @@ Result<TableLayout> DescribeTables(rocksdb::DB* db, rocksdb::ColumnFamilyHandle*
   if (!KVBATCH_TABLE_ITERATORS) {
     return layout;
   }
-  layout.readable = MemtableEntries(db, family) == 0;
+  layout.memtables = MemtableEntries(db, family) > 0;
+  layout.readable = !layout.memtables;
   rocksdb::TablePropertiesCollection tables;
   if (Status status = FromSource(db->GetPropertiesOfAllTables(family, &tables), "read table properties");
       !status.ok()) {

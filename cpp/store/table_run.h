@@ -48,6 +48,7 @@ struct TableLayout {
   // Whether files can be read without RocksDB's view of all: no entry in memtables, no range deletion in any file. Both
   // are invisible to whoever reads a file by itself.
   bool readable = false;
+  bool memtables = false;  // there are entries in memtables
 };
 
 // kSource when the properties of a file cannot be read.

@@ -47,6 +47,13 @@ def show_summary(summary: Summary) -> None:
     print_table(rows)
 
 
+def _grafted(plan: Plan) -> str:
+    if not plan.files_grafted:
+        return "none: every entry is read"
+    read = plan.estimated_bytes - plan.bytes_grafted
+    return f"{plan.files_grafted}, about {format_bytes(plan.bytes_grafted)}; {format_bytes(read)} are read"
+
+
 def show_plan(plan: Plan, as_json: bool) -> None:
     if as_json:
         print_json(plan.to_json())
@@ -59,6 +66,7 @@ def show_plan(plan: Plan, as_json: bool) -> None:
             ("column families", ", ".join(plan.column_families)),
             ("entries", f"about {format_count(plan.estimated_entries)}"),
             ("keys and values", f"about {format_bytes(plan.estimated_bytes)}"),
+            ("moved as files", _grafted(plan)),
             ("ranges", f"{len(plan.ranges)}, {plan.streams} at once"),
         ]
     )

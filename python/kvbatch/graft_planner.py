@@ -67,20 +67,28 @@ def plan_spans(
     met = [table for table in store.tables(family) if order.meets(table, keys)]
     wanted = [table for table in met if table.graftable and order.inside(table, keys)]
     grafts = [table for table in _disjoint(wanted, order) if table.file_bytes >= least_bytes]
+    if not grafts:
+        return [Span(keys)]
     names = {table.name for table in grafts}
     others = [table for table in met if table.name not in names]
+    memtables_plain = store.memtables_are_plain(family)
     spans: list[Span] = []
     at = keys.start
-    # Nothing stands before the first file that is met, unless in a memtable.
-    if grafts and (memtable_entries or any(order.before(table.smallest, grafts[0].smallest) for table in others)):
+    # Where no file begins before it, the first one's span reaches to the start.
+    if any(order.before(table.smallest, grafts[0].smallest) for table in others):
         spans.append(Span(KeyRange(at, grafts[0].smallest)))
         at = grafts[0].smallest
     starts = [table.smallest for table in met]
     for table, following in zip(grafts, [*grafts[1:], None], strict=True):
         # Up to where the next file begins, so that what lies between two files belongs to one of the spans.
         end = next((start for start in starts if order.before(table.largest, start)), keys.end)
-        span = _span_of(store, family, KeyRange(at, end), table, others, order, memtable_entries)
-        spans.append(span)
+        span = KeyRange(at, end)
+        over = [other for other in others if order.meets(other, span)]
+        bytes_over = _overlay_bytes(store, family, span, table) if over or memtable_entries else 0
+        grafted = (
+            all(other.plain for other in over) and memtables_plain and bytes_over <= _MOST_OVERLAY * table.file_bytes
+        )
+        spans.append(Span(span, table, bytes_over) if grafted else Span(span))
         at = end
         if following is not None and at != following.smallest:
             spans.append(Span(KeyRange(at, following.smallest)))
@@ -90,19 +98,12 @@ def plan_spans(
     return _merged(spans)
 
 
-def _span_of(
-    store: SourceStore,
-    family: str,
-    keys: KeyRange,
-    table: TableFile,
-    others: list[TableFile],
-    order: _Order,
-    memtable_entries: int,
-) -> Span:
-    over = [other for other in others if order.meets(other, keys)]
-    if not over and not memtable_entries:
-        return Span(keys, table)
-    return Span(keys)
+def _overlay_bytes(store: SourceStore, family: str, keys: KeyRange, table: TableFile) -> int:
+    """About what stands in the span besides the file."""
+    start = table.smallest if keys.start is None else keys.start
+    end = table.largest if keys.end is None else keys.end
+    [stored] = store.approximate_sizes(family, start, [end])
+    return max(0, stored - table.file_bytes)
 
 
 def _merged(spans: list[Span]) -> list[Span]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kvbatch._core.frame import BufferPool, Frame
-from kvbatch._core.store import BuiltFile, Cursor, RangeReader, SourceStore, SstBuilder, StopReason, record_sent
+from kvbatch._core.store import Cursor, OverlayReader, RangeReader, SourceStore, SstBuilder, StopReason, record_sent
 from kvbatch.compression import CodecChooser
 from kvbatch.errors import KvbatchError, SourceError, StoppedError
 from kvbatch.ranges import Range
@@ -25,8 +25,6 @@ __all__ = ["JobStream", "RangeQueue", "StreamCounters"]
 _FRAMES_PER_LOOK = 16
 # So many frames take one call of the core, if the window has room and the link takes them in a moment.
 _FRAMES_PER_RUN = 8
-# Keys and values that one call of the core puts into an SST file: between two of them a stop is heeded.
-_BUILD_STEP_BYTES = 8 << 20
 
 
 @contextlib.contextmanager
@@ -81,8 +79,6 @@ class JobStream:
     sent: SentLog
     pool: BufferPool
     batch_bytes: int
-    # What an SST file that is built here may take of memory.
-    file_bytes: int
     codecs: CodecChooser
     counters: StreamCounters
     stopping: threading.Event
@@ -119,7 +115,7 @@ class JobStream:
                 if part.id in manifest.written_ranges:
                     self._copy(stream, frame, part)
                 elif part.file:
-                    self._graft(stream, part)
+                    self._graft(stream, frame, part)
                 elif manifest.lane == "sst":
                     self._build(stream, part)
                 else:
@@ -148,14 +144,46 @@ class JobStream:
         stream.end(entries, raw_bytes, reader.digest)
         self._take_durable(stream)
 
-    def _graft(self, stream: TargetStream, part: Range) -> None:
-        """Moves the source's own file for a range, from its first byte."""
+    def _graft(self, stream: TargetStream, frame: Frame, part: Range) -> None:
+        """Moves the source's own file for a range, from its first byte, then what stands over it."""
         stream.begin(part)
         table = self.source.table(part.column_family, part.file)
         digest = self._put_file(stream, part, Path(self.source.path) / part.file, table.entries)
         stream.end_file(FileTotals(table.entries, table.raw_bytes, table.largest, graft=True))
-        stream.end(table.entries, table.raw_bytes, digest)
+        overlay = OverlayReader(
+            self.source,
+            part.column_family,
+            part.file,
+            part.start,
+            part.end,
+            self.session.reply.family_ids[part.column_family],
+            digest,
+        )
+        self._put_overlay(stream, frame, part, overlay)
+        stream.end(overlay.entries, overlay.raw_bytes, overlay.digest)
         self._take_durable(stream)
+
+    def _put_overlay(self, stream: TargetStream, frame: Frame, part: Range, overlay: OverlayReader) -> None:
+        sent = part.file_bytes
+        codec = self.codecs.codec()
+        filled = overlay.fill(frame, self.batch_bytes, codec)
+        while True:
+            if self.stopping.is_set():
+                raise StoppedError("stopped on request")
+            if filled.stop is StopReason.LARGE_ENTRY:
+                self._check_large(part, overlay, filled.needed_bytes)
+                frame.release()
+                filled = overlay.fill(frame, filled.needed_bytes, codec)
+            if not filled.entries:
+                break
+            self.sent.record(part.id, sent, sent + filled.raw_bytes)
+            sent += filled.raw_bytes
+            self.counters.add(filled.entries, filled.raw_bytes)
+            codec = self.codecs.learn(frame)
+            stream.put(frame, overlay.digest)
+            if filled.stop is StopReason.END:
+                break
+            filled = overlay.fill(frame, self.batch_bytes, codec)
 
     def _put_file(self, stream: TargetStream, part: Range, path: Path, entries: int) -> bytes:
         """The running digest behind it; what the file holds is counted as its bytes go."""
@@ -173,58 +201,49 @@ class JobStream:
         return digest
 
     def _build(self, stream: TargetStream, part: Range) -> None:
-        """Moves a range as SST files that are built here, one behind the other."""
+        """Moves a range as SST files, each sent while it is built."""
         cursor = self.cursors.get(part.id, Cursor(part.id))
-        families = {family.name: family for family in self.session.reply.manifest.families}
+        manifest = self.session.reply.manifest
         builder = SstBuilder(
             self.source,
             part.column_family,
             part.start,
             part.end,
             after=cursor.last_key if cursor.entries else None,
-            target=families[part.column_family],
-            file_bytes=self.file_bytes,
+            target=next(family for family in manifest.families if family.name == part.column_family),
+            # As large as those that the target builds of batches.
+            file_bytes=manifest.sst_file_bytes * 3 // 4,
         )
         stream.begin(part)
-        entries, raw_bytes, digest = cursor.entries, cursor.raw_bytes, cursor.digest
-        ended = False
-        while not ended:
-            file = self._build_file(builder)
-            ended = file.ends_range
-            if file.entries:
-                digest = self._put_built(stream, part, builder.fd, file, raw_bytes, digest)
-                entries += file.entries
-                raw_bytes += file.raw_bytes
-            self._take_durable(stream)
+        with self.sent.mark(part.id) as mark:
+            entries, raw_bytes, digest = self._put_built(stream, builder, cursor, mark)
         stream.end(entries, raw_bytes, digest)
         self._take_durable(stream)
 
-    def _build_file(self, builder: SstBuilder) -> BuiltFile:
+    def _put_built(
+        self, stream: TargetStream, builder: SstBuilder, cursor: Cursor, mark: memoryview
+    ) -> tuple[int, int, bytes]:
+        """Everything behind `cursor`; entries and bytes of the whole range, and the running digest behind it."""
+        # Before the present file, and of it.
+        entries, raw_bytes, digest = cursor.entries, cursor.raw_bytes, cursor.digest
+        file_entries = file_bytes = 0
         while True:
             if self.stopping.is_set():
                 raise StoppedError("stopped on request")
-            file = builder.build(_BUILD_STEP_BYTES)
-            if file.whole:
-                return file
-
-    def _put_built(
-        self, stream: TargetStream, part: Range, fd: int, file: BuiltFile, before: int, digest: bytes
-    ) -> bytes:
-        """The running digest behind the file, before which stand `before` bytes of its range. What it holds is counted
-        as its bytes go."""
-        entries, raw_bytes = 0, before
-        for offset in range(0, file.file_bytes, FILE_PIECE_BYTES):
-            if self.stopping.is_set():
-                raise StoppedError("stopped on request")
-            end = min(offset + FILE_PIECE_BYTES, file.file_bytes)
-            due_entries = file.entries * end // file.file_bytes
-            due_bytes = before + file.raw_bytes * end // file.file_bytes
-            self.sent.record(part.id, raw_bytes, due_bytes)
-            digest = stream.put_file(fd, offset, end - offset, f"an SST file of {part}", digest)
-            self.counters.add(due_entries - entries, due_bytes - raw_bytes)
-            entries, raw_bytes = due_entries, due_bytes
-        stream.end_file(FileTotals(file.entries, file.raw_bytes, file.last_key, graft=False))
-        return digest
+            piece = builder.build(min(self.batch_bytes, FILE_PIECE_BYTES))
+            record_sent(mark, raw_bytes + file_bytes, raw_bytes + piece.raw_bytes)
+            self.counters.add(piece.entries - file_entries, piece.raw_bytes - file_bytes)
+            file_entries, file_bytes = piece.entries, piece.raw_bytes
+            if piece.length:
+                digest = stream.put_piece(builder, piece, digest)
+            if piece.ends_file:
+                stream.end_file(FileTotals(file_entries, file_bytes, piece.last_key, graft=False))
+                entries += file_entries
+                raw_bytes += file_bytes
+                file_entries = file_bytes = 0
+                self._take_durable(stream)
+            if piece.ends_range:
+                return entries, raw_bytes, digest
 
     def _put_batches(
         self, stream: TargetStream, frame: Frame, part: Range, reader: RangeReader, cursor: Cursor, mark: memoryview
@@ -279,7 +298,7 @@ class JobStream:
         for cursor in stream.take_durable():
             self.on_durable(cursor)
 
-    def _check_large(self, part: Range, reader: RangeReader, needed: int) -> None:
+    def _check_large(self, part: Range, reader: RangeReader | OverlayReader, needed: int) -> None:
         limit = min(self.session.reply.max_frame_bytes, self.pool.max_bytes // 2)
         if needed > limit:
             raise SourceError(

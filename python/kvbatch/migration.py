@@ -258,7 +258,6 @@ class Migration:
         ]
         queue = RangeQueue(remaining)
         pool = BufferPool(self._options.max_memory)
-        count = min(self._options.streams, len(remaining))
         halt = threading.Event()
         streams = [
             JobStream(
@@ -270,8 +269,6 @@ class Migration:
                 sent=sent,
                 pool=pool,
                 batch_bytes=self._options.batch_bytes,
-                # As large as those that a target builds of batches.
-                file_bytes=min(self._manifest.sst_file_bytes * 3 // 4, self._options.max_memory // count),
                 codecs=CodecChooser(self._options.compression, self._target_endpoint),
                 counters=StreamCounters(),
                 stopping=halt,
@@ -279,7 +276,7 @@ class Migration:
                 on_durable=self._note_durable,
                 on_ended=self._wake.set,
             )
-            for index in range(count)
+            for index in range(min(self._options.streams, len(remaining)))
         ]
         with self._lock:
             self._streams = streams

@@ -25,8 +25,8 @@ class KeyRange:
 class Range:
     """(column family, [start, end)) with its id in the job and what the planner thinks it holds.
 
-    `file` is the source's SST file, of `file_bytes`, that is moved whole for it: grafted. In the lane `files` a range is
-    a file of the store and nothing else.
+    `file` is the source's SST file, of `file_bytes`, that is moved whole for it: grafted. In the lane `files` a range
+    is a file of the store and nothing else.
     """
 
     id: int

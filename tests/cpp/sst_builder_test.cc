@@ -3,21 +3,17 @@
 #include <rocksdb/filter_policy.h>
 #include <rocksdb/sst_file_reader.h>
 #include <rocksdb/table_properties.h>
-#include <sys/resource.h>
-#include <sys/stat.h>
 
-#include <csignal>
+#include <map>
+#include <utility>
 
-#include "batch/wide_columns.h"
 #include "store/sst_writing.h"
 #include "target_testing.h"
-#include "wire/connection.h"
-#include "wire_testing.h"
 
 namespace kvbatch::testing {
 namespace {
 
-constexpr uint64_t kWholeFile = uint64_t{1} << 40;
+constexpr size_t kWholeFile = size_t{1} << 40;
 
 uint64_t BytesOf(const Entries& entries) {
   uint64_t bytes = 0;
@@ -52,16 +48,31 @@ class SstBuilderTest : public ::testing::Test {
     return Must(SstBuilder::Create(store, Must(store->Family("default")), bounds, target, file_bytes));
   }
 
-  void CopyOut(const SstBuilder& builder, const BuiltFile& built) {
-    std::string bytes(built.file_bytes + 1, '\0');
-    EXPECT_EQ(::pread(builder.fd(), bytes.data(), bytes.size(), 0), static_cast<ssize_t>(built.file_bytes));
-    bytes.resize(built.file_bytes);
-    WriteFile(copy_, bytes);
+  // One file, and where it ended; none when the range was at its end.
+  struct WholeFile {
+    std::string bytes;
+    BuiltPiece end;
+    size_t pieces = 0;
+  };
+
+  static WholeFile BuildFile(SstBuilder* builder, size_t piece_bytes = kWholeFile) {
+    WholeFile file;
+    do {
+      const BuiltPiece before = std::exchange(file.end, Must(builder->Build(piece_bytes)));
+      const std::string_view piece = builder->piece();
+      EXPECT_EQ(file.end.offset, file.bytes.size());
+      EXPECT_EQ(file.end.length, piece.size());
+      EXPECT_LE(piece.size(), piece_bytes);
+      EXPECT_GE(file.end.entries, before.entries);
+      EXPECT_GE(file.end.raw_bytes, before.raw_bytes);
+      file.bytes += piece;
+      ++file.pieces;
+    } while (!file.end.ends_file && !file.end.ends_range);
+    return file;
   }
 
-  FileRead Read(const SstBuilder& builder, const BuiltFile& built,
-                const ColumnFamilyDescription& target = Traits("default")) {
-    CopyOut(builder, built);
+  FileRead Read(const WholeFile& file, const ColumnFamilyDescription& target = Traits("default")) {
+    WriteFile(copy_, file.bytes);
     rocksdb::SstFileReader reader(SstOptions(target));
     Check(reader.Open(copy_));
     Check(reader.VerifyChecksum());
@@ -72,38 +83,25 @@ class SstBuilderTest : public ::testing::Test {
       read.entries.emplace_back(iterator->key().ToString(), iterator->value().ToString());
     }
     Check(iterator->status());
-    EXPECT_EQ(built.entries, read.entries.size());
-    EXPECT_EQ(built.raw_bytes, BytesOf(read.entries));
-    EXPECT_EQ(built.last_key, read.entries.back().first);
+    EXPECT_TRUE(file.end.ends_file);
+    EXPECT_EQ(file.end.entries, read.entries.size());
+    EXPECT_EQ(file.end.raw_bytes, BytesOf(read.entries));
+    EXPECT_EQ(file.end.last_key, read.entries.back().first);
     return read;
   }
 
-  static BuiltFile BuildWhole(SstBuilder* builder, uint64_t step_bytes = kWholeFile) {
-    BuiltFile built;
-    do {
-      const BuiltFile before = built;
-      built = Must(builder->Build(step_bytes));
-      if (!built.whole) {
-        EXPECT_GE(built.raw_bytes, before.raw_bytes + step_bytes);
-        EXPECT_EQ(built.file_bytes, 0U);
-        EXPECT_FALSE(built.ends_range);
-      }
-    } while (!built.whole);
-    return built;
-  }
-
   // All files of a range one behind the other.
-  std::vector<Entries> BuildAll(SstBuilder* builder, uint64_t step_bytes,
+  std::vector<Entries> BuildAll(SstBuilder* builder, size_t piece_bytes,
                                 const ColumnFamilyDescription& target = Traits("default")) {
     std::vector<Entries> files;
     while (true) {
-      const BuiltFile built = BuildWhole(builder, step_bytes);
-      if (built.entries == 0) {
-        EXPECT_TRUE(built.ends_range);
+      const WholeFile file = BuildFile(builder, piece_bytes);
+      if (!file.end.ends_file) {
+        EXPECT_EQ(file.end.entries, 0U);
         return files;
       }
-      files.push_back(Read(*builder, built, target).entries);
-      if (built.ends_range) {
+      files.push_back(Read(file, target).entries);
+      if (file.end.ends_range) {
         return files;
       }
     }
@@ -117,12 +115,6 @@ class SstBuilderTest : public ::testing::Test {
     return all;
   }
 
-  static uint64_t MemoryOf(const SstBuilder& builder) {
-    struct stat file{};
-    EXPECT_EQ(::fstat(builder.fd(), &file), 0);
-    return static_cast<uint64_t>(file.st_blocks) * 512;
-  }
-
   const TempDir directory_;
   const std::string path_ = directory_ / "store";
   const std::string copy_ = directory_ / "copy.sst";
@@ -132,20 +124,23 @@ TEST_F(SstBuilderTest, TheFileIsTheRange) {
   const Entries entries = SomeEntries(5000);
   const auto store = StoreOf(entries);
   const auto builder = BuilderOf(store);
-  const BuiltFile built = BuildWhole(builder.get());
-  EXPECT_TRUE(built.ends_range);
-  EXPECT_EQ(Read(*builder, built).entries, entries);
+  const WholeFile file = BuildFile(builder.get());
+  EXPECT_TRUE(file.end.ends_range);
+  EXPECT_EQ(Read(file).entries, entries);
   EXPECT_EQ(FormatVersionOf(copy_), 5U);
   const auto inside = BuilderOf(store, {entries[100].first, entries[3000].first, std::nullopt});
-  EXPECT_EQ(Read(*inside, BuildWhole(inside.get())).entries, Entries(entries.begin() + 100, entries.begin() + 3000));
+  EXPECT_EQ(Read(BuildFile(inside.get())).entries, Entries(entries.begin() + 100, entries.begin() + 3000));
 }
 
-TEST_F(SstBuilderTest, StepsChangeNothing) {
+TEST_F(SstBuilderTest, TheSizeOfThePiecesChangesNothing) {
   const Entries entries = SomeEntries(500);
   const auto store = StoreOf(entries);
-  for (const uint64_t step : {uint64_t{1}, uint64_t{30}, uint64_t{5000}, BytesOf(entries), kWholeFile}) {
+  const size_t whole = BuildFile(BuilderOf(store).get()).bytes.size();
+  for (const size_t piece : {size_t{1}, size_t{30}, size_t{5000}, whole - 1, whole, whole + 1}) {
     const auto builder = BuilderOf(store);
-    EXPECT_EQ(Joined(BuildAll(builder.get(), step)), entries) << "steps of " << step;
+    const WholeFile file = BuildFile(builder.get(), piece);
+    EXPECT_EQ(file.pieces, (whole + piece - 1) / piece);
+    EXPECT_EQ(Read(file).entries, entries) << "pieces of " << piece;
   }
 }
 
@@ -171,10 +166,10 @@ TEST_F(SstBuilderTest, GoesOnBehindAKey) {
   const auto store = StoreOf(entries);
   for (const size_t at : {size_t{0}, size_t{1}, size_t{500}, size_t{998}}) {
     const auto builder = BuilderOf(store, {std::nullopt, std::nullopt, entries[at].first});
-    EXPECT_EQ(Read(*builder, BuildWhole(builder.get())).entries, Suffix(entries, at + 1));
+    EXPECT_EQ(Read(BuildFile(builder.get())).entries, Suffix(entries, at + 1));
   }
   const auto behind = BuilderOf(store, {std::nullopt, std::nullopt, entries[400].first + "x"});
-  EXPECT_EQ(Read(*behind, BuildWhole(behind.get())).entries, Suffix(entries, 401));
+  EXPECT_EQ(Read(BuildFile(behind.get())).entries, Suffix(entries, 401));
 }
 
 TEST_F(SstBuilderTest, AnEmptyRangeHasNoFile) {
@@ -185,49 +180,40 @@ TEST_F(SstBuilderTest, AnEmptyRangeHasNoFile) {
                                                      {std::nullopt, std::nullopt, entries.back().first}}) {
     const auto builder = BuilderOf(store, bounds);
     for (int call = 0; call < 2; ++call) {
-      const BuiltFile built = Must(builder->Build(1));
-      EXPECT_TRUE(built.whole);
-      EXPECT_TRUE(built.ends_range);
-      EXPECT_EQ(built.entries, 0U);
-      EXPECT_EQ(built.file_bytes, 0U);
+      const BuiltPiece piece = Must(builder->Build(1));
+      EXPECT_TRUE(piece.ends_range);
+      EXPECT_FALSE(piece.ends_file);
+      EXPECT_EQ(piece.entries, 0U);
+      EXPECT_EQ(builder->piece(), "");
     }
   }
 }
 
-TEST_F(SstBuilderTest, MemoryIsOneFileAndGivenBack) {
-  const Entries entries = SomeEntries(4000, 1000);
-  const auto store = StoreOf(entries);
-  auto target = Traits("default");
-  target.compression = "none";
-  constexpr uint64_t kFileBytes = 1 << 20;
-  const auto builder = BuilderOf(store, {}, kFileBytes, target);
-  size_t files = 0;
-  for (BuiltFile built; !built.ends_range; ++files) {
-    built = BuildWhole(builder.get(), 100'000);
-    EXPECT_LT(built.file_bytes, kFileBytes + (64 << 10));
-    EXPECT_LT(MemoryOf(*builder), kFileBytes + (64 << 10));
-  }
-  EXPECT_GE(files, 4U);
-  EXPECT_EQ(Must(builder->Build(1)).entries, 0U);
-  EXPECT_EQ(MemoryOf(*builder), 0U);
+TEST_F(SstBuilderTest, BehindTheLastFileThereIsNothing) {
+  const auto store = StoreOf(SomeEntries(10));
+  const auto builder = BuilderOf(store);
+  EXPECT_TRUE(BuildFile(builder.get()).end.ends_file);
+  const BuiltPiece piece = Must(builder->Build(1));
+  EXPECT_TRUE(piece.ends_range);
+  EXPECT_FALSE(piece.ends_file);
+  EXPECT_EQ(piece.entries, 0U);
+  EXPECT_EQ(builder->piece(), "");
 }
 
-// A socket may hold on to pages of a file long after sendfile returned.
-TEST_F(SstBuilderTest, WhatIsOnItsWayOutIsNotTouchedByTheNextFile) {
-  const auto store = StoreOf(SomeEntries(3000, 100));
-  const auto builder = BuilderOf(store, {}, 100'000);
-  auto [ours, theirs] = TcpPair();
-  Connection sender(std::move(ours), "receiver", FrameLimits());
-  FrameLimits limits;
-  limits.max_file_bytes = 1 << 20;
-  Connection receiver(std::move(theirs), "sender", limits);
-  const BuiltFile built = BuildWhole(builder.get());
-  EXPECT_THAT(sender.SendFile(builder->fd(), 0, built.file_bytes, "first"), IsOk());
-  EXPECT_FALSE(BuildWhole(builder.get()).ends_range);
-  Frame frame(SharedPool());
-  ASSERT_THAT(receiver.Receive(&frame), IsOk());
-  const UniqueFd out(::memfd_create("received", 0));
-  EXPECT_THAT(receiver.ReceiveFile(out.get(), 0, "first"), IsOk());
+// What compresses to next to nothing would else keep a caller waiting until a piece is full.
+TEST_F(SstBuilderTest, ACallAddsNoMoreThanAFewMebibytes) {
+  Entries entries;
+  for (size_t i = 0; i < 60; ++i) {
+    entries.emplace_back(Numbered("key", i), Repetitive(1 << 20));
+  }
+  const auto store = StoreOf(entries);
+  const auto builder = BuilderOf(store);
+  BuiltPiece before;
+  for (BuiltPiece piece; !piece.ends_range; before = piece) {
+    piece = Must(builder->Build(64 << 20));
+    EXPECT_LT(piece.raw_bytes - before.raw_bytes, 10U << 20);
+  }
+  EXPECT_EQ(before.raw_bytes, BytesOf(entries));
 }
 
 TEST_F(SstBuilderTest, ValuesLargerThanAFile) {
@@ -254,7 +240,7 @@ TEST_F(SstBuilderTest, EntitiesStayEntities) {
     }
     const auto store = OpenSource(path_);
     const auto builder = BuilderOf(store);
-    CopyOut(*builder, BuildWhole(builder.get()));
+    WriteFile(copy_, BuildFile(builder.get()).bytes);
     rocksdb::SstFileReader reader(SstOptions(Traits("default")));
     Check(reader.Open(copy_));
     const std::unique_ptr<rocksdb::Iterator> iterator(reader.NewIterator(rocksdb::ReadOptions()));
@@ -295,13 +281,13 @@ TEST_F(SstBuilderTest, CompressedFilteredAndCutAsTheTargetWants) {
       continue;
     }
     const auto builder = BuilderOf(store, {}, kWholeFile, target);
-    EXPECT_EQ(Read(*builder, BuildWhole(builder.get()), target).properties->compression_name, in_properties);
+    EXPECT_EQ(Read(BuildFile(builder.get()), target).properties->compression_name, in_properties);
   }
   auto target = Traits("default");
   target.filter_policy = "bloomfilter:10:false";
   target.block_size = 64 << 10;
   const auto builder = BuilderOf(store, {}, kWholeFile, target);
-  const FileRead read = Read(*builder, BuildWhole(builder.get()), target);
+  const FileRead read = Read(BuildFile(builder.get()), target);
   EXPECT_GT(read.properties->filter_size, 0U);
   EXPECT_EQ(read.properties->num_data_blocks, 2U);
 }
@@ -333,32 +319,6 @@ TEST_F(SstBuilderTest, ADamagedSourceIsNamed) {
   const std::string name = std::filesystem::path(file).filename();
   EXPECT_THAT(builder->Build(kWholeFile), Fails(Code::kSource, name));
   EXPECT_THAT(builder->Build(kWholeFile), Fails(Code::kSource, name));
-}
-
-void BuildWithTooLittleMemory() {
-  const TempDir directory;
-  const std::string path = directory / "store";
-  {
-    OwnedStore store(path);
-    for (const auto& [key, value] : SomeEntries(100, 100'000)) {
-      store.Put(key, value);
-    }
-    store.Flush();
-  }
-  const auto store = OpenSource(path);
-  auto target = Traits("default");
-  target.compression = "none";
-  const auto builder = Must(SstBuilder::Create(store, Must(store->Family("default")), {}, target, kWholeFile));
-  // No file that this process writes may be larger, in memory or not.
-  constexpr rlimit kLimit{1 << 20, 1 << 20};
-  ::signal(SIGXFSZ, SIG_IGN);
-  ::setrlimit(RLIMIT_FSIZE, &kLimit);
-  EXPECT_THAT(builder->Build(kWholeFile), Fails(Code::kNoSpace, "in memory"));
-  EXPECT_THAT(builder->Build(kWholeFile), Fails(Code::kNoSpace, "in memory"));
-}
-
-TEST(SstBuilderMemoryTest, AWantOfMemoryIsSaid) {
-  EXPECT_SURVIVES({ BuildWithTooLittleMemory(); });
 }
 
 }  // namespace

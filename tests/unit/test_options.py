@@ -45,7 +45,7 @@ def test_options_are_read(name: str, given: Any, held: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "given", "message"),
     [
-        ("lane", "fast", "--lane 'fast': give auto or batch"),
+        ("lane", "fast", "--lane 'fast': give auto, batch, sst or files"),
         ("streams", 0, "--streams 0: give a whole number from 1 to 64"),
         ("streams", 65, "--streams 65: give a whole number from 1 to 64"),
         ("streams", "many", "--streams 'many': give a whole number from 1 to 64"),

@@ -20,12 +20,13 @@ __all__: list[str] = [
     "ROCKSDB_VERSION",
     "ApplyMode",
     "BatchRun",
-    "BuiltFile",
+    "BuiltPiece",
     "ColumnFamilyDescription",
     "ColumnFamilyFigures",
     "Cursor",
     "EntryRun",
     "FillResult",
+    "OverlayReader",
     "RangeApplier",
     "RangeReader",
     "SourceStore",
@@ -200,6 +201,10 @@ class SourceStore:
         """
         ([(key, digest)], whether the end was reached) from the start of the range, or from behind `after`, on; at least one entry if there is one.
         """
+    def memtables_are_plain(self, column_family: str) -> bool:
+        """
+        Whether memtables hold puts and deletions of single keys only, or nothing.
+        """
     def pack_repair(
         self,
         column_family: str,
@@ -338,41 +343,84 @@ class RangeReader:
     @property
     def last_key(self) -> bytes: ...
 
-class BuiltFile:
+class OverlayReader:
     """
-    The SST file that is being built, or was last.
+    Packs what stands over a grafted file into frames, one a call.
     """
+    def __init__(
+        self,
+        store: SourceStore,
+        column_family: str,
+        file: str,
+        start: bytes | None,
+        end: bytes | None,
+        target_family: typing.SupportsIndex,
+        digest: bytes,
+    ) -> None: ...
+    def fill(
+        self,
+        frame: kvbatch._core.frame.Frame,
+        batch_bytes: typing.SupportsIndex,
+        codec: kvbatch._core.codec.Codec = kvbatch._core.codec.Codec.NONE,
+    ) -> FillResult:
+        """
+        As RangeReader.fill.
+        """
+    @property
+    def digest(self) -> bytes: ...
+    @property
+    def entries(self) -> int:
+        """
+        Of the range, file and overlay together.
+        """
+    @property
+    def last_key(self) -> bytes: ...
+    @property
+    def raw_bytes(self) -> int:
+        """
+        As `entries`: keys and values.
+        """
+
+class BuiltPiece:
+    """
+    What one call of SstBuilder.build came to.
+    """
+    @property
+    def ends_file(self) -> bool:
+        """
+        `entries` and `raw_bytes` are all of the file.
+        """
     @property
     def ends_range(self) -> bool:
         """
-        Behind it the range has nothing more.
+        Nothing is left behind it; the range had nothing at all unless `ends_file`.
         """
     @property
-    def entries(self) -> int: ...
-    @property
-    def file_bytes(self) -> int:
+    def entries(self) -> int:
         """
-        Once it is whole.
+        Of the file so far; they may stand in pieces to come.
         """
     @property
     def last_key(self) -> bytes:
         """
-        Once it is whole.
+        With `ends_file`.
+        """
+    @property
+    def length(self) -> int: ...
+    @property
+    def offset(self) -> int:
+        """
+        In the file.
         """
     @property
     def raw_bytes(self) -> int:
         """
-        Keys and values.
-        """
-    @property
-    def whole(self) -> bool:
-        """
-        It can be sent; or there is none, when it has no entries.
+        Keys and values of those.
         """
 
 class SstBuilder:
     """
-    The entries of [start, end) as SST files, in memory, one at a time.
+    [start, end) as SST files, in pieces while they are built.
     """
     def __init__(
         self,
@@ -388,14 +436,17 @@ class SstBuilder:
         """
         Files as `target` describes the family, of about `file_bytes` each.
         """
-    def build(self, step_bytes: typing.SupportsIndex) -> BuiltFile:
+    def build(self, piece_bytes: typing.SupportsIndex) -> BuiltPiece:
         """
-        Adds at least `step_bytes` of keys and values to the file, unless it or the range ends before. Raises SourceError naming a damaged file, NoSpaceError when the memory does not suffice.
+        The next piece, of `piece_bytes` at most; now and then an empty one. Raises SourceError naming a damaged file.
         """
-    @property
-    def fd(self) -> int:
+    def send(self, connection: kvbatch._core.wire.Connection) -> int:
         """
-        Holds the whole file until the next `build`; the builder owns it.
+        Sends the piece as a FILE frame; its crc32c.
+        """
+    def write(self, fd: typing.SupportsIndex, offset: typing.SupportsIndex) -> int:
+        """
+        Writes the piece into a file; its crc32c. TargetError, NoSpaceError.
         """
 
 class TargetStore:

@@ -1,0 +1,279 @@
+#include "store/overlay_iterator.h"
+
+#include <rocksdb/comparator.h>
+#include <rocksdb/sst_file_reader.h>
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "batch/wide_columns.h"
+#include "store/rocksdb_status.h"
+
+#if KVBATCH_TABLE_ITERATORS
+#include <rocksdb/utilities/types_util.h>
+#endif
+
+namespace kvbatch {
+
+namespace {
+
+#if KVBATCH_TABLE_ITERATORS
+
+// The records of one SST file, deletions included.
+class TableSource final : public OperationSource {
+ public:
+  TableSource(const TableFile& file, rocksdb::Options options, const RangeBounds& bounds)
+      : path_(file.path), end_(bounds.end), options_(std::move(options)), reader_(options_) {
+    if (Take(reader_.Open(file.path), "open " + path_)) {
+      table_ = reader_.NewTableIterator();
+      Seek(bounds.start);
+      Settle();
+    }
+  }
+
+  bool Valid() const override { return valid_; }
+  void Next() override {
+    last_.assign(View(record_.user_key));
+    do {
+      table_->Next();
+      Settle();
+    } while (valid_ && View(record_.user_key) == last_);
+  }
+  std::string_view key() const override { return View(record_.user_key); }
+  std::string_view value() const override { return value_; }
+  RecordKind kind() const override { return kind_; }
+  uint64_t sequence() const override { return record_.sequence; }
+  Status status() const override { return status_; }
+
+ private:
+  bool Take(const rocksdb::Status& status, const std::string& what) {
+    if (!status.ok()) {
+      status_ = FromSource(status, what);
+      valid_ = false;
+    }
+    return status.ok();
+  }
+
+  void Seek(const std::optional<std::string>& start) {
+    std::string internal_key;
+    if (!start) {
+      table_->SeekToFirst();
+    } else if (Take(rocksdb::GetInternalKeyForSeek(*start, options_.comparator, &internal_key), "seek in " + path_)) {
+      table_->Seek(internal_key);
+    }
+  }
+
+  void Settle() {
+    valid_ = status_.ok() && table_->Valid();
+    if (!valid_) {
+      (void)Take(table_->status(), "read " + path_);
+      return;
+    }
+    if (!Take(rocksdb::ParseEntry(table_->key(), options_.comparator, &record_), "read " + path_)) {
+      return;
+    }
+    if (end_ && options_.comparator->Compare(record_.user_key, *end_) >= 0) {
+      valid_ = false;
+      return;
+    }
+    value_ = View(table_->value());
+    switch (record_.type) {
+      case rocksdb::kEntryPut:
+        kind_ = RecordKind::kPut;
+        break;
+      case rocksdb::kEntryDelete:
+      case rocksdb::kEntrySingleDelete:
+        kind_ = RecordKind::kDelete;
+        value_ = {};
+        break;
+      case rocksdb::kEntryWideColumnEntity:
+        TakeEntity();
+        break;
+      default:
+        status_ = Status(Code::kSource, path_ + " holds a record that no reader of single files understands");
+        valid_ = false;
+    }
+  }
+
+  // As RocksDB, which takes an entity of nothing but the default column for a plain value.
+  void TakeEntity() {
+    std::vector<WideColumn> columns;
+    if (!DecodeEntity(value_, &columns)) {
+      status_ = Status(Code::kSource, "malformed columns in " + path_);
+      valid_ = false;
+      return;
+    }
+    const bool is_plain = columns.size() == 1 && columns.front().first.empty();
+    kind_ = is_plain ? RecordKind::kPut : RecordKind::kEntity;
+    value_ = is_plain ? columns.front().second : value_;
+  }
+
+  const std::string path_;
+  const std::optional<std::string> end_;
+  const rocksdb::Options options_;
+  rocksdb::SstFileReader reader_;
+  std::unique_ptr<rocksdb::Iterator> table_;
+  rocksdb::ParsedEntryInfo record_;
+  std::string last_;
+  std::string_view value_;
+  RecordKind kind_ = RecordKind::kPut;
+  bool valid_ = false;
+  Status status_;
+};
+
+#endif  // KVBATCH_TABLE_ITERATORS
+
+// What memtables show: newer than any file, deletions left out.
+class MemtableSource final : public OperationSource {
+ public:
+  MemtableSource(rocksdb::DB* db, rocksdb::ColumnFamilyHandle* family, const RangeBounds& bounds) : end_(bounds.end) {
+    rocksdb::ReadOptions options;
+    options.read_tier = rocksdb::kMemtableTier;
+    options.total_order_seek = true;
+    if (end_) {
+      upper_ = ToSlice(*end_);
+      options.iterate_upper_bound = &upper_;
+    }
+    iterator_.reset(db->NewIterator(options, family));
+    if (bounds.start) {
+      iterator_->Seek(*bounds.start);
+    } else {
+      iterator_->SeekToFirst();
+    }
+    Settle();
+  }
+
+  bool Valid() const override { return iterator_->Valid(); }
+  void Next() override {
+    iterator_->Next();
+    Settle();
+  }
+  std::string_view key() const override { return View(iterator_->key()); }
+  std::string_view value() const override { return value_; }
+  RecordKind kind() const override { return kind_; }
+  uint64_t sequence() const override { return std::numeric_limits<uint64_t>::max(); }
+  Status status() const override { return FromSource(iterator_->status(), "read the memtables of the source"); }
+
+ private:
+  void Settle() {
+    if (!iterator_->Valid()) {
+      return;
+    }
+    const rocksdb::WideColumns& columns = iterator_->columns();
+    if (columns.size() == 1 && columns.front().name().empty()) {
+      kind_ = RecordKind::kPut;
+      value_ = View(columns.front().value());
+      return;
+    }
+    std::vector<WideColumn> views;
+    for (const auto& column : columns) {
+      views.emplace_back(View(column.name()), View(column.value()));
+    }
+    entity_.clear();
+    SerializeEntity(views, &entity_);
+    kind_ = RecordKind::kEntity;
+    value_ = entity_;
+  }
+
+  const std::optional<std::string> end_;
+  rocksdb::Slice upper_;
+  std::unique_ptr<rocksdb::Iterator> iterator_;
+  std::string entity_;
+  std::string_view value_;
+  RecordKind kind_ = RecordKind::kPut;
+};
+
+class WalSource final : public OperationSource {
+ public:
+  WalSource(const std::vector<WalDeletion>& keys, const rocksdb::Comparator* comparator, const RangeBounds& bounds)
+      : at_(bounds.start ? Find(keys, comparator, *bounds.start) : keys.begin()),
+        end_(bounds.end ? Find(keys, comparator, *bounds.end) : keys.end()) {}
+
+  bool Valid() const override { return at_ < end_; }
+  void Next() override { ++at_; }
+  std::string_view key() const override { return at_->key; }
+  std::string_view value() const override { return {}; }
+  RecordKind kind() const override { return RecordKind::kDelete; }
+  uint64_t sequence() const override { return at_->sequence; }
+  Status status() const override { return Status::Ok(); }
+
+ private:
+  using Position = std::vector<WalDeletion>::const_iterator;
+
+  static Position Find(const std::vector<WalDeletion>& keys, const rocksdb::Comparator* comparator,
+                       const std::string& key) {
+    return std::lower_bound(keys.begin(), keys.end(), key,
+                            [comparator](const WalDeletion& deletion, const auto& bound) {
+                              return comparator->Compare(deletion.key, bound) < 0;
+                            });
+  }
+
+  Position at_;
+  const Position end_;
+};
+
+}  // namespace
+
+OverlayIterator::OverlayIterator(const SourceStore& store, rocksdb::ColumnFamilyHandle* family, const TableFile& base,
+                                 const RangeBounds& bounds)
+    : comparator_(family->GetComparator()) {
+  auto layout = store.Tables(family);
+  if (!layout.ok()) {
+    status_ = layout.status();
+    return;
+  }
+#if KVBATCH_TABLE_ITERATORS
+  for (const TableFile& file : layout.value()->files) {
+    if (file.path != base.path && (!bounds.start || comparator_->Compare(file.largest, *bounds.start) >= 0) &&
+        (!bounds.end || comparator_->Compare(file.smallest, *bounds.end) < 0)) {
+      sources_.push_back(std::make_unique<TableSource>(file, store.db()->GetOptions(family), bounds));
+    }
+  }
+#else
+  (void)base;
+#endif
+  if (layout.value()->memtables) {
+    auto deletions = store.DeletedInWal(family);
+    if (!deletions.ok()) {
+      status_ = deletions.status();
+      return;
+    }
+    sources_.push_back(std::make_unique<MemtableSource>(store.db(), family, bounds));
+    sources_.push_back(std::make_unique<WalSource>(deletions.value()->keys, comparator_, bounds));
+  }
+  Settle();
+}
+
+OverlayIterator::~OverlayIterator() = default;
+
+void OverlayIterator::Next() {
+  // The others that stand on this key are older.
+  const std::string key(newest_->key());
+  for (const auto& source : sources_) {
+    if (source->Valid() && source->key() == key) {
+      source->Next();
+    }
+  }
+  Settle();
+}
+
+void OverlayIterator::Settle() {
+  newest_ = nullptr;
+  for (const auto& source : sources_) {
+    if (!source->Valid()) {
+      if (Status status = source->status(); !status.ok()) {
+        status_ = std::move(status);
+        newest_ = nullptr;
+        return;
+      }
+      continue;
+    }
+    const int order = newest_ == nullptr ? -1 : comparator_->Compare(ToSlice(source->key()), ToSlice(newest_->key()));
+    if (order < 0 || (order == 0 && source->sequence() > newest_->sequence())) {
+      newest_ = source.get();
+    }
+  }
+}
+
+}  // namespace kvbatch

@@ -1,0 +1,224 @@
+#include <fcntl.h>
+#include <rocksdb/sst_file_writer.h>
+#include <unistd.h>
+
+#include "store/wal_deletions.h"
+#include "target_testing.h"
+
+namespace kvbatch::testing {
+namespace {
+
+#if KVBATCH_TABLE_ITERATORS
+
+constexpr uint32_t kRange = 2;
+
+// A target, and SST files as a sender has them.
+class RangeApplierFileTest : public ::testing::Test {
+ protected:
+  // A file as the sender builds it.
+  std::string Built(const Entries& entries) {
+    const std::string path = directory_ / Numbered("built", files_++);
+    rocksdb::SstFileWriter writer{rocksdb::EnvOptions(), rocksdb::Options()};
+    Check(writer.Open(path));
+    for (const auto& [key, value] : entries) {
+      Check(writer.Put(key, value));
+    }
+    Check(writer.Finish());
+    return path;
+  }
+
+  // The one file of a database's last level.
+  std::string Grown(const Entries& entries) {
+    const std::string path = directory_ / Numbered("grown", files_++);
+    OwnedStore store(path);
+    for (const auto& [key, value] : entries) {
+      store.Put(key, value);
+    }
+    store.Flush();
+    rocksdb::CompactRangeOptions options;
+    options.bottommost_level_compaction = rocksdb::BottommostLevelCompaction::kForce;
+    Check(store->CompactRange(options, nullptr, nullptr));
+    return FilesEndingWith(path, ".sst").at(0);
+  }
+
+  static Status Take(RangeApplier* applier, const std::string& path, TakenFile file) {
+    const std::string bytes = ReadFile(path);
+    const int fd = Must(applier->OpenTaken());
+    EXPECT_EQ(::pwrite(fd, bytes.data(), bytes.size(), 0), static_cast<ssize_t>(bytes.size()));
+    EXPECT_THAT(applier->AddPiece(bytes.size(), Crc32c(bytes)), IsOk());
+    if (Status status = applier->EndFile(std::move(file)); !status.ok()) {
+      return status;
+    }
+    return applier->Drain();
+  }
+
+  static TakenFile Told(const Entries& entries, bool graft) {
+    TakenFile file{.entries = entries.size(), .last_key = entries.back().first, .graft = graft};
+    for (const auto& [key, value] : entries) {
+      file.raw_bytes += key.size() + value.size();
+    }
+    return file;
+  }
+
+  std::vector<std::string> Spooled() const { return FilesEndingWith(path_ + "/.kvbatch", ".sst"); }
+
+  const TempDir directory_;
+  const std::string path_ = directory_ / "store";
+  const std::shared_ptr<TargetStore> store_ = OpenTarget(path_);
+  size_t files_ = 0;
+};
+
+TEST_F(RangeApplierFileTest, BuiltFilesFollowOneAnotherAndEachHasItsCursor) {
+  const Entries first = SomeEntries(500);
+  const Entries second = SomeEntries(300, 20, 500);
+  const auto applier = ApplierFor(store_, ApplyMode::kIngest, RangeOf(kRange));
+  ASSERT_THAT(Take(applier.get(), Built(first), Told(first, false)), IsOk());
+  const auto durable = applier->TakeDurable();
+  ASSERT_TRUE(durable);
+  EXPECT_EQ(durable->entries, 500U);
+  EXPECT_EQ(durable->last_key, first.back().first);
+  EXPECT_FALSE(durable->complete);
+  EXPECT_EQ(Must(store_->Cursors()).at(0), *durable);
+  ASSERT_THAT(Take(applier.get(), Built(second), Told(second, false)), IsOk());
+  ASSERT_THAT(FinishAsApplied(applier.get()), IsOk());
+  Entries all = first;
+  all.insert(all.end(), second.begin(), second.end());
+  EXPECT_EQ(FinishedEntries(store_), all);
+}
+
+TEST_F(RangeApplierFileTest, AGraftIsTakenUnderWhatIsPutOverIt) {
+  Entries entries = SomeEntries(1000);
+  const auto applier = ApplierFor(store_, ApplyMode::kIngest, RangeOf(kRange));
+  ASSERT_THAT(Take(applier.get(), Grown(entries), Told(entries, true)), IsOk());
+  EXPECT_FALSE(applier->TakeDurable()) << "nothing is recorded before the end of the range";
+  char buffer[200];
+  BatchBuilder builder(buffer, sizeof(buffer));
+  ASSERT_TRUE(builder.Put(0, entries[10].first, "over"));
+  ASSERT_TRUE(builder.Delete(0, entries[20].first));
+  Frame frame = FrameOfBatch(builder.Finish());
+  ASSERT_THAT(applier->Apply(&frame), IsOk());
+  const Cursor applied = applier->applied();
+  ASSERT_THAT(applier->Finish(999, 12'345, applied.digest), IsOk());
+  ASSERT_THAT(applier->Drain(), IsOk());
+  EXPECT_EQ(applier->TakeDurable()->entries, 999U);
+  entries[10].second = "over";
+  entries.erase(entries.begin() + 20);
+  EXPECT_EQ(FinishedEntries(store_), entries);
+}
+
+TEST_F(RangeApplierFileTest, AGraftThatIsMetOnceMoreIsNotIngestedTwice) {
+  const Entries entries = SomeEntries(1000);
+  const std::string file = Grown(entries);
+  {
+    const auto applier = ApplierFor(store_, ApplyMode::kIngest, RangeOf(kRange));
+    ASSERT_THAT(Take(applier.get(), file, Told(entries, true)), IsOk());
+    ASSERT_THAT(applier->Flush(), IsOk());
+    EXPECT_FALSE(applier->TakeDurable());
+  }
+  EXPECT_TRUE(Must(store_->Cursors()).empty());
+  const auto again = ApplierFor(store_, ApplyMode::kIngest, RangeOf(kRange));
+  ASSERT_THAT(Take(again.get(), file, Told(entries, true)), IsOk());
+  EXPECT_TRUE(Spooled().empty());
+  ASSERT_THAT(FinishAsApplied(again.get()), IsOk());
+  EXPECT_EQ(FinishedEntries(store_), entries);
+  EXPECT_EQ(FilesEndingWith(path_, ".sst").size(), 1U);
+}
+
+TEST_F(RangeApplierFileTest, AGraftOverOtherDataIsAnError) {
+  const Entries entries = SomeEntries(100);
+  const auto first = ApplierFor(store_, ApplyMode::kIngest, RangeOf(kRange));
+  ASSERT_THAT(Take(first.get(), Grown(entries), Told(entries, true)), IsOk());
+  const Entries others = SomeEntries(100, 30);
+  const auto second = ApplierFor(store_, ApplyMode::kIngest, RangeOf(kRange + 1));
+  EXPECT_THAT(Take(second.get(), Grown(others), Told(others, true)), Fails(Code::kTarget, "ingest into"));
+}
+
+TEST_F(RangeApplierFileTest, WhatIsNotWhatTheSenderSaysIsRefusedAndLeavesNothing) {
+  const Entries entries = SomeEntries(100);
+  const std::string file = Built(entries);
+  const auto with = [&](const std::function<void(TakenFile*)>& change) {
+    TakenFile told = Told(entries, false);
+    change(&told);
+    return told;
+  };
+  const auto taken = [&](const TakenFile& told, ApplyRange range = RangeOf(kRange)) {
+    return Take(ApplierFor(store_, ApplyMode::kIngest, std::move(range)).get(), file, told);
+  };
+  EXPECT_THAT(taken(with([](TakenFile* told) { ++told->entries; })), Fails(Code::kCorruption, "holds 100 entries"));
+  EXPECT_THAT(taken(with([](TakenFile* told) { told->last_key.push_back('x'); })), Fails(Code::kCorruption, "another key"));
+  EXPECT_THAT(taken(Told(entries, false), RangeOf(kRange, 0, entries[1].first)), Fails(Code::kCorruption, "outside"));
+  EXPECT_THAT(taken(Told(entries, false), RangeOf(kRange, 0, std::nullopt, entries[99].first)),
+              Fails(Code::kCorruption, "outside"));
+  EXPECT_TRUE(Spooled().empty());
+  EXPECT_TRUE(FinishedEntries(store_).empty());
+}
+
+TEST_F(RangeApplierFileTest, WhatIsNoSstFileIsRefused) {
+  const std::string file = directory_ / "text";
+  WriteFile(file, Repetitive(5000));
+  const auto applier = ApplierFor(store_, ApplyMode::kIngest, RangeOf(kRange));
+  EXPECT_THAT(Take(applier.get(), file, {.entries = 1, .last_key = "x"}), Fails(Code::kCorruption, "does not open"));
+  EXPECT_THAT(applier->OpenTaken(), Fails(Code::kCorruption)) << "it takes nothing more behind an error";
+  EXPECT_TRUE(Spooled().empty());
+}
+
+TEST_F(RangeApplierFileTest, FilesOutOfTurnAreRefused) {
+  const Entries entries = SomeEntries(10);
+  const auto written = ApplierFor(store_, ApplyMode::kWrite, RangeOf(kRange));
+  EXPECT_THAT(written->OpenTaken(), Fails(Code::kProtocol, "takes no file"));
+  const auto ended = ApplierFor(store_, ApplyMode::kIngest, RangeOf(kRange));
+  EXPECT_THAT(ended->EndFile(Told(entries, false)), Fails(Code::kProtocol, "end of no file"));
+  const auto begun = ApplierFor(store_, ApplyMode::kIngest, RangeOf(kRange));
+  ASSERT_THAT(ApplyEntries(begun.get(), entries), IsOk());
+  EXPECT_THAT(begun->OpenTaken(), Fails(Code::kProtocol, "takes no file"));
+  const auto inside = ApplierFor(store_, ApplyMode::kIngest, RangeOf(kRange));
+  ASSERT_THAT(inside->OpenTaken(), IsOk());
+  EXPECT_THAT(inside->Finish(0, 0, Digest()), Fails(Code::kProtocol, "inside a file"));
+}
+
+TEST_F(RangeApplierFileTest, AnUnfinishedFileIsDropped) {
+  {
+    const auto applier = ApplierFor(store_, ApplyMode::kIngest, RangeOf(kRange));
+    ASSERT_THAT(applier->OpenTaken(), IsOk());
+    EXPECT_EQ(Spooled().size(), 1U);
+    ASSERT_THAT(applier->AddPiece(100, 1), IsOk());
+    EXPECT_EQ(applier->unfinished_bytes(), 100U);
+    ASSERT_THAT(applier->Flush(), IsOk());
+  }
+  EXPECT_TRUE(Spooled().empty());
+}
+
+TEST(WalDeletionsTest, EachDeletedKeyHasItsNewestSequenceNumber) {
+  const TempDir directory;
+  const std::string path = directory / "store";
+  uint64_t last = 0;
+  {
+    OwnedStore store(path, {FamilyNamed("default"), FamilyNamed("other"), FamilyNamed("odd")});
+    const auto erase = [&store](const std::string& key, const std::string& family) {
+      Check(store->Delete(rocksdb::WriteOptions(), store.family(family), key));
+    };
+    store.Put("a", "1");
+    erase("b", "default");
+    erase("a", "default");
+    Check(store->SingleDelete(rocksdb::WriteOptions(), store.family("other"), "z"));
+    erase("b", "default");
+    last = store->GetLatestSequenceNumber();
+    Check(store->DeleteRange(rocksdb::WriteOptions(), store.family("odd"), "a", "b"));
+  }
+  const auto store = OpenSource(path);
+  const auto* found = Must(store->DeletedInWal(Must(store->Family("default"))));
+  EXPECT_TRUE(found->plain);
+  ASSERT_EQ(found->keys.size(), 2U);
+  EXPECT_EQ(found->keys[0].key, "a");
+  EXPECT_EQ(found->keys[1].key, "b");
+  EXPECT_EQ(found->keys[1].sequence, last);
+  EXPECT_EQ(found->keys[0].sequence, last - 2);
+  EXPECT_EQ(Must(store->DeletedInWal(Must(store->Family("other"))))->keys.size(), 1U);
+  EXPECT_TRUE(Must(store->MemtablesArePlain("other")));
+  EXPECT_FALSE(Must(store->MemtablesArePlain("odd")));
+}
+
+#endif  // KVBATCH_TABLE_ITERATORS
+
+}  // namespace
+}  // namespace kvbatch::testing
