@@ -104,6 +104,9 @@ JobOption = Annotated[str | None, typer.Option(help="Job id (default: made from 
 NonemptyOption = Annotated[
     bool, typer.Option("--allow-nonempty", help="Write into a target that holds other data; its other keys stay.")
 ]
+LinkOption = Annotated[
+    bool, typer.Option("--link", help="With --lane files: hard links of the files that are never written again.")
+]
 RetriesOption = Annotated[int, typer.Option(help="Attempts after a broken connection before giving up with exit 75.")]
 
 
@@ -121,6 +124,7 @@ def _options(
     job: str | None,
     state_dir: Path | None,
     allow_nonempty: bool,
+    link: bool,
     retries: int,
 ) -> dict[str, Any]:
     options: dict[str, Any] = {
@@ -134,6 +138,7 @@ def _options(
         "key_range": key_range,
         "job": job,
         "allow_nonempty": allow_nonempty,
+        "link": link,
         "retries": retries,
         "state_dir": state_dir or default_state_dir(),
     }
@@ -161,6 +166,7 @@ def migrate(
     job: JobOption = None,
     state_dir: StateOption = None,
     allow_nonempty: NonemptyOption = False,
+    link: LinkOption = False,
     retries: RetriesOption = 8,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and touch nothing.")] = False,
     progress: ProgressOption = ProgressChoice.AUTO,
@@ -180,6 +186,7 @@ def migrate(
         job=job,
         state_dir=state_dir,
         allow_nonempty=allow_nonempty,
+        link=link,
         retries=retries,
     )
     with _FailureTold(progress) as failure:
@@ -245,6 +252,7 @@ def plan(
     job: JobOption = None,
     state_dir: StateOption = None,
     allow_nonempty: NonemptyOption = False,
+    link: LinkOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show what `migrate` would do and find at TARGET; touches nothing. Exit 4 where it would be refused."""
@@ -255,6 +263,7 @@ def plan(
         "job": job,
         "state_dir": state_dir or default_state_dir(),
         "allow_nonempty": allow_nonempty,
+        "link": link,
     }
     if streams is not None:
         options["streams"] = streams

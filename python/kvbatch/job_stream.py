@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kvbatch._core.base import chain_file_piece, file_crc32c
 from kvbatch._core.frame import BufferPool, Frame
 from kvbatch._core.store import Cursor, OverlayReader, RangeReader, SourceStore, SstBuilder, StopReason, record_sent
 from kvbatch.compression import CodecChooser
 from kvbatch.errors import KvbatchError, SourceError, StoppedError
 from kvbatch.ranges import Range
 from kvbatch.sent_log import SentLog
+from kvbatch.source_image import is_never_rewritten
 from kvbatch.target import FILE_PIECE_BYTES, TargetSession, TargetStream
 from kvbatch.target_job import FileTotals
 from kvbatch.units import format_bytes
@@ -80,6 +82,7 @@ class JobStream:
     pool: BufferPool
     batch_bytes: int
     codecs: CodecChooser
+    link: bool
     counters: StreamCounters
     stopping: threading.Event
     on_started: Callable[[Range], None]
@@ -111,21 +114,25 @@ class JobStream:
         try:
             while (part := self.queue.take()) is not None:
                 self.on_started(part)
-                manifest = self.session.reply.manifest
-                if part.id in manifest.written_ranges:
-                    self._copy(stream, frame, part)
-                elif part.file:
-                    self._graft(stream, frame, part)
-                elif manifest.lane == "sst":
-                    self._build(stream, part)
-                else:
-                    self._copy(stream, frame, part)
+                self._move(stream, frame, part)
             frame.release()
             stream.drain()
         finally:
             stream.close()
             self._take_durable(stream)
             self.counters.wire_bytes += stream.wire_bytes
+
+    def _move(self, stream: TargetStream, frame: Frame, part: Range) -> None:
+        manifest = self.session.reply.manifest
+        written = part.id in manifest.written_ranges
+        if manifest.lane == "files":
+            self._move_file(stream, part)
+        elif part.file and not written:
+            self._graft(stream, frame, part)
+        elif manifest.lane == "sst" and not written:
+            self._build(stream, part)
+        else:
+            self._copy(stream, frame, part)
 
     def _copy(self, stream: TargetStream, frame: Frame, part: Range) -> None:
         cursor = self.cursors.get(part.id, Cursor(part.id))
@@ -168,8 +175,7 @@ class JobStream:
         codec = self.codecs.codec()
         filled = overlay.fill(frame, self.batch_bytes, codec)
         while True:
-            if self.stopping.is_set():
-                raise StoppedError("stopped on request")
+            self._check_stopping()
             if filled.stop is StopReason.LARGE_ENTRY:
                 self._check_large(part, overlay, filled.needed_bytes)
                 frame.release()
@@ -185,13 +191,53 @@ class JobStream:
                 break
             filled = overlay.fill(frame, self.batch_bytes, codec)
 
-    def _put_file(self, stream: TargetStream, part: Range, path: Path, entries: int) -> bytes:
-        """The running digest behind it; what the file holds is counted as its bytes go."""
-        digest, counted = bytes(16), 0
+    def _move_file(self, stream: TargetStream, part: Range) -> None:
+        """Moves a file of the store, going on where the target has what the source has."""
+        path = Path(self.source.path) / part.file
+        digest = bytes(16)
+        if self.link and is_never_rewritten(part.file):
+            stream.begin(part)
+            stream.link_file(str(path))
+            self.counters.add(part.estimated_entries, part.file_bytes)
+        else:
+            start, digest = self._agreed_start(part, path)
+            stream.begin(part, start)
+            digest = self._put_file(stream, part, path, part.estimated_entries, start, digest)
+        stream.end(0, part.file_bytes, digest)
+        self._take_durable(stream)
+
+    def _agreed_start(self, part: Range, path: Path) -> tuple[int, bytes]:
+        """How far the target's part of a file is the source's, and the running digest there: all of it or nothing."""
+        cursor = self.cursors.get(part.id, Cursor(part.id))
+        digest = bytes(16)
+        if not 0 < cursor.raw_bytes <= part.file_bytes:
+            return 0, digest
         with open_source_file(path) as fd:
-            for offset in range(0, part.file_bytes, FILE_PIECE_BYTES):
-                if self.stopping.is_set():
-                    raise StoppedError("stopped on request")
+            for offset in range(0, cursor.raw_bytes, FILE_PIECE_BYTES):
+                self._check_stopping()
+                length = min(FILE_PIECE_BYTES, cursor.raw_bytes - offset)
+                crc32c = file_crc32c(fd, offset, length, str(path))
+                digest = chain_file_piece(digest, offset, length, crc32c)
+        return (cursor.raw_bytes, digest) if digest == cursor.digest else (0, bytes(16))
+
+    def _check_stopping(self) -> None:
+        if self.stopping.is_set():
+            raise StoppedError("stopped on request")
+
+    def _put_file(
+        self,
+        stream: TargetStream,
+        part: Range,
+        path: Path,
+        entries: int,
+        start: int = 0,
+        digest: bytes = bytes(16),
+    ) -> bytes:
+        """The running digest behind it; what the file holds is counted as its bytes go."""
+        counted = entries * start // max(1, part.file_bytes)
+        with open_source_file(path) as fd:
+            for offset in range(start, part.file_bytes, FILE_PIECE_BYTES):
+                self._check_stopping()
                 length = min(FILE_PIECE_BYTES, part.file_bytes - offset)
                 self.sent.record(part.id, offset, offset + length)
                 digest = stream.put_file(fd, offset, length, str(path), digest)
@@ -254,8 +300,7 @@ class JobStream:
         codec = self.codecs.codec()
         filled = reader.fill(frame, self.batch_bytes, codec)
         while True:
-            if self.stopping.is_set():
-                raise StoppedError("stopped on request")
+            self._check_stopping()
             large = filled.stop is StopReason.LARGE_ENTRY
             if large:
                 self._check_large(part, reader, filled.needed_bytes)

@@ -13,11 +13,14 @@ from typing import Any
 from kvbatch._core.store import RESERVED_COLUMN_FAMILY, ColumnFamilyDescription
 from kvbatch.errors import CorruptionError, RefusedError
 from kvbatch.ranges import KeyRange, Range, optional_bytes, optional_hex
+from kvbatch.source_image import check_image_names
 
 __all__ = ["JOB_RECORD", "Manifest"]
 
 JOB_RECORD = b"job"
 _VERSION = 1
+# What a file offset can be.
+_MAX_FILE_BYTES = (1 << 63) - 1
 
 
 def _family_to_json(family: ColumnFamilyDescription) -> dict[str, Any]:
@@ -99,6 +102,9 @@ class Manifest:
 
     def _check_ranges(self) -> None:
         """Raises CorruptionError unless the ranges of each family follow one another from end to end of `key_range`."""
+        if self.lane == "files":
+            self._check_files()
+            return
         expected = [family.name for family in self.families]
         if RESERVED_COLUMN_FAMILY in expected:
             raise CorruptionError(f"malformed manifest: {RESERVED_COLUMN_FAMILY} is nobody's family", retryable=False)
@@ -112,6 +118,17 @@ class Manifest:
             whole = whole and name in expected and bool(bounds[name]) and starts == ends
         if not whole:
             raise CorruptionError("malformed manifest: its ranges do not make up its column families", retryable=False)
+
+    def _check_files(self) -> None:
+        """Raises CorruptionError unless the ranges are the files of a store: the names become names at the target."""
+        check_image_names(part.file for part in self.ranges)
+        as_planned = [
+            Range(i, "", None, None, part.estimated_bytes, part.estimated_entries, part.file, part.file_bytes)
+            for i, part in enumerate(self.ranges)
+        ]
+        sizes_fit = all(0 <= part.file_bytes <= _MAX_FILE_BYTES for part in self.ranges)
+        if list(self.ranges) != as_planned or not sizes_fit or self.key_range != KeyRange() or self.allow_nonempty:
+            raise CorruptionError("malformed manifest: its ranges are no files of a whole store", retryable=False)
 
     def encode(self) -> bytes:
         return json.dumps(self.to_json(), separators=(",", ":")).encode()

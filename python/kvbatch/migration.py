@@ -215,9 +215,11 @@ class Migration:
             self._resumed = self._resumed or reply.resumed
             self._manifest = reply.manifest
             self._cursors = {cursor.range: cursor for cursor in reply.cursors}
-            self._base_entries = sum(cursor.entries for cursor in reply.cursors)
+            self._base_entries = sum(self._entries(cursor) for cursor in reply.cursors)
             self._base_bytes = sum(cursor.raw_bytes for cursor in reply.cursors)
-            self._recorder.update(identity=reply.identity, fingerprint=self.plan.manifest.fingerprint, summary=None)
+            # A store that is moved as it is keeps its identity.
+            identity = self._store.identity if self._manifest.lane == "files" else reply.identity
+            self._recorder.update(identity=identity, fingerprint=self.plan.manifest.fingerprint, summary=None)
             self._bus.publish(
                 "job",
                 job=self.job,
@@ -270,6 +272,7 @@ class Migration:
                 pool=pool,
                 batch_bytes=self._options.batch_bytes,
                 codecs=CodecChooser(self._options.compression, self._target_endpoint),
+                link=self._options.link,
                 counters=StreamCounters(),
                 stopping=halt,
                 on_started=lambda part: self._bus.publish("range", range=part.id, state="started"),
@@ -349,6 +352,15 @@ class Migration:
         with self._lock:
             return sum(cursor.raw_bytes for cursor in self._cursors.values())
 
+    def _entries(self, cursor: Cursor) -> int:
+        """What a cursor covers. The lane `files` does not look at entries: of them it is the planner's estimate."""
+        if self._manifest.lane != "files":
+            return cursor.entries
+        part = self._manifest.ranges[cursor.range]
+        if cursor.complete:
+            return part.estimated_entries
+        return part.estimated_entries * cursor.raw_bytes // max(1, part.file_bytes)
+
     def _sample(self) -> None:
         with self._lock:
             session = StreamCounters()
@@ -357,7 +369,7 @@ class Migration:
             counters = dataclasses.replace(self._finished_counters)
             _add(counters, session)
             cursors = list(self._cursors.values())
-        durable_entries = sum(cursor.entries for cursor in cursors)
+        durable_entries = sum(self._entries(cursor) for cursor in cursors)
         durable_bytes = sum(cursor.raw_bytes for cursor in cursors)
         entries_per_second, bytes_per_second = self._rates.sample(counters.entries, counters.raw_bytes)
         self._progress = Progress(
@@ -384,7 +396,7 @@ class Migration:
             state=JobState.DONE,
             lane=self.plan.lane,
             lane_reason=self.plan.lane_reason,
-            entries=sum(cursor.entries for cursor in cursors),
+            entries=sum(self._entries(cursor) for cursor in cursors),
             raw_bytes=sum(cursor.raw_bytes for cursor in cursors),
             wire_bytes=counters.wire_bytes,
             seconds=seconds,

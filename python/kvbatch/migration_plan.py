@@ -9,6 +9,7 @@ from typing import Any
 from kvbatch._core.store import RESERVED_COLUMN_FAMILY, ColumnFamilyDescription, SourceStore
 from kvbatch.endpoints import DirectoryEndpoint, Endpoint
 from kvbatch.errors import RefusedError, UsageError
+from kvbatch.files_planner import check_link, plan_files
 from kvbatch.fingerprint import fingerprint_directory
 from kvbatch.manifest import Manifest
 from kvbatch.options import MigrationOptions
@@ -118,8 +119,10 @@ class _Way:
     ranges: tuple[Range, ...]
 
 
-def _choose(store: SourceStore, options: MigrationOptions) -> _Way:
+def _choose(source: DirectoryEndpoint, store: SourceStore, options: MigrationOptions) -> _Way:
     """Raises RefusedError when the lane that is asked for cannot serve."""
+    if options.lane == "files":
+        return _Way("files", "asked for with --lane", plan_files(source, store, options))
     if options.lane == "batch":
         return _Way("batch", "asked for with --lane", _plan_ranges(store, options, graft=False))
     # Files keep the compression they have.
@@ -138,8 +141,9 @@ def make_plan(source: Endpoint, target: Endpoint, store: SourceStore, options: M
     """Looks at the source only. Raises RefusedError when the lane that is asked for cannot serve."""
     assert isinstance(source, DirectoryEndpoint)
     fingerprint = fingerprint_directory(source.path)
-    way = _choose(store, options)
+    way = _choose(source, store, options)
     ranges = way.ranges
+    check_link(source, target, options)
     manifest = Manifest(
         job=_job_id(fingerprint, target, options),
         source=str(source),

@@ -123,6 +123,7 @@ class MigrationOptions(BaseModel):
     )
     state_dir: Path = _option("--state-dir", "a path", default_factory=default_state_dir)
     allow_nonempty: bool = _option("--allow-nonempty", "true or false", default=False)
+    link: bool = _option("--link", "true or false", default=False)
     retries: int = _number("--retries", 0, default=8)
     sst_file_bytes: Annotated[int, _read_by(parse_bytes)] = _size("", 64 * MIB)
     max_ranges: int = _number("", 1, 10_000, default=64)

@@ -9,7 +9,7 @@ from pathlib import Path
 from kvbatch.endpoints import is_receiver_name
 from kvbatch.errors import RefusedError, TransportError
 from kvbatch.protocol import Peer
-from kvbatch.target_job import TargetJob
+from kvbatch.target_job import Job
 
 __all__ = ["Session", "resolve_name"]
 
@@ -32,7 +32,7 @@ def resolve_name(root: Path, name: str) -> Path:
 class Session:
     """A job that is open, and the connections that belong to it."""
 
-    def __init__(self, path: Path, job: TargetJob, control: Peer) -> None:
+    def __init__(self, path: Path, job: Job, control: Peer) -> None:
         self.id = secrets.token_hex(8)
         self.path = path
         self.job = job

@@ -49,6 +49,8 @@ class ReceiverStream:
                     frame.release()
                 self._acknowledge_when_due()
             elif type_ is FrameType.FILE:
+                if frame.range != (opened := self._ranges.current().applied.range):
+                    raise ProtocolError(f"a piece of range {frame.range} while range {opened} is open")
                 self._digest = self._ranges.take_piece(self._receive_piece, connection.pending_file_bytes)
                 self._unacknowledged += 1
                 self._acknowledge_when_due()
@@ -58,7 +60,10 @@ class ReceiverStream:
                     file_totals = FileTotals.from_json(value)
                 self._ranges.end_file(file_totals)
             elif type_ is FrameType.RANGE_BEGIN:
-                self._ranges.begin(frame.range)
+                begin = decode_payload(frame)
+                with malformed_is_protocol_error(self._peer.name, "RANGE_BEGIN"):
+                    offset = int(begin.get("offset", 0))
+                self._ranges.begin(frame.range, offset)
             elif type_ is FrameType.RANGE_END:
                 totals = decode_payload(frame)
                 with malformed_is_protocol_error(self._peer.name, "RANGE_END"):

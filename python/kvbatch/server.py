@@ -33,7 +33,7 @@ from kvbatch.receiver_control import CONTROL_LIMITS, ReceiverControl
 from kvbatch.receiver_session import Session, resolve_name
 from kvbatch.receiver_stream import ReceiverStream
 from kvbatch.target import FILE_PIECE_BYTES
-from kvbatch.target_job import TargetJob
+from kvbatch.target_files import open_job
 from kvbatch.target_local import AppliedRanges
 from kvbatch.target_state import TargetState, examine_directory
 
@@ -210,7 +210,7 @@ class Receiver:
         with self._reserved(path):
             if (old := self._session_of_job(path, manifest)) is not None:
                 self.close_session(old)
-            session = Session(path, TargetJob(path, manifest), control)
+            session = Session(path, open_job(path, manifest), control)
             with self._lock:
                 self._sessions[session.id] = session
         log.info("job opened", job=manifest.job, name=name, resumed=session.job.resumed, peer=control.name)

@@ -27,8 +27,9 @@ class TargetStream(Protocol):
     def wire_bytes(self) -> int:
         """Bytes that went over the wire, 0 where there is none."""
 
-    def begin(self, part: Range) -> None:
-        """Starts a range behind its cursor."""
+    def begin(self, part: Range, offset: int = 0) -> None:
+        """Starts a range behind its cursor. A file of the store starts at `offset`: its cursor's, or 0 where what the
+        target has of it is not what the source has."""
 
     def put(self, frame: Frame, digest: bytes) -> None:
         """Hands over the next batch of the range; `digest` is the running digest behind it, which the target must
@@ -58,6 +59,10 @@ class TargetStream(Protocol):
 
     def end_file(self, totals: FileTotals) -> None:
         """The file is whole: it is checked, and becomes the target's."""
+
+    def link_file(self, path: str) -> None:
+        """Instead of putting it: the range's file is another name for the source's. Only where source and target are
+        directories of one file system; RefusedError elsewhere."""
 
     def end(self, entries: int, raw_bytes: int, digest: bytes) -> None:
         """Ends the range with its totals, what an earlier attempt moved included."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +21,7 @@ from kvbatch._core.store import (
 )
 from kvbatch.errors import KvbatchError, ProtocolError, RefusedError, TargetError
 from kvbatch.manifest import JOB_RECORD, Manifest
+from kvbatch.target_staging import staged_manifest, translate_os_errors
 
 __all__ = [
     "Applier",
@@ -33,7 +32,6 @@ __all__ = [
     "check_writable",
     "family_with_data",
     "is_unfinished",
-    "translate_os_errors",
 ]
 
 # What RocksDB leaves when it dies before a new store has its CURRENT file.
@@ -109,8 +107,9 @@ class Job(Protocol):
     resumed: bool
 
     def reply(self, max_frame_bytes: int) -> OpenReply: ...
-    def open_range(self, range_id: int) -> Applier:
-        """Going on from its cursor. Raises ProtocolError when it is taken or done."""
+    def open_range(self, range_id: int, offset: int = 0) -> Applier:
+        """Going on from its cursor; a range that is a file of the store goes on from `offset`, its cursor's or 0.
+        Raises ProtocolError when it is taken or done."""
 
     def release_range(self, range_id: int) -> None: ...
     def finish(self) -> None:
@@ -118,14 +117,6 @@ class Job(Protocol):
 
     def close(self) -> None:
         """Leaves the job as it stands, resumable."""
-
-
-@contextmanager
-def translate_os_errors(what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise TargetError(f"{what}: {error.strerror or error}") from error
 
 
 def is_unfinished(path: Path) -> bool:
@@ -142,6 +133,8 @@ def family_with_data(path: Path) -> str | None:
 
 def check_writable(path: Path, manifest: Manifest) -> None:
     """Raises RefusedError when a job must not write to `path`; changes nothing there."""
+    if manifest.lane != "files" and (staged := staged_manifest(path)) is not None:
+        manifest.check_resumes(staged)
     with translate_os_errors(f"look at the target {path}"):
         if not path.exists():
             return
@@ -214,8 +207,10 @@ class TargetJob:
                 max_frame_bytes=max_frame_bytes,
             )
 
-    def open_range(self, range_id: int) -> RangeApplier:
+    def open_range(self, range_id: int, offset: int = 0) -> RangeApplier:
         """The applier of a range, going on from its cursor. Raises ProtocolError when it is taken or done."""
+        if offset != 0:
+            raise ProtocolError(f"range {range_id} is no file of the store and begins at no offset")
         if not 0 <= range_id < len(self.manifest.ranges):
             raise ProtocolError(f"the job has no range {range_id}")
         part = self.manifest.ranges[range_id]

@@ -15,7 +15,8 @@ from kvbatch._core.store import BatchRun, BuiltPiece, Cursor, RangeReader, SstBu
 from kvbatch.errors import CorruptionError, KvbatchError, NoSpaceError, ProtocolError, SourceError, TargetError
 from kvbatch.manifest import Manifest
 from kvbatch.ranges import Range
-from kvbatch.target_job import Applier, FileTotals, Job, OpenReply, TargetJob
+from kvbatch.target_files import FileApplier, open_job
+from kvbatch.target_job import Applier, FileTotals, Job, OpenReply
 
 __all__ = ["AppliedRanges", "LocalSession", "copy_piece"]
 
@@ -36,10 +37,10 @@ class AppliedRanges:
         self._finishing: list[Applier] = []
         self._left_over: list[Cursor] = []
 
-    def begin(self, range_id: int) -> None:
+    def begin(self, range_id: int, offset: int = 0) -> None:
         if self._open is not None:
             raise ProtocolError(f"range {self._open.applied.range} is still open in this stream")
-        self._open = self._job.open_range(range_id)
+        self._open = self._job.open_range(range_id, offset)
 
     def current(self) -> Applier:
         if self._open is None:
@@ -58,6 +59,11 @@ class AppliedRanges:
 
     def end_file(self, totals: FileTotals) -> None:
         self.current().end_file(totals.entries, totals.raw_bytes, totals.last_key, totals.graft)
+
+    def link_file(self, path: str) -> None:
+        applier = self.current()
+        assert isinstance(applier, FileApplier), "hard links are made in the lane `files` only"
+        applier.link(path)
 
     def finish(self, entries: int, raw_bytes: int, digest: bytes) -> None:
         applier = self.current()
@@ -108,18 +114,24 @@ class AppliedRanges:
         self._open = None
 
 
+def _copy_some(source: int, source_offset: int, target: int, target_offset: int, length: int) -> int:
+    try:
+        return os.copy_file_range(source, target, length, source_offset, target_offset)
+    except OSError as error:
+        if error.errno not in _NO_COPY_FILE_RANGE:
+            raise
+    return os.pwrite(target, os.pread(source, min(length, _COPY_BYTES), source_offset), target_offset)
+
+
 def copy_piece(source: int, source_offset: int, target: int, target_offset: int, length: int, name: str) -> None:
     """Copies within the kernel, and not at all where the file system shares blocks. Raises SourceError naming `name`,
     TargetError, NoSpaceError."""
     while length > 0:
         try:
-            copied = os.copy_file_range(source, target, length, source_offset, target_offset)
+            copied = _copy_some(source, source_offset, target, target_offset, length)
         except OSError as error:
-            if error.errno in _NO_SPACE:
-                raise NoSpaceError(f"copy {name}: {error.strerror}") from error
-            if error.errno not in _NO_COPY_FILE_RANGE:
-                raise TargetError(f"copy {name}: {error.strerror}") from error
-            copied = os.pwrite(target, os.pread(source, min(length, _COPY_BYTES), source_offset), target_offset)
+            kind = NoSpaceError if error.errno in _NO_SPACE else TargetError
+            raise kind(f"copy {name}: {error.strerror}") from error
         if copied == 0:
             raise SourceError(f"read {name}: the file was cut at byte {source_offset} while it was copied")
         source_offset += copied
@@ -133,8 +145,8 @@ class LocalStream:
     def __init__(self, job: Job) -> None:
         self._ranges = AppliedRanges(job)
 
-    def begin(self, part: Range) -> None:
-        self._ranges.begin(part.id)
+    def begin(self, part: Range, offset: int = 0) -> None:
+        self._ranges.begin(part.id, offset)
 
     def put(self, frame: Frame, digest: bytes) -> None:
         applier = self._ranges.current()
@@ -173,6 +185,9 @@ class LocalStream:
     def end_file(self, totals: FileTotals) -> None:
         self._ranges.end_file(totals)
 
+    def link_file(self, path: str) -> None:
+        self._ranges.link_file(path)
+
     def end(self, entries: int, raw_bytes: int, digest: bytes) -> None:
         self._ranges.finish(entries, raw_bytes, digest)
 
@@ -191,7 +206,7 @@ class LocalStream:
 
 class LocalSession:
     def __init__(self, path: Path, manifest: Manifest, max_frame_bytes: int) -> None:
-        self._job: Job = TargetJob(path, manifest)
+        self._job = open_job(path, manifest)
         self._reply = self._job.reply(max_frame_bytes)
 
     @property

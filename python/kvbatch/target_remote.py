@@ -9,7 +9,7 @@ from kvbatch._core.codec import Codec
 from kvbatch._core.frame import Frame, FrameType
 from kvbatch._core.store import BatchRun, BuiltPiece, Cursor, RangeReader, SstBuilder
 from kvbatch.endpoints import ReceiverEndpoint
-from kvbatch.errors import CorruptionError, ProtocolError, TransportError
+from kvbatch.errors import CorruptionError, ProtocolError, RefusedError, TransportError
 from kvbatch.manifest import Manifest
 from kvbatch.protocol import MALFORMED, Peer, connect, cursor_from_json, malformed_is_protocol_error
 from kvbatch.ranges import Range
@@ -43,11 +43,11 @@ class RemoteStream:
         except TransportError as error:
             self._peer.raise_reported(error)
 
-    def begin(self, part: Range) -> None:
+    def begin(self, part: Range, offset: int = 0) -> None:
         self._range = part.id
         self._begun.add(part.id)
         self._peer.connection.set_route(self._job_hash, self._index, part.id)
-        self._send(FrameType.RANGE_BEGIN)
+        self._send(FrameType.RANGE_BEGIN, {"offset": offset} if offset else None)
 
     def put(self, frame: Frame, digest: bytes) -> None:
         self._peer.send_frame(frame)
@@ -96,6 +96,9 @@ class RemoteStream:
 
     def end_file(self, totals: FileTotals) -> None:
         self._send(FrameType.FILE_END, totals.to_json())
+
+    def link_file(self, path: str) -> None:
+        raise RefusedError(f"{path} cannot be linked to what stands behind a receiver; migrate without --link")
 
     def _take_acks(self) -> None:
         """Those that are there; waits for one while the window is full."""
@@ -164,7 +167,7 @@ class RemoteSession:
                 )
                 manifest.check_resumes(self._reply.manifest)
                 missing = {part.column_family for part in self._reply.manifest.ranges} - self._reply.family_ids.keys()
-                if missing:
+                if missing and manifest.lane != "files":
                     raise ValueError(f"no id for the column families {sorted(missing)}")
                 if not all(0 <= id_ < 1 << 32 for id_ in self._reply.family_ids.values()):
                     raise ValueError("a column family id that is none")

@@ -7,17 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kvbatch._core.batch import decode_batch
-from kvbatch._core.frame import BufferPool, Frame
-from kvbatch._core.store import RESERVED_COLUMN_FAMILY, RangeReader, SourceStore, StopReason
 from kvbatch.endpoints import DirectoryEndpoint, Endpoint
 from kvbatch.errors import RefusedError, TransportError, UsageError
 from kvbatch.manifest import JOB_RECORD, Manifest
-from kvbatch.options import MIB
 from kvbatch.protocol import connect, malformed_is_protocol_error
 from kvbatch.state import JobRecord, find_job
 from kvbatch.store_reader import open_reader
+from kvbatch.target_files import examine_files
 from kvbatch.target_job import check_writable, family_with_data, is_unfinished
+from kvbatch.target_records import read_records
 
 __all__ = ["TargetState", "examine_directory", "examine_target", "summary_of_finished"]
 
@@ -25,7 +23,6 @@ TargetKind = Literal["empty", "resumable", "nonempty", "finished", "unknown"]
 # Layout of the records: docs/resume.md.
 _CURSOR_PREFIX = b"cursor/"
 _COMPLETE = slice(1, 2)
-_MAX_RECORD_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,32 +63,17 @@ class TargetState:
         return TargetState("resumable", sum(complete), len(manifest.ranges))
 
 
-def _records(path: Path) -> dict[bytes, bytes]:
-    store = SourceStore(str(path), [RESERVED_COLUMN_FAMILY])
-    reader = RangeReader(store, RESERVED_COLUMN_FAMILY, None, None)
-    frame = Frame(BufferPool(_MAX_RECORD_BYTES))
-    records: dict[bytes, bytes] = {}
-    batch_bytes = MIB
-    stop = StopReason.FULL
-    while stop is not StopReason.END:
-        filled = reader.fill(frame, batch_bytes)
-        stop = filled.stop
-        if stop is StopReason.LARGE_ENTRY:
-            frame.release()
-            batch_bytes = filled.needed_bytes
-        else:
-            records.update({key: value for _, _, key, value in decode_batch(frame.raw())})
-    return records
-
-
 def examine_directory(path: Path, manifest: Manifest) -> TargetState:
     """Raises what opening the job there would raise: RefusedError, TargetError."""
+    if manifest.lane == "files":
+        staged = examine_files(path, manifest)
+        return TargetState("empty") if staged is None else TargetState.resumable(*staged)
     check_writable(path, manifest)
     if not (path / "CURRENT").exists():
         return TargetState("empty")
     if not is_unfinished(path):
         return TargetState("nonempty" if manifest.allow_nonempty and family_with_data(path) else "empty")
-    records = _records(path)
+    records = read_records(path)
     if JOB_RECORD not in records:
         return TargetState("empty")
     stored = Manifest.decode(records[JOB_RECORD])

@@ -145,7 +145,8 @@ TEST_F(RangeApplierFileTest, WhatIsNotWhatTheSenderSaysIsRefusedAndLeavesNothing
     return Take(ApplierFor(store_, ApplyMode::kIngest, std::move(range)).get(), file, told);
   };
   EXPECT_THAT(taken(with([](TakenFile* told) { ++told->entries; })), Fails(Code::kCorruption, "holds 100 entries"));
-  EXPECT_THAT(taken(with([](TakenFile* told) { told->last_key.push_back('x'); })), Fails(Code::kCorruption, "another key"));
+  EXPECT_THAT(taken(with([](TakenFile* told) { told->last_key.push_back('x'); })),
+              Fails(Code::kCorruption, "another key"));
   EXPECT_THAT(taken(Told(entries, false), RangeOf(kRange, 0, entries[1].first)), Fails(Code::kCorruption, "outside"));
   EXPECT_THAT(taken(Told(entries, false), RangeOf(kRange, 0, std::nullopt, entries[99].first)),
               Fails(Code::kCorruption, "outside"));

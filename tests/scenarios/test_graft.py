@@ -125,8 +125,8 @@ def test_a_range_takes_the_files_that_lie_in_it_and_reads_its_edges(tmp_path: Pa
     wanted = kvbatch.KeyRange(key_of(500), key_of(3333))
     plan, summary = migrate(tmp_path / "source", tmp_path / "copy", tmp_path, key_range=wanted)
     read = [part for part in plan.ranges if not part.file]
-    assert [part.start for part in read][0] == key_of(500)
-    assert [part.end for part in read][-1] == key_of(3333)
+    assert read[0].start == key_of(500)
+    assert read[-1].end == key_of(3333)
     assert plan.files_grafted >= 5
     assert summary.entries == 2833
     found = read_store(tmp_path / "copy")["default"]

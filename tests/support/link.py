@@ -25,14 +25,15 @@ __all__ = [
     "unchanged",
 ]
 
+_DATA = (FrameType.DATA, FrameType.FILE)
 # "up" goes to the receiver.
 Direction = Literal["up", "down"]
 
 
 @dataclass(frozen=True)
 class Passing:
-    """A frame on its way. `number` counts the DATA frames of all connections from 1; `operation` is the last request of
-    its connection."""
+    """A frame on its way. `number` counts the DATA and FILE frames of all connections from 1; `operation` is the last
+    request of its connection."""
 
     direction: Direction
     frame: WireFrame
@@ -94,7 +95,7 @@ class Hold:
 
 
 def data_frame(number: int) -> Callable[[Passing], bool]:
-    return lambda passing: passing.frame.type == FrameType.DATA and passing.number >= number
+    return lambda passing: passing.frame.type in _DATA and passing.number >= number
 
 
 def _request(operation: str) -> Callable[[Passing], bool]:
@@ -154,7 +155,7 @@ class Link:
                     last[0] = frame.json["operation"]
                 try:
                     with self._lock:
-                        if frame.type == FrameType.DATA:
+                        if frame.type in _DATA:
                             self._data_frames += 1
                         data = self.hook(Passing(direction, frame, self._data_frames, last[0]))
                 except Cut as cut:

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from kvbatch._core.base import crc32c
-from kvbatch._core.frame import HEADER_BYTES, FrameHeader, FrameType
+from kvbatch._core.frame import HEADER_BYTES, FrameHeader, FrameLimits, FrameType
 
 __all__ = ["RawPeer", "WireFrame", "encode_frame", "fake_receiver", "patch_header"]
 
 WAIT_SECONDS = 20.0
+_LIMITS = FrameLimits(max_file_bytes=64 << 20)
 
 
 @dataclass(frozen=True)
@@ -54,18 +55,19 @@ def patch_header(frame: bytes, offset: int, value: bytes) -> bytes:
 
 
 def _read_exactly(sock: socket.socket, size: int) -> bytes:
-    parts = b""
-    while len(parts) < size:
-        part = sock.recv(size - len(parts))
-        if not part:
+    whole = bytearray(size)
+    left = memoryview(whole)
+    while left:
+        count = sock.recv_into(left)
+        if not count:
             raise EOFError
-        parts += part
-    return parts
+        left = left[count:]
+    return bytes(whole)
 
 
 def read_frame(sock: socket.socket) -> WireFrame:
     """Raises EOFError at the end of the connection."""
-    header = FrameHeader.decode(_read_exactly(sock, HEADER_BYTES))
+    header = FrameHeader.decode(_read_exactly(sock, HEADER_BYTES), _LIMITS)
     return WireFrame(header, _read_exactly(sock, header.payload_length))
 
 

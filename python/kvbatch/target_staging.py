@@ -1,0 +1,183 @@
+"""The staging directory: where the files of a store stand, beside their target, until all of them are there.
+
+.NAME.kvbatch/kvbatch.json       the manifest of the job
+.NAME.kvbatch/000008.sst         a file that is whole and durable
+.NAME.kvbatch/000009.sst.partial the first pieces of another one
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kvbatch.errors import NoSpaceError, RefusedError, TargetError
+from kvbatch.manifest import Manifest
+
+__all__ = ["Staging", "check_unclaimed", "staged_manifest", "staging_path", "translate_os_errors"]
+
+_RECORD = "kvbatch.json"
+_TEMPORARY_RECORD = _RECORD + ".tmp"
+_PARTIAL = ".partial"
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+@contextmanager
+def translate_os_errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        kind = NoSpaceError if error.errno in _NO_SPACE else TargetError
+        raise kind(f"{what}: {error.strerror or error}") from error
+
+
+def staging_path(target: Path) -> Path:
+    """Beside the directory itself where the target is a link to one."""
+    real = Path(os.path.realpath(target))
+    return real.parent / f".{real.name}.kvbatch"
+
+
+def staged_manifest(target: Path) -> Manifest | None:
+    """The manifest of the unfinished job whose files stand beside `target`."""
+    record = staging_path(target) / _RECORD
+    with translate_os_errors(f"read {record}"):
+        try:
+            return Manifest.decode(record.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+
+def check_unclaimed(target: Path) -> None:
+    """For a target without an unfinished job of files: raises RefusedError when something stands where its files are to
+    go."""
+    staging = staging_path(target)
+    with translate_os_errors(f"look at {staging}"):
+        if not staging.exists():
+            return
+        found = [entry.name for entry in staging.iterdir()] if staging.is_dir() else [staging.name]
+    foreign = [name for name in found if name != _TEMPORARY_RECORD]
+    if foreign:
+        raise RefusedError(
+            f"{staging}, where the files for {target} are to be received, holds {foreign[0]!r} of no job that can be "
+            "read. Nothing was changed; remove it or choose another target"
+        )
+
+
+class Staging:
+    """A staging directory that this process holds. Others find it in use."""
+
+    def __init__(self, target: Path) -> None:
+        """Makes it where there is none. Raises RefusedError, TargetError, NoSpaceError."""
+        self.target = Path(os.path.realpath(target))
+        self.path = staging_path(target)
+        with translate_os_errors(f"make {self.path}"):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
+        try:
+            self._lock()
+        except BaseException:
+            self.close()
+            raise
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RefusedError(
+                f"the target {self.target} is in use by another process; wait until it is done"
+            ) from error
+        except OSError:
+            pass  # a file system without locks is taken as it is
+        # Whoever held it before may have moved it into place meanwhile.
+        with translate_os_errors(f"look at {self.path}"):
+            if not os.path.samestat(os.fstat(self._directory), self.path.stat()):
+                raise RefusedError(f"the target {self.target} was just finished by another process")
+
+    def put_manifest(self, manifest: Manifest) -> None:
+        """Durable when it returns."""
+        with translate_os_errors(f"write {self.path / _RECORD}"):
+            temporary = self.path / _TEMPORARY_RECORD
+            with temporary.open("wb") as file:
+                file.write(manifest.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(self.path / _RECORD)
+            os.fsync(self._directory)
+            _sync_directory(self.path.parent)
+
+    def is_whole(self, name: str, size: int) -> bool:
+        """Whether the file came to its end. It was synced before it got its name."""
+        try:
+            return (self.path / name).lstat().st_size == size
+        except FileNotFoundError:
+            return False
+
+    def partial(self, name: str) -> Path:
+        return self.path / (name + _PARTIAL)
+
+    def open_partial(self, name: str, length: int) -> int:
+        """Open for writing, cut to `length`."""
+        with translate_os_errors(f"open {self.partial(name)}"):
+            fd = os.open(self.partial(name), os.O_RDWR | os.O_CREAT | _FLAGS, 0o644)
+            try:
+                os.ftruncate(fd, length)
+            except BaseException:
+                os.close(fd)
+                raise
+            return fd
+
+    def link(self, name: str, source: str) -> int:
+        """Gives the file `source`, which nobody changes, a second name here; open for reading. It never stands here as
+        a partial file, which may be cut."""
+        with translate_os_errors(f"link {source} to {self.path / name}"):
+            self.partial(name).unlink(missing_ok=True)
+            (self.path / name).unlink(missing_ok=True)
+            try:
+                os.link(source, self.path / name, follow_symlinks=True)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                raise RefusedError(
+                    f"--link: {source} and {self.path} lie on different file systems. No file was changed; migrate "
+                    "without --link"
+                ) from error
+            return os.open(self.path / name, os.O_RDONLY | _FLAGS)
+
+    def complete(self, name: str) -> None:
+        """The partial file is whole and synced: it gets its name. A rename that a crash undoes is done again."""
+        with translate_os_errors(f"rename {self.partial(name)}"):
+            self.partial(name).rename(self.path / name)
+
+    def move_into_place(self) -> None:
+        """All files are there. What RocksDB left of an attempt to make a store at the target gives way."""
+        with translate_os_errors(f"rename {self.path} to {self.target}"):
+            os.fsync(self._directory)
+            if self.target.is_dir():
+                for entry in list(self.target.iterdir()):
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            self.path.rename(self.target)
+            _sync_directory(self.target.parent)
+            # Until now the record said whose files these are; a store does not mind it.
+            (self.target / _RECORD).unlink()
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._directory >= 0:
+            os.close(self._directory)
+            self._directory = -1
+
+
+def _sync_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # Some network file systems have no such thing and need none.
+        with contextlib.suppress(OSError):
+            os.fsync(directory)
+    finally:
+        os.close(directory)

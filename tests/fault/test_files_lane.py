@@ -1,0 +1,172 @@
+"""The lane `files` when something dies, breaks or bends: it goes on inside the file, and ends equal."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import kvbatch
+from kvbatch._core.frame import FrameType
+from kvbatch._core.store import write_sample_store
+from kvbatch.target import FILE_PIECE_BYTES
+from support.link import Cut, Passing, Trap, data_frame, finish_answer, finish_request, open_request
+from support.places import quick_folder
+from support.processes import Child, Processes
+from support.route import Route, chance
+from support.stores import read_store
+
+ENTRIES = 500_000
+# One SST file of about 60 MB makes that many pieces.
+PIECES = 8
+# What a stream may have under way: in the sockets' buffers of both sides and in the link.
+UNDER_WAY = 4 * FILE_PIECE_BYTES
+
+
+@pytest.fixture(scope="session")
+def large_source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with quick_folder("kvbatch-files-") as folder:
+        write_sample_store(str(folder / "source"), entries=ENTRIES)
+        assert max(file.stat().st_size for file in (folder / "source").iterdir()) > (PIECES - 1) * FILE_PIECE_BYTES
+        yield folder / "source"
+
+
+@pytest.fixture
+def files_route(large_source: Path) -> Iterator[Route]:
+    with quick_folder("kvbatch-files-") as folder:
+        processes = Processes(folder)
+        root = folder / "received"
+        route = Route(processes, large_source, root, *processes.serve(root))
+        yield route
+        route.link.close()
+        processes.close()
+
+
+def start(route: Route) -> Child:
+    return route.migrate("--lane=files")
+
+
+def check_copy(route: Route) -> None:
+    report = kvbatch.verify(str(route.source), str(route.copy))
+    assert report.equal, report
+    assert report.entries_source == ENTRIES
+    assert [entry.name for entry in route.root.iterdir()] == [route.name], "the staging directory is still there"
+
+
+@pytest.mark.parametrize("piece", [1, 3, PIECES - 1])
+@pytest.mark.parametrize("victim", ["sender", "receiver"])
+def test_kill_in_the_middle_of_a_file(files_route: Route, victim: str, piece: int) -> None:
+    route = files_route
+    sender = start(route)
+
+    def strike(passing: Passing) -> bytes:
+        (sender if victim == "sender" else route.receiver).kill()
+        return passing.data
+
+    trap = route.link.hook = Trap(data_frame(piece), strike)
+    assert trap.struck.wait(60)
+    if victim == "receiver":
+        route.start_receiver()
+    else:
+        sender.wait()
+        sender = start(route)
+    summary = sender.result()
+    assert summary["resumed"]
+    assert summary["entries"] == ENTRIES
+    assert summary["resent_bytes"] <= 2 * UNDER_WAY
+    check_copy(route)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_cut_over_and_over(files_route: Route, number: int) -> None:
+    draw = chance(f"files cuts {number}")
+    cuts, due = 4, draw.randrange(1, 4)
+
+    def hook(passing: Passing) -> bytes:
+        nonlocal cuts, due
+        if cuts and data_frame(due)(passing):
+            cuts -= 1
+            due = passing.number + draw.randrange(1, 4)
+            raise Cut(passing.data[: draw.randrange(len(passing.data))], everywhere=draw.random() < 0.5)
+        return passing.data
+
+    files_route.link.hook = hook
+    summary = start(files_route).result()
+    assert summary["resumed"]
+    assert summary["resent_bytes"] <= 4 * UNDER_WAY
+    check_copy(files_route)
+
+
+@pytest.mark.parametrize("moment", [open_request, finish_request, finish_answer], ids=["open", "finish", "answer"])
+def test_control_connection_cut(files_route: Route, moment: Callable[[Passing], bool]) -> None:
+    def strike(passing: Passing) -> bytes:
+        raise Cut(passing.data[:10])
+
+    trap = files_route.link.hook = Trap(moment, strike)
+    summary = start(files_route).result()
+    assert trap.struck.is_set()
+    assert summary["state"] == "done"
+    check_copy(files_route)
+
+
+def test_a_bit_flipped_in_flight_is_noticed_and_sent_again(files_route: Route) -> None:
+    def flip(passing: Passing) -> bytes:
+        changed = bytearray(passing.data)
+        changed[-1] ^= 4
+        return bytes(changed)
+
+    files_route.link.hook = Trap(lambda passing: passing.frame.type == FrameType.FILE and passing.number == 3, flip)
+    sender = start(files_route)
+    summary = sender.result()
+    assert "crc32c" in sender.errors
+    assert summary["resumed"]
+    assert summary["resent_bytes"] <= UNDER_WAY
+    check_copy(files_route)
+
+
+def test_a_source_file_cut_while_it_is_sent_is_named_and_the_job_goes_on_when_it_is_back(files_route: Route) -> None:
+    route = files_route
+    own = route.root.parent / "own"
+    shutil.copytree(route.source, own)
+    route.source = own
+    [table] = own.glob("*.sst")
+    content = table.read_bytes()
+
+    def cut(passing: Passing) -> bytes:
+        os.truncate(table, len(content) // 2)
+        return passing.data
+
+    route.link.hook = Trap(data_frame(1), cut)
+    sender = start(route)
+    assert sender.wait() == 1
+    assert str(table) in sender.errors
+    assert not route.copy.exists()
+    table.write_bytes(content)
+    summary = start(route).result()
+    assert summary["resumed"]
+    check_copy(route)
+
+
+def test_kill_of_both_over_and_over(files_route: Route) -> None:
+    route = files_route
+    draw = chance("files kills")
+    for _ in range(4):
+        sender = start(route)
+        due = route.link.data_frames + draw.randrange(1, 4)
+
+        def strike(passing: Passing, sender: Child = sender) -> bytes:
+            sender.kill()
+            route.receiver.kill()
+            raise Cut(passing.data[: draw.randrange(len(passing.data))], everywhere=True)
+
+        trap = route.link.hook = Trap(data_frame(due), strike)
+        trap.struck.wait(60)
+        sender.wait()
+        route.start_receiver()
+    summary = start(route).result()
+    assert summary["resumed"]
+    check_copy(route)
+    assert read_store(route.copy).keys() == {"default"}
