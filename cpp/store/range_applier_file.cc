@@ -39,7 +39,8 @@ Status RangeApplier::AddPiece(uint64_t length, uint32_t crc32c) {
   }
   applied_.digest = ChainFilePiece(applied_.digest, taken_bytes_, length, crc32c);
   taken_bytes_ += length;
-  return Status::Ok();
+  // As MakeRoom: with the file before, which is being made durable, no more than one full file.
+  return taken_bytes_ > store_->options_.sst_file_bytes / 4 ? Drain() : Status::Ok();
 }
 
 Status RangeApplier::EndFile(TakenFile file) {
