@@ -1,9 +1,12 @@
+#include "base/checksum.h"
+#include "base/file_io.h"
 #include "bind/bind_store.h"
 #include "store/overlay_reader.h"
 #include "store/range_digest.h"
 #include "store/range_reader.h"
 #include "store/sent_mark.h"
 #include "store/source_store.h"
+#include "store/sst_builder.h"
 #include "wire/batch_run.h"
 
 KVBATCH_FAST_ENUM(kvbatch::StopReason);
@@ -282,12 +285,57 @@ void RegisterOverlayReader(py::module_& module) {
       .def_property_readonly("raw_bytes", &OverlayReader::raw_bytes, "As `entries`: keys and values.");
 }
 
+void RegisterSstBuilder(py::module_& module) {
+  py::class_<BuiltPiece>(module, "BuiltPiece", "What one call of SstBuilder.build came to.")
+      .def_readonly("offset", &BuiltPiece::offset, "In the file.")
+      .def_readonly("length", &BuiltPiece::length)
+      .def_readonly("entries", &BuiltPiece::entries, "Of the file so far; they may stand in pieces to come.")
+      .def_readonly("raw_bytes", &BuiltPiece::raw_bytes, "Keys and values of those.")
+      .def_readonly("ends_file", &BuiltPiece::ends_file, "`entries` and `raw_bytes` are all of the file.")
+      .def_readonly("ends_range", &BuiltPiece::ends_range,
+                    "Nothing is left behind it; the range had nothing at all unless `ends_file`.")
+      .def_property_readonly(
+          "last_key", [](const BuiltPiece& piece) { return Bytes{piece.last_key}; }, "With `ends_file`.");
+  py::class_<SstBuilder>(module, "SstBuilder", "[start, end) as SST files, in pieces while they are built.")
+      .def(py::init([](const SourceHandle& store, const Text& family, Key start, Key end, Key after,
+                       const ColumnFamilyDescription& target, uint64_t file_bytes) {
+             auto* handle = FamilyOf(*store, family);
+             auto bounds = Bounds(std::move(start), std::move(end), std::move(after));
+             return Get([&] { return SstBuilder::Create(store, handle, std::move(bounds), target, file_bytes); });
+           }),
+           py::arg("store").none(false), py::arg("column_family"), py::arg("start"), py::arg("end"), py::kw_only(),
+           py::arg("after") = std::nullopt, py::arg("target"), py::arg("file_bytes"),
+           "Files as `target` describes the family, of about `file_bytes` each.")
+      .def(
+          "build",
+          [](SstBuilder& builder, size_t piece_bytes) { return Get([&] { return builder.Build(piece_bytes); }); },
+          py::arg("piece_bytes"),
+          "The next piece, of `piece_bytes` at most; now and then an empty one. Raises SourceError naming a damaged "
+          "file.")
+      .def(
+          "send",
+          [](const SstBuilder& builder, Connection& connection) {
+            return Get([&] { return connection.SendPiece(builder.piece(), builder.position().offset); });
+          },
+          py::arg("connection"), "Sends the piece as a FILE frame; its crc32c.")
+      .def(
+          "write",
+          [](const SstBuilder& builder, int fd, uint64_t offset) {
+            return Get([&]() -> Result<uint32_t> {
+              Status status = WriteAll(fd, builder.piece(), offset, "the target's file");
+              return status.ok() ? Result(Crc32c(builder.piece())) : status;
+            });
+          },
+          py::arg("fd"), py::arg("offset"), "Writes the piece into a file; its crc32c. TargetError, NoSpaceError.");
+}
+
 }  // namespace
 
 void RegisterSource(py::module_& module) {
   RegisterSourceStore(module);
   RegisterRangeReader(module);
   RegisterOverlayReader(module);
+  RegisterSstBuilder(module);
 }
 
 }  // namespace kvbatch::bind

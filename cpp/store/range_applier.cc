@@ -1,7 +1,6 @@
 #include "store/range_applier.h"
 
 #include <rocksdb/env.h>
-#include <rocksdb/version.h>
 #include <unistd.h>
 
 #include <set>
@@ -10,6 +9,7 @@
 #include "batch/batch_reader.h"
 #include "batch/wide_columns.h"
 #include "store/rocksdb_status.h"
+#include "store/sst_writing.h"
 
 namespace kvbatch {
 
@@ -19,26 +19,6 @@ namespace {
 // Direct writes would spare a fifth of the CPU, but a megabyte at a time they keep a disk half idle: 1.0 against 2.1 M
 // entries/s on a network disk.
 constexpr uint64_t kBytesPerSync = 4 << 20;
-
-rocksdb::Status AddRecord(rocksdb::SstFileWriter* writer, const Record& record, std::vector<WideColumn>* scratch) {
-  if (record.kind == RecordKind::kPut) {
-    return writer->Put(ToSlice(record.key), ToSlice(record.value));
-  }
-  if (record.kind == RecordKind::kDelete) {
-    return writer->Delete(ToSlice(record.key));
-  }
-#if ROCKSDB_MAJOR >= 9
-  DecodeEntity(record.value, scratch);
-  rocksdb::WideColumns columns;
-  for (const auto& [name, value] : *scratch) {
-    columns.emplace_back(ToSlice(name), ToSlice(value));
-  }
-  return writer->PutEntity(ToSlice(record.key), columns);
-#else
-  (void)scratch;
-  return rocksdb::Status::NotSupported("wide-column entities need RocksDB 9; this build has an older one");
-#endif
-}
 
 }  // namespace
 
@@ -95,12 +75,10 @@ Status RangeApplier::OpenWriter() {
     const std::lock_guard lock(store_->mutex_);
     family = store_->families_.at(range_.family);
   }
-  rocksdb::Options options(rocksdb::DBOptions(), OpenOptions(family));
-  options.info_log = SilentLogger();
   file_ = store_->NextSpoolFile();
   rocksdb::EnvOptions env_options;
   env_options.bytes_per_sync = kBytesPerSync;
-  writer_ = std::make_unique<rocksdb::SstFileWriter>(env_options, options, store_->Handle(range_.family),
+  writer_ = std::make_unique<rocksdb::SstFileWriter>(env_options, SstOptions(family), store_->Handle(range_.family),
                                                      /*invalidate_page_cache=*/false);
   const auto status = writer_->Open(file_);
   if (!status.ok()) {

@@ -8,6 +8,7 @@
 
 #include "store/range_applier.h"
 #include "store/rocksdb_status.h"
+#include "store/sst_writing.h"
 
 namespace kvbatch {
 
@@ -38,7 +39,8 @@ Status RangeApplier::AddPiece(uint64_t length, uint32_t crc32c) {
   }
   applied_.digest = ChainFilePiece(applied_.digest, taken_bytes_, length, crc32c);
   taken_bytes_ += length;
-  return Status::Ok();
+  // As MakeRoom: with the file before, which is being made durable, no more than one full file.
+  return taken_bytes_ > store_->options_.sst_file_bytes / 4 ? Drain() : Status::Ok();
 }
 
 Status RangeApplier::EndFile(TakenFile file) {
@@ -91,9 +93,7 @@ Status RangeApplier::CheckTaken(const std::string& path, const TakenFile& file,
     const std::lock_guard lock(store_->mutex_);
     family = store_->families_.at(range_.family);
   }
-  rocksdb::Options options(rocksdb::DBOptions(), OpenOptions(family));
-  options.info_log = SilentLogger();
-  rocksdb::SstFileReader reader(options);
+  rocksdb::SstFileReader reader(SstOptions(family));
   if (const auto status = reader.Open(path); !status.ok()) {
     return corrupt("RocksDB does not open: " + status.ToString());
   }

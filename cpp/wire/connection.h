@@ -42,6 +42,9 @@ class Connection {
   // be read, also because the file was cut. SIGPIPE must be ignored, as Python has it.
   Result<uint32_t> SendFile(int fd, uint64_t offset, uint64_t length, std::string_view file);
 
+  // As SendFile, for a piece that stands in memory and belongs at `offset` of its file.
+  Result<uint32_t> SendPiece(std::string_view piece, uint64_t offset);
+
   // Takes the payload of the FILE frame that Receive has just told of into the file `fd`, at the offset that the frame
   // says, which must be `offset`. Returns its crc32c, which was checked. kTarget and kNoSpace when the file cannot be
   // written; kCorruption when bytes changed on the way, which then stand in the file.
@@ -69,7 +72,8 @@ class Connection {
  private:
   Status SendAll(std::string_view header, std::string_view payload, int flags = 0);
   Status SendFileAll(int fd, uint64_t offset, uint64_t length, std::string_view file);
-  Status TakeFilePart(int fd, uint64_t offset, std::string_view part, std::string_view file);
+  // Of the next FILE frame, encoded into `out`.
+  std::string_view FileHeader(uint64_t offset, uint64_t length, uint32_t crc32c, char* out) const;
   // A peer that has shown that it speaks the protocol and then sends a header that makes no sense: bytes changed on the
   // way.
   Status Damaged(const Status& status) const;

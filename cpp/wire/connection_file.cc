@@ -9,6 +9,7 @@
 
 #include "base/checksum.h"
 #include "base/file_checksum.h"
+#include "base/file_io.h"
 #include "wire/connection.h"
 
 namespace kvbatch {
@@ -27,18 +28,8 @@ Result<uint32_t> Connection::SendFile(int fd, uint64_t offset, uint64_t length, 
   if (!crc.ok()) {
     return crc;
   }
-  FrameHeader header;
-  header.type = FrameType::kFile;
-  header.job = job_;
-  header.stream = stream_;
-  header.range = range_;
-  header.sequence = next_send_sequence_;
-  header.payload_crc32c = crc.value();
-  header.raw_length = offset;
-  header.payload_length = length;
   char bytes[kFrameHeaderSize];
-  EncodeFrameHeader(header, bytes);
-  Status status = SendAll({bytes, sizeof(bytes)}, {}, MSG_MORE);
+  Status status = SendAll(FileHeader(offset, length, crc.value(), bytes), {}, MSG_MORE);
   if (status.ok()) {
     status = SendFileAll(fd, offset, length, file);
   }
@@ -47,6 +38,30 @@ Result<uint32_t> Connection::SendFile(int fd, uint64_t offset, uint64_t length, 
   }
   ++next_send_sequence_;
   return crc;
+}
+
+Result<uint32_t> Connection::SendPiece(std::string_view piece, uint64_t offset) {
+  const uint32_t crc = Crc32c(piece);
+  char bytes[kFrameHeaderSize];
+  if (Status status = SendAll(FileHeader(offset, piece.size(), crc, bytes), piece); !status.ok()) {
+    return status;
+  }
+  ++next_send_sequence_;
+  return crc;
+}
+
+std::string_view Connection::FileHeader(uint64_t offset, uint64_t length, uint32_t crc32c, char* out) const {
+  FrameHeader header;
+  header.type = FrameType::kFile;
+  header.job = job_;
+  header.stream = stream_;
+  header.range = range_;
+  header.sequence = next_send_sequence_;
+  header.payload_crc32c = crc32c;
+  header.raw_length = offset;
+  header.payload_length = length;
+  EncodeFrameHeader(header, out);
+  return {out, kFrameHeaderSize};
 }
 
 Status Connection::SendFileAll(int fd, uint64_t offset, uint64_t length, std::string_view file) {
@@ -75,19 +90,6 @@ Status Connection::SendFileAll(int fd, uint64_t offset, uint64_t length, std::st
   return Status::Ok();
 }
 
-Status Connection::TakeFilePart(int fd, uint64_t offset, std::string_view part, std::string_view file) {
-  while (!part.empty()) {
-    const ssize_t written = ::pwrite(fd, part.data(), part.size(), static_cast<off_t>(offset));
-    if (written > 0) {
-      part.remove_prefix(static_cast<size_t>(written));
-      offset += static_cast<uint64_t>(written);
-    } else if (written == 0 || errno != EINTR) {
-      return FromErrno(Code::kTarget, "write " + std::string(file), written == 0 ? EIO : errno);
-    }
-  }
-  return Status::Ok();
-}
-
 Result<uint32_t> Connection::ReceiveFile(int fd, uint64_t offset, std::string_view file) {
   const FrameHeader piece = pending_file_;
   if (piece.payload_length == 0) {
@@ -108,7 +110,7 @@ Result<uint32_t> Connection::ReceiveFile(int fd, uint64_t offset, std::string_vi
     }
     const std::string_view part(file_buffer_.get(), size);
     crc = Crc32c(part, crc);
-    if (Status status = TakeFilePart(fd, offset + done, part, file); !status.ok()) {
+    if (Status status = WriteAll(fd, part, offset + done, file); !status.ok()) {
       return status;
     }
     done += size;

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kvbatch._core.base import chain_file_piece, file_crc32c
 from kvbatch._core.frame import BufferPool, Frame
-from kvbatch._core.store import Cursor, OverlayReader, RangeReader, SourceStore, StopReason, record_sent
+from kvbatch._core.store import Cursor, OverlayReader, RangeReader, SourceStore, SstBuilder, StopReason, record_sent
 from kvbatch.compression import CodecChooser
 from kvbatch.errors import KvbatchError, SourceError, StoppedError
 from kvbatch.ranges import Range
@@ -114,18 +114,25 @@ class JobStream:
         try:
             while (part := self.queue.take()) is not None:
                 self.on_started(part)
-                if self.session.reply.manifest.lane == "files":
-                    self._move_file(stream, part)
-                elif part.file and part.id not in self.session.reply.manifest.written_ranges:
-                    self._graft(stream, frame, part)
-                else:
-                    self._copy(stream, frame, part)
+                self._move(stream, frame, part)
             frame.release()
             stream.drain()
         finally:
             stream.close()
             self._take_durable(stream)
             self.counters.wire_bytes += stream.wire_bytes
+
+    def _move(self, stream: TargetStream, frame: Frame, part: Range) -> None:
+        manifest = self.session.reply.manifest
+        written = part.id in manifest.written_ranges
+        if manifest.lane == "files":
+            self._move_file(stream, part)
+        elif part.file and not written:
+            self._graft(stream, frame, part)
+        elif manifest.lane == "sst" and not written:
+            self._build(stream, part)
+        else:
+            self._copy(stream, frame, part)
 
     def _copy(self, stream: TargetStream, frame: Frame, part: Range) -> None:
         cursor = self.cursors.get(part.id, Cursor(part.id))
@@ -238,6 +245,51 @@ class JobStream:
                 self.counters.add(due - counted, length)
                 counted = due
         return digest
+
+    def _build(self, stream: TargetStream, part: Range) -> None:
+        """Moves a range as SST files, each sent while it is built."""
+        cursor = self.cursors.get(part.id, Cursor(part.id))
+        manifest = self.session.reply.manifest
+        builder = SstBuilder(
+            self.source,
+            part.column_family,
+            part.start,
+            part.end,
+            after=cursor.last_key if cursor.entries else None,
+            target=next(family for family in manifest.families if family.name == part.column_family),
+            # As large as those that the target builds of batches.
+            file_bytes=manifest.sst_file_bytes * 3 // 4,
+        )
+        stream.begin(part)
+        with self.sent.mark(part.id) as mark:
+            entries, raw_bytes, digest = self._put_built(stream, builder, cursor, mark)
+        stream.end(entries, raw_bytes, digest)
+        self._take_durable(stream)
+
+    def _put_built(
+        self, stream: TargetStream, builder: SstBuilder, cursor: Cursor, mark: memoryview
+    ) -> tuple[int, int, bytes]:
+        """Everything behind `cursor`; entries and bytes of the whole range, and the running digest behind it."""
+        # Before the present file, and of it.
+        entries, raw_bytes, digest = cursor.entries, cursor.raw_bytes, cursor.digest
+        file_entries = file_bytes = 0
+        while True:
+            if self.stopping.is_set():
+                raise StoppedError("stopped on request")
+            piece = builder.build(min(self.batch_bytes, FILE_PIECE_BYTES))
+            record_sent(mark, raw_bytes + file_bytes, raw_bytes + piece.raw_bytes)
+            self.counters.add(piece.entries - file_entries, piece.raw_bytes - file_bytes)
+            file_entries, file_bytes = piece.entries, piece.raw_bytes
+            if piece.length:
+                digest = stream.put_piece(builder, piece, digest)
+            if piece.ends_file:
+                stream.end_file(FileTotals(file_entries, file_bytes, piece.last_key, graft=False))
+                entries += file_entries
+                raw_bytes += file_bytes
+                file_entries = file_bytes = 0
+                self._take_durable(stream)
+            if piece.ends_range:
+                return entries, raw_bytes, digest
 
     def _put_batches(
         self, stream: TargetStream, frame: Frame, part: Range, reader: RangeReader, cursor: Cursor, mark: memoryview

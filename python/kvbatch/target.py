@@ -10,7 +10,7 @@ from typing import Protocol
 
 from kvbatch._core.codec import Codec
 from kvbatch._core.frame import Frame
-from kvbatch._core.store import BatchRun, Cursor, RangeReader
+from kvbatch._core.store import BatchRun, BuiltPiece, Cursor, RangeReader, SstBuilder
 from kvbatch.ranges import Range
 from kvbatch.target_job import FileTotals, OpenReply
 
@@ -53,6 +53,9 @@ class TargetStream(Protocol):
     def put_file(self, fd: int, offset: int, length: int, name: str, digest: bytes) -> bytes:
         """Hands over the next piece of a file of the range, `length` bytes of `fd` from `offset` on; the running digest
         behind it, from the one before it. SourceError, naming `name`, when it cannot be read."""
+
+    def put_piece(self, builder: SstBuilder, piece: BuiltPiece, digest: bytes) -> bytes:
+        """As `put_file`, for the piece that `builder` has just built."""
 
     def end_file(self, totals: FileTotals) -> None:
         """The file is whole: it is checked, and becomes the target's."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from kvbatch._core.base import file_crc32c
 from kvbatch._core.codec import Codec
 from kvbatch._core.frame import Frame
-from kvbatch._core.store import BatchRun, Cursor, RangeReader
+from kvbatch._core.store import BatchRun, BuiltPiece, Cursor, RangeReader, SstBuilder
 from kvbatch.errors import CorruptionError, KvbatchError, NoSpaceError, ProtocolError, SourceError, TargetError
 from kvbatch.manifest import Manifest
 from kvbatch.ranges import Range
@@ -177,6 +177,10 @@ class LocalStream:
             return file_crc32c(fd, offset, length, name)
 
         return self._ranges.take_piece(copy, length)
+
+    def put_piece(self, builder: SstBuilder, piece: BuiltPiece, digest: bytes) -> bytes:
+        del digest
+        return self._ranges.take_piece(builder.write, piece.length)
 
     def end_file(self, totals: FileTotals) -> None:
         self._ranges.end_file(totals)

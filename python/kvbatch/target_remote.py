@@ -7,7 +7,7 @@ from collections import deque
 from kvbatch._core.base import chain_file_piece, xxh3_64
 from kvbatch._core.codec import Codec
 from kvbatch._core.frame import Frame, FrameType
-from kvbatch._core.store import BatchRun, Cursor, RangeReader
+from kvbatch._core.store import BatchRun, BuiltPiece, Cursor, RangeReader, SstBuilder
 from kvbatch.endpoints import ReceiverEndpoint
 from kvbatch.errors import CorruptionError, ProtocolError, RefusedError, TransportError
 from kvbatch.manifest import Manifest
@@ -80,7 +80,16 @@ class RemoteStream:
             crc32c = self._peer.connection.send_file(fd, offset, length, name)
         except TransportError as error:
             self._peer.raise_reported(error)
-        digest = chain_file_piece(digest, offset, length, crc32c)
+        return self._piece_sent(chain_file_piece(digest, offset, length, crc32c))
+
+    def put_piece(self, builder: SstBuilder, piece: BuiltPiece, digest: bytes) -> bytes:
+        try:
+            crc32c = builder.send(self._peer.connection)
+        except TransportError as error:
+            self._peer.raise_reported(error)
+        return self._piece_sent(chain_file_piece(digest, piece.offset, piece.length, crc32c))
+
+    def _piece_sent(self, digest: bytes) -> bytes:
         self._unacknowledged.append(digest)
         self._take_acks()
         return digest

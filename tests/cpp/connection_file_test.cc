@@ -86,6 +86,30 @@ TEST_P(ConnectionFileTest, AFileArrivesInPiecesOfAnySize) {
   EXPECT_EQ(left_.bytes_sent(), right_.bytes_received());
 }
 
+// Its receiver cannot tell whether a piece came from a file or from memory.
+TEST_P(ConnectionFileTest, APieceInMemoryIsAPieceOfAFile) {
+  Random random(20);
+  const std::string bytes = RandomBytes(random, 3'000'001);
+  const UniqueFd source = Source(bytes);
+  std::thread sender([&] {
+    left_.SetRoute(77, 1, 5);
+    EXPECT_EQ(Must(left_.SendPiece(std::string_view(bytes).substr(0, 1'500'000), 0)),
+              Crc32c(std::string_view(bytes).substr(0, 1'500'000)));
+    EXPECT_THAT(left_.SendFile(source.get(), 1'500'000, 1, "source.sst"), IsOk());
+    EXPECT_THAT(left_.SendPiece(std::string_view(bytes).substr(1'500'001), 1'500'001), IsOk());
+  });
+  Frame frame(pool_);
+  for (const uint64_t offset : {0, 1'500'000, 1'500'001}) {
+    ASSERT_THAT(right_.Receive(&frame), IsOk());
+    EXPECT_EQ(frame.header().range, 5U);
+    EXPECT_EQ(frame.header().job, 77U);
+    EXPECT_THAT(right_.ReceiveFile(taken_.get(), offset, "target.sst"), IsOk());
+  }
+  sender.join();
+  EXPECT_TRUE(ReadFile(target_) == bytes);
+  EXPECT_EQ(left_.frames_sent(), 3U);
+}
+
 TEST_P(ConnectionFileTest, APieceThatComesSlowlyArrivesToo) {
   const std::string bytes = Repetitive(300'000);
   const UniqueFd source = Source(bytes);

@@ -41,6 +41,7 @@ OPERATIONS = st.one_of(
 )
 OPTIONS = st.fixed_dictionaries(
     {
+        "lane": st.sampled_from(["auto", "batch", "sst"]),
         "batch_bytes": st.sampled_from([4096, 5000, 16384, 1 << 20]),
         "range_bytes": st.sampled_from([64, 500, 4096, 1 << 20]),
         "sst_file_bytes": st.sampled_from([1024, 8192, 64 << 20]),

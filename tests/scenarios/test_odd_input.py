@@ -1,9 +1,10 @@
-"""Odd but legal stores come out equal, in-process and through a receiver."""
+"""Odd but legal stores come out equal, in-process and through a receiver, as batches and as files built for them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import rocksdict
@@ -15,9 +16,15 @@ from support.stores import Families, copy_open_store, numbered, raw_options, rea
 MIB = 1 << 20
 
 
-def check_equal(source: Path, place: Place, expected: Families, **options: object) -> None:
-    """Migrates, and reads the target back with a RocksDB that is not ours."""
-    summary = kvbatch.migrate(source, place.endpoint(), **options).wait()
+@pytest.fixture(params=["batch", "sst"])
+def lane(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def check_equal(source: Path, place: Place, lane: str, expected: Families, **options: Any) -> None:
+    """Migrates, none of the source's own files as it is, and reads the target back with a RocksDB that is not ours."""
+    summary = kvbatch.migrate(source, place.endpoint(), lane=lane, graft_bytes="1TiB", **options).wait()
+    assert summary.lane == lane
     found = read_store(place.path())
     assert {name: len(entries) for name, entries in found.items()} == {
         name: len(entries) for name, entries in expected.items()
@@ -61,14 +68,14 @@ ODD_STORES: dict[str, Families] = {
 
 @pytest.mark.parametrize("flush", [True, False], ids=["in files", "only in the WAL"])
 @pytest.mark.parametrize("name", ODD_STORES)
-def test_odd_store_comes_out_equal(tmp_path: Path, place: Place, name: str, flush: bool) -> None:
+def test_odd_store_comes_out_equal(tmp_path: Path, place: Place, lane: str, name: str, flush: bool) -> None:
     source = write_store(tmp_path / "source", ODD_STORES[name], flush=flush)
-    check_equal(source, place, ODD_STORES[name])
+    check_equal(source, place, lane, ODD_STORES[name])
 
 
-def test_40_families(tmp_path: Path, place: Place) -> None:
+def test_40_families(tmp_path: Path, place: Place, lane: str) -> None:
     families = {"default": numbered(1), **{f"family-{n:02}": numbered(n * 3, start=n) for n in range(39)}}
-    check_equal(write_store(tmp_path / "source", families), place, families)
+    check_equal(write_store(tmp_path / "source", families), place, lane, families)
 
 
 def test_data_only_in_the_wal_has_no_table_file(tmp_path: Path) -> None:
@@ -78,10 +85,10 @@ def test_data_only_in_the_wal_has_no_table_file(tmp_path: Path) -> None:
     assert sum(log.stat().st_size for log in source.glob("*.log")) > 500 * 10
 
 
-def test_value_of_64_mib(tmp_path: Path, place: Place) -> None:
+def test_value_of_64_mib(tmp_path: Path, place: Place, lane: str) -> None:
     entries = {b"before": b"1", b"large": bytes(range(256)) * (64 * MIB // 256), b"zlast": b"2"}
     source = write_store(tmp_path / "source", {"default": entries})
-    check_equal(source, place, {"default": entries})
+    check_equal(source, place, lane, {"default": entries})
 
 
 def test_value_too_large_for_the_memory_is_refused_with_the_way_out(tmp_path: Path, place: Place) -> None:
@@ -89,14 +96,21 @@ def test_value_too_large_for_the_memory_is_refused_with_the_way_out(tmp_path: Pa
     source = write_store(tmp_path / "source", {"default": entries})
     with pytest.raises(kvbatch.SourceError, match=r"6265666f7265.*raise --max-memory"):
         kvbatch.migrate(source, place.endpoint(), max_memory="16MiB").wait()
-    check_equal(source, place, {"default": entries}, max_memory="64MiB")
+    check_equal(source, place, "batch", {"default": entries}, max_memory="64MiB")
 
 
-def test_values_just_around_a_batch(tmp_path: Path, place: Place) -> None:
+def test_value_of_any_size_travels_in_a_file(tmp_path: Path, place: Place) -> None:
+    """It needs no frame that it fits into."""
+    entries = {b"before": b"1", b"large": bytes(range(256)) * (16 * MIB // 256)}
+    source = write_store(tmp_path / "source", {"default": entries})
+    check_equal(source, place, "sst", {"default": entries}, max_memory="16MiB")
+
+
+def test_values_just_around_a_batch(tmp_path: Path, place: Place, lane: str) -> None:
     sizes = [65536 + delta for delta in (-40, -30, -25, -20, -15, -10, -1, 0, 1, 100)]
     entries = {f"{position:02}-{size}".encode(): b"v" * size for position, size in enumerate(sizes)}
     source = write_store(tmp_path / "source", {"default": entries})
-    check_equal(source, place, {"default": entries}, batch_bytes="64KiB")
+    check_equal(source, place, lane, {"default": entries}, batch_bytes="64KiB")
 
 
 def _overwrite_and_delete(store: rocksdict.Rdict) -> dict[bytes, bytes]:
@@ -154,6 +168,7 @@ def _leave_open(store: rocksdict.Rdict, written: Path, source: Path) -> None:
 def test_only_what_is_visible_is_moved(
     tmp_path: Path,
     place: Place,
+    lane: str,
     write: Callable[[rocksdict.Rdict], dict[bytes, bytes]],
     end: Callable[[rocksdict.Rdict, Path, Path], None],
 ) -> None:
@@ -166,10 +181,10 @@ def test_only_what_is_visible_is_moved(
     if (write, end) == (_delete_ranges, _leave_open):
         # The end of a range that was deleted, which no entry of the WAL has as its key.
         assert any(b"key-00000300" in log.read_bytes() for log in source.glob("*.log"))
-    check_equal(source, place, {"default": expected})
+    check_equal(source, place, lane, {"default": expected})
 
 
-def test_files_and_wal_together(tmp_path: Path, place: Place) -> None:
+def test_files_and_wal_together(tmp_path: Path, place: Place, lane: str) -> None:
     """The newest entry wins wherever it stands."""
     flushed = write_store(tmp_path / "flushed", {"default": numbered(100)})
     store = rocksdict.Rdict(str(flushed), raw_options())
@@ -179,14 +194,14 @@ def test_files_and_wal_together(tmp_path: Path, place: Place) -> None:
     _leave_open(store, flushed, tmp_path / "source")
     expected = {**numbered(100), b"key-00000050": b"newer", b"new": b"1"}
     del expected[b"key-00000051"]
-    check_equal(tmp_path / "source", place, {"default": expected})
+    check_equal(tmp_path / "source", place, lane, {"default": expected})
 
 
-def test_a_dropped_family_does_not_come_back(tmp_path: Path, place: Place) -> None:
+def test_a_dropped_family_does_not_come_back(tmp_path: Path, place: Place, lane: str) -> None:
     source = write_store(tmp_path / "source", {"default": numbered(5), "dropped": numbered(6), "kept": numbered(7)})
     store = rocksdict.Rdict(
         str(source), raw_options(), column_families={name: raw_options() for name in ("dropped", "kept")}
     )
     store.drop_column_family("dropped")
     store.close()
-    check_equal(source, place, {"default": numbered(5), "kept": numbered(7)})
+    check_equal(source, place, lane, {"default": numbered(5), "kept": numbered(7)})

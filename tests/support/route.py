@@ -56,6 +56,8 @@ class Pieces:
     streams: int = 2
     sst_file_bytes: int = 512 * KIB
     range_bytes: int = 1536 * KIB
+    # In the lane `sst` the sender builds every file: none of the source's own is moved.
+    lane: str = "batch"
 
     @staticmethod
     def drawn(draw: random.Random) -> Pieces:
@@ -65,11 +67,13 @@ class Pieces:
             streams=draw.choice([1, 2, 3, 4]),
             sst_file_bytes=draw.choice([256, 512, 1024, 8192]) * KIB,
             range_bytes=draw.choice([512, 1024, 2048, 65536]) * KIB,
+            lane=draw.choice(["batch", "sst"]),
         )
 
     @property
     def arguments(self) -> list[str]:
-        return [f"--batch-size={self.batch_bytes}", f"--window={self.window}", f"--streams={self.streams}"]
+        sizes = [f"--batch-size={self.batch_bytes}", f"--window={self.window}", f"--streams={self.streams}"]
+        return [*sizes, f"--lane={self.lane}", *(["--target-compression=none"] if self.lane == "sst" else [])]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -80,8 +84,8 @@ class Pieces:
 
     @property
     def windows(self) -> int:
-        """What a sender may have under way; one that dies loses no more."""
-        return self.streams * self.window * self.batch_bytes
+        """What a sender may have under way; one that dies loses no more, but for the part of a file that had come."""
+        return self.streams * self.window * self.batch_bytes + (self.unfinished_files if self.lane == "sst" else 0)
 
     @property
     def unfinished_files(self) -> int:

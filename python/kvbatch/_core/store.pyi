@@ -20,6 +20,7 @@ __all__: list[str] = [
     "ROCKSDB_VERSION",
     "ApplyMode",
     "BatchRun",
+    "BuiltPiece",
     "ColumnFamilyDescription",
     "ColumnFamilyFigures",
     "Cursor",
@@ -29,6 +30,7 @@ __all__: list[str] = [
     "RangeApplier",
     "RangeReader",
     "SourceStore",
+    "SstBuilder",
     "StopReason",
     "TableFile",
     "TargetStore",
@@ -377,6 +379,74 @@ class OverlayReader:
     def raw_bytes(self) -> int:
         """
         As `entries`: keys and values.
+        """
+
+class BuiltPiece:
+    """
+    What one call of SstBuilder.build came to.
+    """
+    @property
+    def ends_file(self) -> bool:
+        """
+        `entries` and `raw_bytes` are all of the file.
+        """
+    @property
+    def ends_range(self) -> bool:
+        """
+        Nothing is left behind it; the range had nothing at all unless `ends_file`.
+        """
+    @property
+    def entries(self) -> int:
+        """
+        Of the file so far; they may stand in pieces to come.
+        """
+    @property
+    def last_key(self) -> bytes:
+        """
+        With `ends_file`.
+        """
+    @property
+    def length(self) -> int: ...
+    @property
+    def offset(self) -> int:
+        """
+        In the file.
+        """
+    @property
+    def raw_bytes(self) -> int:
+        """
+        Keys and values of those.
+        """
+
+class SstBuilder:
+    """
+    [start, end) as SST files, in pieces while they are built.
+    """
+    def __init__(
+        self,
+        store: SourceStore,
+        column_family: str,
+        start: bytes | None,
+        end: bytes | None,
+        *,
+        after: bytes | None = None,
+        target: ColumnFamilyDescription,
+        file_bytes: typing.SupportsIndex,
+    ) -> None:
+        """
+        Files as `target` describes the family, of about `file_bytes` each.
+        """
+    def build(self, piece_bytes: typing.SupportsIndex) -> BuiltPiece:
+        """
+        The next piece, of `piece_bytes` at most; now and then an empty one. Raises SourceError naming a damaged file.
+        """
+    def send(self, connection: kvbatch._core.wire.Connection) -> int:
+        """
+        Sends the piece as a FILE frame; its crc32c.
+        """
+    def write(self, fd: typing.SupportsIndex, offset: typing.SupportsIndex) -> int:
+        """
+        Writes the piece into a file; its crc32c. TargetError, NoSpaceError.
         """
 
 class TargetStore:

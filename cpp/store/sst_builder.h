@@ -1,0 +1,78 @@
+// SstBuilder: the entries of a range as SST files for a target, handed out in pieces while they are built.
+//
+// RocksDB writes an SST file from its first byte to its last, so nothing needs to keep a whole one. A file in memory
+// (memfd), sent by sendfile once it is whole, cost the sender 80 ns an entry more: pages to allocate, fill, map and
+// free, where the piece that is reused here stays in the cache.
+#pragma once
+
+#include <rocksdb/env.h>
+#include <rocksdb/sst_file_writer.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/status.h"
+#include "batch/wide_columns.h"
+#include "store/entry_iterator.h"
+#include "store/source_store.h"
+#include "store/store_description.h"
+
+namespace kvbatch {
+
+// What one call of Build came to. The bytes themselves are SstBuilder::piece().
+struct BuiltPiece {
+  uint64_t offset = 0;      // of the piece in the file
+  uint64_t length = 0;      // may be 0
+  uint64_t entries = 0;     // of the file so far; they may stand in pieces to come
+  uint64_t raw_bytes = 0;   // keys and values of those
+  bool ends_file = false;   // the file is whole: `entries` and `raw_bytes` are all of it
+  bool ends_range = false;  // nothing is left behind it. The range had nothing at all unless `ends_file`
+  std::string last_key;     // with `ends_file`
+};
+
+// Not thread-safe. Holds the store.
+class SstBuilder {
+ public:
+  // Files for `target`, the family as the target describes it, of about `file_bytes` each: a file ends with the entry
+  // that fills it. kUsage or kRefused when the target's traits are none that this build can write.
+  static Result<std::unique_ptr<SstBuilder>> Create(std::shared_ptr<SourceStore> store,
+                                                    rocksdb::ColumnFamilyHandle* family, RangeBounds bounds,
+                                                    const ColumnFamilyDescription& target, uint64_t file_bytes);
+  ~SstBuilder();
+
+  SstBuilder(const SstBuilder&) = delete;
+  SstBuilder& operator=(const SstBuilder&) = delete;
+
+  // The next piece: `piece_bytes`, or fewer where the file ends, or where so many entries went into it that the caller
+  // should have its say; it may be empty then. kSource names the damaged file when the source cannot be read. After an
+  // error there is nothing more to be had.
+  Result<BuiltPiece> Build(size_t piece_bytes);
+
+  // What Build has returned last, and the bytes it speaks of, until the next Build.
+  const BuiltPiece& position() const { return position_; }
+  std::string_view piece() const { return piece_; }
+
+ private:
+  SstBuilder(std::shared_ptr<SourceStore> store, rocksdb::ColumnFamilyHandle* family, RangeBounds bounds,
+             const ColumnFamilyDescription& target, uint64_t file_bytes);
+  Status Fill(size_t piece_bytes);
+  Status Finish();
+
+  std::shared_ptr<SourceStore> store_;
+  EntryIterator entries_;
+  const uint64_t file_bytes_;
+  std::string built_;  // of the file, from `position_.offset` on
+  std::string_view piece_;
+  const std::unique_ptr<rocksdb::Env> env_;
+  rocksdb::SstFileWriter writer_;
+  bool open_ = false;
+  bool finished_ = false;  // what is left of the file stands in built_
+  BuiltPiece position_;
+  std::vector<WideColumn> scratch_;
+  Status failed_;
+};
+
+}  // namespace kvbatch

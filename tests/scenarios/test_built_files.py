@@ -1,0 +1,81 @@
+"""SST files that the sender builds: how they are cut, what they look like, and what becomes of a job in between."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rocksdict
+
+import kvbatch
+from support.places import Place
+from support.stores import numbered, raw_options, read_store, write_store
+from support.tools import table_format_version, table_properties
+
+ENTRIES = {"default": numbered(20_000), "users": numbered(3000, value=b"user-")}
+SMALL: dict[str, Any] = {"lane": "sst", "sst_file_bytes": "64KiB", "batch_bytes": "16KiB", "graft_bytes": "1TiB"}
+
+
+def test_several_files_for_a_range_stand_in_the_last_level_in_format_5(tmp_path: Path, place: Place) -> None:
+    source = write_store(tmp_path / "source", ENTRIES)
+    plan = kvbatch.plan(source, place.endpoint(), **SMALL)
+    kvbatch.migrate(source, place.endpoint(), target_compression="none", **SMALL).wait()
+    files = sorted(place.path().glob("*.sst"))
+    assert len(files) > 2 * len(plan.ranges)
+    assert max(file.stat().st_size for file in files) < 64 << 10
+    assert {table_format_version(file) for file in files} == {5}
+    properties = [table_properties(file) for file in files]
+    assert sum(int(each["# entries"]) for each in properties) == sum(len(entries) for entries in ENTRIES.values())
+    assert read_store(place.path()) == ENTRIES
+    names = rocksdict.Rdict.list_cf(str(place.path()), raw_options())
+    families = {name: raw_options() for name in names}
+    store = rocksdict.Rdict(
+        str(place.path()), raw_options(), column_families=families, access_type=rocksdict.AccessType.read_only()
+    )
+    assert {file["level"] for file in store.live_files()} == {6}
+    store.close()
+
+
+@pytest.mark.parametrize(("compression", "name"), [("none", "NoCompression"), ("lz4", "LZ4"), ("zstd", "ZSTD")])
+def test_compressed_as_the_target_wants(tmp_path: Path, place: Place, compression: str, name: str) -> None:
+    source = write_store(tmp_path / "source", ENTRIES)
+    kvbatch.migrate(source, place.endpoint(), lane="sst", target_compression=compression).wait()
+    assert {table_properties(file)["SST file compression algo"] for file in place.path().glob("*.sst")} == {name}
+    assert read_store(place.path()) == ENTRIES
+
+
+def test_a_range_that_holds_data_is_written_and_the_others_are_built(tmp_path: Path, place: Place) -> None:
+    source = write_store(tmp_path / "source", ENTRIES)
+    theirs = {b"key-00000007": b"theirs", b"key-00000007-only": b"theirs"}
+    write_store(place.path(), {"default": theirs})
+    migration = kvbatch.migrate(source, place.endpoint(), allow_nonempty=True, range_bytes="64KiB", **SMALL)
+    assert len(migration.plan.ranges) > 3
+    migration.wait()
+    assert read_store(place.path()) == {**ENTRIES, "default": {**theirs, **ENTRIES["default"]}}
+
+
+def test_a_job_that_was_stopped_goes_on_behind_its_last_whole_file(tmp_path: Path, place: Place) -> None:
+    source = write_store(tmp_path / "source", {"default": numbered(300_000)})
+    state = tmp_path / "state"
+    stopped = kvbatch.migrate(source, place.endpoint(), state_dir=state, streams=1, range_bytes="1GiB", **SMALL)
+    while not list(place.path().glob("*.sst")):
+        time.sleep(0.001)
+    stopped.cancel()
+    with pytest.raises(kvbatch.StoppedError):
+        stopped.wait()
+    summary = kvbatch.migrate(source, place.endpoint(), state_dir=state, streams=1, range_bytes="1GiB", **SMALL).wait()
+    assert summary.resumed
+    assert summary.entries == 300_000
+    assert read_store(place.path()) == {"default": numbered(300_000)}
+
+
+def test_a_damaged_file_is_named(tmp_path: Path, place: Place) -> None:
+    source = write_store(tmp_path / "source", {"default": numbered(50_000)})
+    [table] = source.glob("*.sst")
+    content = bytearray(table.read_bytes())
+    content[len(content) // 2] ^= 1
+    table.write_bytes(content)
+    with pytest.raises(kvbatch.SourceError, match=table.name):
+        kvbatch.migrate(source, place.endpoint(), **SMALL).wait()
