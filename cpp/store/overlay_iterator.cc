@@ -24,7 +24,7 @@ namespace {
 class TableSource final : public OperationSource {
  public:
   TableSource(const TableFile& file, rocksdb::Options options, const RangeBounds& bounds)
-      : path_(file.path), end_(bounds.end), options_(std::move(options)), reader_(options_) {
+      : path_(file.path), sequence_(file.sequence), end_(bounds.end), options_(std::move(options)), reader_(options_) {
     if (Take(reader_.Open(file.path), "open " + path_)) {
       table_ = reader_.NewTableIterator();
       Seek(bounds.start);
@@ -43,7 +43,7 @@ class TableSource final : public OperationSource {
   std::string_view key() const override { return View(record_.user_key); }
   std::string_view value() const override { return value_; }
   RecordKind kind() const override { return kind_; }
-  uint64_t sequence() const override { return record_.sequence; }
+  uint64_t sequence() const override { return sequence_.value_or(record_.sequence); }
   Status status() const override { return status_; }
 
  private:
@@ -110,6 +110,7 @@ class TableSource final : public OperationSource {
   }
 
   const std::string path_;
+  const std::optional<uint64_t> sequence_;
   const std::optional<std::string> end_;
   const rocksdb::Options options_;
   rocksdb::SstFileReader reader_;
