@@ -24,7 +24,7 @@ namespace {
 class TableSource final : public OperationSource {
  public:
   TableSource(const TableFile& file, rocksdb::Options options, const RangeBounds& bounds)
-      : path_(file.path), end_(bounds.end), options_(std::move(options)), reader_(options_) {
+      : path_(file.path), sequence_(file.sequence), end_(bounds.end), options_(std::move(options)), reader_(options_) {
     if (Take(reader_.Open(file.path), "open " + path_)) {
       table_ = reader_.NewTableIterator();
       Seek(bounds.start);
@@ -43,7 +43,7 @@ class TableSource final : public OperationSource {
   std::string_view key() const override { return View(record_.user_key); }
   std::string_view value() const override { return value_; }
   RecordKind kind() const override { return kind_; }
-  uint64_t sequence() const override { return record_.sequence; }
+  uint64_t sequence() const override { return sequence_.value_or(record_.sequence); }
   Status status() const override { return status_; }
 
  private:
@@ -110,6 +110,7 @@ class TableSource final : public OperationSource {
   }
 
   const std::string path_;
+  const std::optional<uint64_t> sequence_;
   const std::optional<std::string> end_;
   const rocksdb::Options options_;
   rocksdb::SstFileReader reader_;
@@ -184,31 +185,67 @@ class MemtableSource final : public OperationSource {
   RecordKind kind_ = RecordKind::kPut;
 };
 
+// Deletions that the WAL speaks of, of keys that the store does not show. Of the others something newer stands
+// elsewhere, maybe in the base, whose sequence numbers are gone.
 class WalSource final : public OperationSource {
  public:
-  WalSource(const std::vector<WalDeletion>& keys, const rocksdb::Comparator* comparator, const RangeBounds& bounds)
-      : at_(bounds.start ? Find(keys, comparator, *bounds.start) : keys.begin()),
-        end_(bounds.end ? Find(keys, comparator, *bounds.end) : keys.end()) {}
-
-  bool Valid() const override { return at_ < end_; }
-  void Next() override { ++at_; }
-  std::string_view key() const override { return at_->key; }
-  std::string_view value() const override { return {}; }
-  RecordKind kind() const override { return RecordKind::kDelete; }
-  uint64_t sequence() const override { return at_->sequence; }
-  Status status() const override { return Status::Ok(); }
-
- private:
-  using Position = std::vector<WalDeletion>::const_iterator;
-
-  static Position Find(const std::vector<WalDeletion>& keys, const rocksdb::Comparator* comparator,
-                       const std::string& key) {
-    return std::lower_bound(keys.begin(), keys.end(), key,
-                            [comparator](const WalDeletion& deletion, const auto& bound) {
-                              return comparator->Compare(deletion.key, bound) < 0;
-                            });
+  WalSource(rocksdb::DB* db, rocksdb::ColumnFamilyHandle* family, const std::vector<std::string>& keys,
+            const RangeBounds& bounds)
+      : comparator_(family->GetComparator()),
+        bound_(bounds.end),
+        at_(bounds.start ? Find(keys, comparator_, *bounds.start) : keys.begin()),
+        end_(bounds.end ? Find(keys, comparator_, *bounds.end) : keys.end()) {
+    rocksdb::ReadOptions options;
+    options.total_order_seek = true;
+    options.fill_cache = false;
+    if (bound_) {
+      upper_ = ToSlice(*bound_);
+      options.iterate_upper_bound = &upper_;
+    }
+    shown_.reset(db->NewIterator(options, family));
+    if (at_ < end_) {
+      shown_->Seek(*at_);
+    }
+    Settle();
   }
 
+  bool Valid() const override { return shown_->status().ok() && at_ < end_; }
+  void Next() override {
+    ++at_;
+    Settle();
+  }
+  std::string_view key() const override { return *at_; }
+  std::string_view value() const override { return {}; }
+  RecordKind kind() const override { return RecordKind::kDelete; }
+  uint64_t sequence() const override { return std::numeric_limits<uint64_t>::max(); }
+  Status status() const override { return FromSource(shown_->status(), "read the source"); }
+
+ private:
+  using Position = std::vector<std::string>::const_iterator;
+
+  void Settle() {
+    for (; at_ < end_; ++at_) {
+      // Whatever lies before the key that it stands on is not shown: a run of deletions is gone through once.
+      if (shown_->Valid() && comparator_->Compare(shown_->key(), *at_) < 0) {
+        shown_->Seek(*at_);
+      }
+      if (!shown_->Valid() || shown_->key() != *at_) {
+        return;
+      }
+    }
+  }
+
+  static Position Find(const std::vector<std::string>& keys, const rocksdb::Comparator* comparator,
+                       const std::string& key) {
+    return std::lower_bound(keys.begin(), keys.end(), key, [comparator](const auto& deleted, const auto& bound) {
+      return comparator->Compare(deleted, bound) < 0;
+    });
+  }
+
+  const rocksdb::Comparator* comparator_;
+  const std::optional<std::string> bound_;
+  rocksdb::Slice upper_;
+  std::unique_ptr<rocksdb::Iterator> shown_;
   Position at_;
   const Position end_;
 };
@@ -240,7 +277,7 @@ OverlayIterator::OverlayIterator(const SourceStore& store, rocksdb::ColumnFamily
       return;
     }
     sources_.push_back(std::make_unique<MemtableSource>(store.db(), family, bounds));
-    sources_.push_back(std::make_unique<WalSource>(deletions.value()->keys, comparator_, bounds));
+    sources_.push_back(std::make_unique<WalSource>(store.db(), family, deletions.value()->keys, bounds));
   }
   Settle();
 }

@@ -43,6 +43,9 @@ TableFile Describe(const rocksdb::SstFileMetaData& file, const std::string& path
   described.entries = properties.num_entries;
   described.raw_bytes =
       properties.raw_key_size - kInternalKeyBytes * properties.num_entries + properties.raw_value_size;
+  if (file.smallest_seqno == file.largest_seqno) {
+    described.sequence = file.largest_seqno;
+  }
   described.plain =
       properties.num_range_deletions == 0 && properties.num_merge_operands == 0 && file.oldest_blob_file_number == 0;
   described.graftable = described.plain && properties.num_deletions == 0 && properties.num_entries > 0 &&

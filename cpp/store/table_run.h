@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -35,6 +36,8 @@ struct TableFile {
   uint64_t file_bytes = 0;
   uint64_t entries = 0;
   uint64_t raw_bytes = 0;  // keys and values before compression
+  // Of every entry, where all have the same one: a file from outside says 0, and only the MANIFEST knows better.
+  std::optional<uint64_t> sequence;
   // Puts and deletions of single keys, nothing else: whoever reads it by itself understands it.
   bool plain = false;
   // Can be moved as it is: plain, without deletions, older than everything else about its keys (all of its sequence

@@ -29,7 +29,7 @@ class Collector final : public rocksdb::WriteBatch::Handler {
     return Counted();
   }
   rocksdb::Status DeleteCF(uint32_t family, const rocksdb::Slice& key) override {
-    (*families_)[family].keys.push_back({key.ToString(), sequence_});
+    (*families_)[family].keys.push_back(key.ToString());
     return Counted();
   }
   rocksdb::Status SingleDeleteCF(uint32_t family, const rocksdb::Slice& key) override { return DeleteCF(family, key); }
@@ -75,12 +75,9 @@ class Collector final : public rocksdb::WriteBatch::Handler {
 
 void Sort(WalDeletions* deletions, const rocksdb::Comparator* comparator) {
   auto& keys = deletions->keys;
-  std::sort(keys.begin(), keys.end(), [comparator](const WalDeletion& a, const WalDeletion& b) {
-    const int order = comparator->Compare(a.key, b.key);
-    return order != 0 ? order < 0 : a.sequence > b.sequence;
-  });
-  const auto same = [](const WalDeletion& a, const WalDeletion& b) { return a.key == b.key; };
-  keys.erase(std::unique(keys.begin(), keys.end(), same), keys.end());
+  std::sort(keys.begin(), keys.end(),
+            [comparator](const auto& a, const auto& b) { return comparator->Compare(a, b) < 0; });
+  keys.erase(std::unique(keys.begin(), keys.end()), keys.end());
 }
 
 }  // namespace

@@ -12,20 +12,15 @@
 
 namespace kvbatch {
 
-struct WalDeletion {
-  std::string key;
-  uint64_t sequence = 0;
-};
-
 struct WalDeletions {
-  std::vector<WalDeletion> keys;  // in the order of the family's comparator, each key once with its newest deletion
+  std::vector<std::string> keys;  // in the order of the family's comparator, each once
   // Whether the family's records were puts and deletions of single keys, nothing else.
   bool plain = true;
 };
 
 // By column family id; a family that the WAL does not mention is not there. All of the WAL is read, also what was
-// flushed into files since: sequence numbers tell which of two operations is the newer one. kSource when it cannot be
-// read as a whole.
+// flushed into files since: a key may have been put again behind its deletion. kSource when it cannot be read as a
+// whole.
 Result<std::map<uint32_t, WalDeletions>> ReadWalDeletions(
     rocksdb::DB* db, const std::map<uint32_t, const rocksdb::Comparator*>& families);
 

@@ -75,7 +75,7 @@ def plan_spans(
     spans: list[Span] = []
     at = keys.start
     # Where no file begins before it, the first one's span reaches to the start.
-    if any(order.before(table.smallest, grafts[0].smallest) for table in others):
+    if at != grafts[0].smallest and any(order.before(table.smallest, grafts[0].smallest) for table in others):
         spans.append(Span(KeyRange(at, grafts[0].smallest)))
         at = grafts[0].smallest
     starts = [table.smallest for table in met]
