@@ -3,6 +3,7 @@
 #include "store/cursor.h"
 #include "store/sample_store.h"
 #include "store/store_description.h"
+#include "store/table_run.h"
 
 namespace kvbatch::bind {
 
@@ -34,6 +35,8 @@ void RegisterDescription(py::module_& module) {
       .def_readonly("num_levels", &Family::num_levels);
   module.attr("RESERVED_COLUMN_FAMILY") = kReservedColumnFamily;
   module.attr("ROCKSDB_VERSION") = RocksdbVersion();
+  // Whether a target takes files that a database wrote.
+  module.attr("CAN_GRAFT") = static_cast<bool>(KVBATCH_TABLE_ITERATORS);
   module.def(
       "describe_store", [](const Text& path) { return Get([&] { return DescribeStore(path.value); }); },
       py::arg("path"), "The column families of a directory in the order of their ids, without opening the store.");

@@ -11,7 +11,9 @@ from typing import Any, Protocol
 
 from kvbatch._core.frame import Frame
 from kvbatch._core.store import (
+    CAN_GRAFT,
     RESERVED_COLUMN_FAMILY,
+    ROCKSDB_VERSION,
     ApplyMode,
     Cursor,
     RangeApplier,
@@ -165,6 +167,11 @@ class TargetJob:
     def __init__(self, path: Path, manifest: Manifest) -> None:
         """Opens or makes the store and takes up the job. Raises RefusedError, TargetError."""
         check_writable(path, manifest)
+        if not CAN_GRAFT and any(part.file for part in manifest.ranges):
+            raise RefusedError(
+                f"the target {path}: RocksDB {ROCKSDB_VERSION}, which this build has, does not take files that a "
+                "database wrote; 9.10 does. Nothing was changed; use --lane batch"
+            )
         with translate_os_errors(f"make {path.parent}"):
             path.parent.mkdir(parents=True, exist_ok=True)
         # The store must not be closed while another thread, a second sender's say, still asks it something.

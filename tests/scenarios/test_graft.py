@@ -9,6 +9,7 @@ import pytest
 import rocksdict
 
 import kvbatch
+from kvbatch import target_job
 from support.stores import copy_open_store, need_rocksdb, raw_options, read_store, write_store
 
 KEYS = 4000
@@ -152,6 +153,14 @@ def test_where_the_target_holds_data_a_range_is_written_instead(tmp_path: Path) 
         **read_store(tmp_path / "source")["default"],
         b"other": b"stays",
     }
+
+
+def test_a_target_that_cannot_take_such_files_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compacted(tmp_path / "source").close()
+    monkeypatch.setattr(target_job, "CAN_GRAFT", False)
+    with pytest.raises(kvbatch.RefusedError, match="use --lane batch"):
+        migrate(tmp_path / "source", tmp_path / "copy", tmp_path)
+    assert not (tmp_path / "copy").exists()
 
 
 def test_verify_and_the_owner_may_write_on(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import kvbatch._core.frame
 import kvbatch._core.wire
 
 __all__: list[str] = [
+    "CAN_GRAFT",
     "RESERVED_COLUMN_FAMILY",
     "ROCKSDB_VERSION",
     "ApplyMode",
@@ -610,5 +611,6 @@ def write_sample_store(
     Writes a new store of made-up entries, half of each value compressible.
     """
 
+CAN_GRAFT: bool = True
 RESERVED_COLUMN_FAMILY: str = "__kvbatch__"
 ROCKSDB_VERSION: str = "9.10.0"
