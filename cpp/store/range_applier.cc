@@ -130,6 +130,9 @@ Status RangeApplier::Apply(Frame* frame) {
 }
 
 Status RangeApplier::ApplyFrame(Frame* frame) {
+  if (taken_.valid()) {
+    return Status(Code::kProtocol, "range " + std::to_string(range_.range) + ": a batch inside a file");
+  }
   auto raw = frame->OpenRaw();
   if (!raw.ok()) {
     return raw.status();

@@ -351,7 +351,12 @@ Status TargetStore::Ingest(uint32_t family, const std::string& file, IngestKind 
     return Status(Code::kRefused, "a source's own files need RocksDB 9.10; this build has an older one");
 #endif
   }
-  return FromTarget(db_->IngestExternalFile(Handle(family), {file}, options), "ingest into " + path_);
+  const auto status = db_->IngestExternalFile(Handle(family), {file}, options);
+  if (status.IsCorruption()) {
+    // Of the file, which was made elsewhere, not of this store.
+    return Status(Code::kCorruption, "ingest into " + path_ + ": " + status.ToString());
+  }
+  return FromTarget(status, "ingest into " + path_);
 }
 
 Result<bool> TargetStore::Holds(uint32_t family, const rocksdb::TableProperties& file, const std::string& first,

@@ -125,9 +125,11 @@ class JobStream:
     def _move(self, stream: TargetStream, frame: Frame, part: Range) -> None:
         manifest = self.session.reply.manifest
         written = part.id in manifest.written_ranges
+        # Where entries stand already, from a sender that did without the file, the rest follows them.
+        begun = part.id in self.cursors and self.cursors[part.id].entries > 0
         if manifest.lane == "files":
             self._move_file(stream, part)
-        elif part.file and not written:
+        elif part.file and not written and not begun:
             self._graft(stream, frame, part)
         elif manifest.lane == "sst" and not written:
             self._build(stream, part)

@@ -57,8 +57,7 @@ class ReceiverStream:
             elif type_ is FrameType.FILE_END:
                 value = decode_payload(frame)
                 with malformed_is_protocol_error(self._peer.name, "FILE_END"):
-                    file_totals = FileTotals.from_json(value)
-                self._ranges.end_file(file_totals)
+                    self._ranges.end_file(FileTotals.from_json(value))
             elif type_ is FrameType.RANGE_BEGIN:
                 begin = decode_payload(frame)
                 with malformed_is_protocol_error(self._peer.name, "RANGE_BEGIN"):
