@@ -65,6 +65,16 @@ bool DecodeEntity(std::string_view entity, std::vector<WideColumn>* columns) {
   return true;
 }
 
+bool ReadEntity(std::string_view entity, bool* is_entity, std::string_view* value) {
+  std::vector<WideColumn> columns;
+  if (!DecodeEntity(entity, &columns)) {
+    return false;
+  }
+  *is_entity = columns.size() != 1 || !columns.front().first.empty();
+  *value = *is_entity ? entity : columns.front().second;
+  return true;
+}
+
 bool IsWellFormedEntity(std::string_view entity) {
   std::vector<WideColumn> columns;
   return DecodeEntity(entity, &columns);

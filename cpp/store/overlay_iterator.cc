@@ -96,17 +96,14 @@ class TableSource final : public OperationSource {
     }
   }
 
-  // As RocksDB, which takes an entity of nothing but the default column for a plain value.
   void TakeEntity() {
-    std::vector<WideColumn> columns;
-    if (!DecodeEntity(value_, &columns)) {
+    bool is_entity = false;
+    if (!ReadEntity(value_, &is_entity, &value_)) {
       status_ = Status(Code::kSource, "malformed columns in " + path_);
       valid_ = false;
       return;
     }
-    const bool is_plain = columns.size() == 1 && columns.front().first.empty();
-    kind_ = is_plain ? RecordKind::kPut : RecordKind::kEntity;
-    value_ = is_plain ? columns.front().second : value_;
+    kind_ = is_entity ? RecordKind::kEntity : RecordKind::kPut;
   }
 
   const std::string path_;

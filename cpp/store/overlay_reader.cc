@@ -17,13 +17,6 @@ namespace {
 // A step costs about a thirtieth of a seek.
 constexpr int kStepsBeforeSeek = 32;
 
-// RocksDB takes an entity of nothing but the default column for a plain value.
-uint64_t MovedEntityBytes(std::string_view entity) {
-  std::vector<WideColumn> columns;
-  const bool is_plain = DecodeEntity(entity, &columns) && columns.size() == 1 && columns.front().first.empty();
-  return is_plain ? columns.front().second.size() : entity.size();
-}
-
 }  // namespace
 
 OverlayReader::OverlayReader(std::shared_ptr<SourceStore> store, rocksdb::ColumnFamilyHandle* family,
@@ -51,25 +44,22 @@ OverlayReader::OverlayReader(std::shared_ptr<SourceStore> store, rocksdb::Column
 
 #if KVBATCH_TABLE_ITERATORS
 
-Status OverlayReader::ParseBase() {
-  if (!base_->Valid()) {
-    return FromSource(base_->status(), "read the source");
-  }
-  return FromSource(rocksdb::ParseEntry(base_->key(), comparator_, &base_record_), "read the source");
-}
-
 Result<bool> OverlayReader::InBase(std::string_view key, uint64_t* value_bytes) {
   const rocksdb::Slice wanted = ToSlice(key);
   for (int steps = 0; base_->Valid(); ++steps) {
-    if (Status status = ParseBase(); !status.ok()) {
-      return status;
+    rocksdb::ParsedEntryInfo record;
+    if (const auto parsed = rocksdb::ParseEntry(base_->key(), comparator_, &record); !parsed.ok()) {
+      return FromSource(parsed, "read the source");
     }
-    const int order = comparator_->Compare(base_record_.user_key, wanted);
+    const int order = comparator_->Compare(record.user_key, wanted);
     if (order == 0) {
       // As RangeReader counts them: of an entity its serialized columns, unless it is a plain value in truth.
-      const std::string_view value = View(base_->value());
-      *value_bytes =
-          base_record_.type == rocksdb::kEntryWideColumnEntity ? MovedEntityBytes(value) : uint64_t{value.size()};
+      std::string_view value = View(base_->value());
+      bool is_entity = false;
+      if (record.type == rocksdb::kEntryWideColumnEntity) {
+        (void)ReadEntity(value, &is_entity, &value);
+      }
+      *value_bytes = value.size();
       return true;
     }
     if (order > 0) {
@@ -93,8 +83,6 @@ Result<bool> OverlayReader::InBase(std::string_view key, uint64_t* value_bytes) 
 }
 
 #else
-
-Status OverlayReader::ParseBase() { return Status::Ok(); }
 
 // Never asked: no file is grafted.
 Result<bool> OverlayReader::InBase(std::string_view /*key*/, uint64_t* /*value_bytes*/) { return false; }

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <rocksdb/sst_file_reader.h>
-#include <rocksdb/types.h>
 
 #include <cstdint>
 #include <memory>
@@ -34,7 +33,6 @@ class OverlayReader {
   uint64_t raw_bytes() const { return raw_bytes_; }
 
  private:
-  Status ParseBase();
   // Whether the file holds the key; the size of its value then.
   Result<bool> InBase(std::string_view key, uint64_t* value_bytes);
 
@@ -43,7 +41,6 @@ class OverlayReader {
   OverlayIterator operations_;
   rocksdb::SstFileReader base_reader_;
   std::unique_ptr<rocksdb::Iterator> base_;
-  rocksdb::ParsedEntryInfo base_record_;
   Status opened_;
   const uint32_t target_family_;
   Digest digest_;

@@ -254,12 +254,13 @@ Result<const WalDeletions*> SourceStore::DeletedInWal(rocksdb::ColumnFamilyHandl
   return found == wal_->value().end() ? &none : &found->second;
 }
 
-Result<bool> SourceStore::MemtablesArePlain(const std::string& name) const {
+Result<const TableLayout*> SourceStore::TablesOf(const std::string& name) const {
   auto handle = Family(name);
-  if (!handle.ok()) {
-    return handle.status();
-  }
-  auto layout = Tables(handle.value());
+  return handle.ok() ? Tables(handle.value()) : handle.status();
+}
+
+Result<bool> SourceStore::MemtablesArePlain(const std::string& name) const {
+  auto layout = TablesOf(name);
   if (!layout.ok()) {
     return layout.status();
   }
@@ -267,16 +268,12 @@ Result<bool> SourceStore::MemtablesArePlain(const std::string& name) const {
     return true;
   }
   // A WAL that cannot be read by itself, for RocksDB has replayed it all the same, is a reason not to rely on it.
-  const auto deletions = DeletedInWal(handle.value());
+  const auto deletions = DeletedInWal(handles_.at(name));
   return deletions.ok() && deletions.value()->plain;
 }
 
 Result<TableFile> SourceStore::Table(const std::string& name, const std::string& file) const {
-  auto handle = Family(name);
-  if (!handle.ok()) {
-    return handle.status();
-  }
-  auto layout = Tables(handle.value());
+  auto layout = TablesOf(name);
   if (!layout.ok()) {
     return layout.status();
   }

@@ -79,6 +79,7 @@ class SourceStore {
 
  private:
   SourceStore() = default;
+  Result<const TableLayout*> TablesOf(const std::string& name) const;
   Status CheckMergeOperands(const ColumnFamilyDescription& family) const;
 
   std::string path_;

@@ -158,14 +158,10 @@ bool TableRun::OpenNext() {
 }
 
 bool TableRun::TakeEntity(std::string_view columns) {
-  std::vector<WideColumn> decoded;
-  if (!DecodeEntity(columns, &decoded)) {
+  if (!ReadEntity(columns, &is_entity_, &value_)) {
     Stop(Status(Code::kSource, "read the source: malformed columns in " + files_[next_file_ - 1].path));
     return false;
   }
-  // RocksDB itself takes an entity of nothing but the default column for a plain value.
-  is_entity_ = decoded.size() != 1 || !decoded.front().first.empty();
-  value_ = is_entity_ ? columns : decoded.front().second;
   return true;
 }
 

@@ -21,7 +21,6 @@ class Span:
 
     keys: KeyRange
     table: TableFile | None = None
-    overlay_bytes: int = 0
 
 
 class _Order:
@@ -78,17 +77,19 @@ def plan_spans(
     if at != grafts[0].smallest and any(order.before(table.smallest, grafts[0].smallest) for table in others):
         spans.append(Span(KeyRange(at, grafts[0].smallest)))
         at = grafts[0].smallest
-    starts = [table.smallest for table in met]
+    ahead = 0
     for table, following in zip(grafts, [*grafts[1:], None], strict=True):
         # Up to where the next file begins, so that what lies between two files belongs to one of the spans.
-        end = next((start for start in starts if order.before(table.largest, start)), keys.end)
+        while ahead < len(met) and not order.before(table.largest, met[ahead].smallest):
+            ahead += 1
+        end = met[ahead].smallest if ahead < len(met) else keys.end
         span = KeyRange(at, end)
         over = [other for other in others if order.meets(other, span)]
         bytes_over = _overlay_bytes(store, family, span, table) if over or memtable_entries else 0
         grafted = (
             all(other.plain for other in over) and memtables_plain and bytes_over <= _MOST_OVERLAY * table.file_bytes
         )
-        spans.append(Span(span, table, bytes_over) if grafted else Span(span))
+        spans.append(Span(span, table if grafted else None))
         at = end
         if following is not None and at != following.smallest:
             spans.append(Span(KeyRange(at, following.smallest)))

@@ -276,8 +276,7 @@ class JobStream:
         entries, raw_bytes, digest = cursor.entries, cursor.raw_bytes, cursor.digest
         file_entries = file_bytes = 0
         while True:
-            if self.stopping.is_set():
-                raise StoppedError("stopped on request")
+            self._check_stopping()
             piece = builder.build(min(self.batch_bytes, FILE_PIECE_BYTES))
             record_sent(mark, raw_bytes + file_bytes, raw_bytes + piece.raw_bytes)
             self.counters.add(piece.entries - file_entries, piece.raw_bytes - file_bytes)

@@ -129,12 +129,14 @@ def _choose(source: DirectoryEndpoint, store: SourceStore, options: MigrationOpt
     ranges = _plan_ranges(store, options, graft=options.target_compression == "auto")
     if options.lane == "sst":
         return _Way("sst", "asked for with --lane", ranges)
+    files = sum(bool(part.file) for part in ranges)
     grafted, total = _grafted_bytes(ranges), sum(part.estimated_bytes for part in ranges)
     if grafted >= _WORTHWHILE_GRAFT * total and grafted > 0:
-        files = sum(bool(part.file) for part in ranges)
         reason = f"{files} files of the source, {100 * grafted // total} % of its bytes, can be moved as they are"
         return _Way("sst", reason, ranges)
-    return _Way("batch", "the lane that serves any range into any store", _plan_ranges(store, options, graft=False))
+    if files:
+        ranges = _plan_ranges(store, options, graft=False)
+    return _Way("batch", "the lane that serves any range into any store", ranges)
 
 
 def make_plan(source: Endpoint, target: Endpoint, store: SourceStore, options: MigrationOptions) -> Plan:
