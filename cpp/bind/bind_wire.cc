@@ -58,6 +58,17 @@ void RegisterWire(py::module_& module) {
       .def("set_limits", &Connection::SetLimits, py::arg("limits"),
            "What `receive` accepts from now on; for the thread that receives.")
       .def("shutdown", &Connection::Shutdown, "Ends both directions; calls blocked in other threads return.")
+      .def(
+          "linger",
+          [](Connection& connection, int64_t milliseconds) {
+            Run([&] {
+              connection.Linger(milliseconds);
+              return Status::Ok();
+            });
+          },
+          py::arg("milliseconds"),
+          "Sends no more and drops what the peer has under way until it closes, for `milliseconds` at most, so that what "
+          "was sent last arrives.")
       .def_property_readonly("peer", [](const Connection& connection) { return Text{connection.peer()}; })
       .def_property_readonly("pending_file_bytes", &Connection::pending_file_bytes,
                              "Of the FILE frame that `receive` has just told of; 0 when there is none.")

@@ -12,6 +12,12 @@
 
 namespace kvbatch {
 
+namespace {
+
+constexpr size_t kDroppedBytes = 256 << 10;
+
+}  // namespace
+
 Connection::Connection(UniqueFd fd, std::string peer, const FrameLimits& limits)
     : fd_(std::move(fd)), peer_(std::move(peer)), limits_(limits) {}
 
@@ -196,5 +202,20 @@ Status Connection::SetTimeout(int64_t milliseconds) {
 }
 
 void Connection::Shutdown() { ::shutdown(fd_.get(), SHUT_RDWR); }
+
+void Connection::Linger(int64_t milliseconds) {
+  using Clock = std::chrono::steady_clock;
+  const auto end = Clock::now() + std::chrono::milliseconds(milliseconds);
+  ::shutdown(fd_.get(), SHUT_WR);
+  const auto dropped = std::make_unique_for_overwrite<char[]>(kDroppedBytes);
+  for (auto now = Clock::now(); now < end; now = Clock::now()) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - now);
+    const auto readable = WaitReadable(static_cast<int>(left.count()));
+    if (!readable.ok() || !readable.value() ||
+        ::recv(fd_.get(), dropped.get(), kDroppedBytes, MSG_DONTWAIT) <= 0) {
+      return;
+    }
+  }
+}
 
 }  // namespace kvbatch

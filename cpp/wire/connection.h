@@ -64,6 +64,11 @@ class Connection {
 
   void Shutdown();
 
+  // For who has said its last word: sends no more, and drops what the peer has under way until it closes, or for
+  // `milliseconds` at most. A socket that is closed over unread bytes resets the connection, which takes along what was
+  // said last.
+  void Linger(int64_t milliseconds);
+
   const std::string& peer() const { return peer_; }
   uint64_t bytes_sent() const { return bytes_sent_.load(std::memory_order_relaxed); }
   uint64_t bytes_received() const { return bytes_received_.load(std::memory_order_relaxed); }

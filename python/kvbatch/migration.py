@@ -16,7 +16,7 @@ from kvbatch._core.store import Cursor
 from kvbatch.at_exit import AT_EXIT_SECONDS, stop_at_exit
 from kvbatch.compression import CodecChooser
 from kvbatch.endpoints import DirectoryEndpoint, check_apart, parse_endpoint
-from kvbatch.errors import KvbatchError, RefusedError, SourceError, StoppedError
+from kvbatch.errors import KvbatchError, RefusedError, SourceError, StoppedError, TransportError
 from kvbatch.events import SAMPLE_SECONDS, Event, EventBus, Progress, RateMeter, Summary
 from kvbatch.fingerprint import fingerprint_directory
 from kvbatch.job_recorder import JobRecorder
@@ -324,8 +324,13 @@ class Migration:
         if self._stopping.is_set() and all(isinstance(error, KvbatchError) and error.resumable for error in errors):
             raise self._stopped()
         causes = [error for error in errors if not isinstance(error, StoppedError)]
-        # A permanent reason tells more than the broken connections around it.
-        causes.sort(key=lambda error: isinstance(error, KvbatchError) and error.retryable)
+        # A permanent reason tells more than what passes, and anything more than the broken connections around it.
+        causes.sort(
+            key=lambda error: (
+                isinstance(error, KvbatchError) and error.retryable,
+                isinstance(error, TransportError),
+            )
+        )
         if causes:
             raise causes[0]
 

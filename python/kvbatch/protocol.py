@@ -42,6 +42,8 @@ _WELCOME_MILLISECONDS = 30_000
 _reached_hosts: set[str] = set()
 # A dead peer is noticed by TCP itself; a silent but living one after this long.
 SILENCE_MILLISECONDS = 300_000
+# A peer that does not close gets this long to hear why the connection ends.
+_LAST_WORD_MILLISECONDS = 5_000
 # A larger buffer goes back to the pool as soon as it is read.
 _KEPT_FRAME_BYTES = 64 << 10
 # What a peer may still have under way when it closes: acks.
@@ -136,6 +138,10 @@ class Peer:
                 FrameType.ERROR,
                 {"kind": type(error).__name__, "message": str(error), "retryable": error.retryable},
             )
+
+    def linger(self) -> None:
+        """Lets the peer hear what was said last: what it has under way is dropped until it closes."""
+        self.connection.linger(_LAST_WORD_MILLISECONDS)
 
     def request(self, operation: str, **arguments: Any) -> dict[str, Any]:
         try:

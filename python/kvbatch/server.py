@@ -160,9 +160,11 @@ class Receiver:
         except KvbatchError as error:
             log.warning("connection ended", peer=peer.name, error=type(error).__name__, message=str(error))
             peer.send_error(error)
+            peer.linger()
         except Exception as error:  # a peer's nonsense must not take the receiver down
             log.exception("connection failed", peer=peer.name)
             peer.send_error(KvbatchError(f"the receiver failed: {error!r}"))
+            peer.linger()
         finally:
             peer.close()
             with self._lock:

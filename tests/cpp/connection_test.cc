@@ -180,6 +180,31 @@ TEST_P(ConnectionTest, ShutdownWakesABlockedSend) {
   sender.join();
 }
 
+TEST_P(ConnectionTest, TheLastWordIsHeardByAPeerThatIsStillSending) {
+  std::thread sender([&] {
+    Frame frame = FrameOf(pool_, std::string(32 << 20, 'x'), 1);
+    EXPECT_THAT(left_.Send(&frame), IsOk());
+    Frame last(pool_);
+    EXPECT_THAT(left_.Receive(&last), IsOk());
+    EXPECT_EQ(last.payload(), "no more");
+    EXPECT_THAT(left_.Receive(&last), Fails(Code::kClosed));
+    left_.Shutdown();
+  });
+  EXPECT_TRUE(Must(right_.WaitReadable(10'000)));
+  ASSERT_THAT(right_.SendControl(FrameType::kError, 0, 0, "no more"), IsOk());
+  right_.Linger(60'000);
+  right_.Shutdown();
+  sender.join();
+}
+
+TEST_P(ConnectionTest, APeerThatNeverClosesIsNotWaitedForForever) {
+  const auto start = std::chrono::steady_clock::now();
+  right_.Linger(50);
+  EXPECT_GE(std::chrono::steady_clock::now() - start, std::chrono::milliseconds(50));
+  Frame frame(pool_);
+  EXPECT_THAT(left_.Receive(&frame), Fails(Code::kClosed));
+}
+
 // One end speaks frames, the other one writes what it likes.
 class ConnectionFaultTest : public ::testing::Test {
  protected:

@@ -19,6 +19,10 @@ class Connection:
         """
         Takes ownership of the blocking socket `fd` (socket.detach()); `peer` names it in messages.
         """
+    def linger(self, milliseconds: typing.SupportsIndex) -> None:
+        """
+        Sends no more and drops what the peer has under way until it closes, for `milliseconds` at most, so that what was sent last arrives.
+        """
     def receive(self, frame: kvbatch._core.frame.Frame) -> None:
         """
         Waits for the next frame; ClosedError when the peer is done.
