@@ -3,6 +3,7 @@
 #include "store/cursor.h"
 #include "store/sample_store.h"
 #include "store/store_description.h"
+#include "store/table_check.h"
 #include "store/table_run.h"
 
 namespace kvbatch::bind {
@@ -43,6 +44,12 @@ void RegisterDescription(py::module_& module) {
   module.def(
       "wal_directory", [](const Text& path) { return Text{WithoutGil([&] { return WalDirectory(path.value); })}; },
       py::arg("path"), "Where a store keeps its WAL: mostly `path` itself.");
+  module.def(
+      "check_table_file",
+      [](const Text& path, const Text& name) { Run([&] { return CheckTableFile(path.value, name.value); }); },
+      py::arg("path"), py::arg("name"),
+      "Holds every block of an SST file that was moved as it is against its checksum. Raises SourceError, calling it "
+      "`name`, for a damaged one; TargetError when it cannot be read.");
   module.def(
       "check_compression", [](const std::string& name) { RaiseIfError(ParseCompression(name).status()); },
       py::arg("name"), "UsageError unless SST files can be compressed with `name`.");

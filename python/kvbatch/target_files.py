@@ -9,11 +9,12 @@ from pathlib import Path
 
 from kvbatch._core.base import chain_file_piece, file_crc32c
 from kvbatch._core.frame import Frame
-from kvbatch._core.store import Cursor, SourceStore
+from kvbatch._core.store import Cursor, SourceStore, check_table_file
 from kvbatch.errors import CorruptionError, ProtocolError, RefusedError, SourceError, UsageError
 from kvbatch.manifest import JOB_RECORD, Manifest
 from kvbatch.options import MAX_STREAMS
 from kvbatch.ranges import Range
+from kvbatch.source_image import is_table
 from kvbatch.target import FILE_PIECE_BYTES
 from kvbatch.target_job import Job, OpenReply, TargetJob, check_writable, is_unfinished
 from kvbatch.target_records import read_records
@@ -152,10 +153,12 @@ class FilesJob:
         return self._staging
 
     def complete(self, fd: int, part: Range, *, linked: bool) -> Future[None]:
-        """Makes a file durable that is whole, in another thread, closes it and gives it its name."""
+        """Makes a file durable that is whole and sound, in another thread, closes it and gives it its name."""
 
         def act() -> None:
             try:
+                if not linked and is_table(part.file):
+                    check_table_file(str(self._staging.partial(part.file)), part.file)
                 with translate_os_errors(f"sync {part} in {self._staging.path}"):
                     os.fsync(fd)
             finally:

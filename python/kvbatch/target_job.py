@@ -229,7 +229,7 @@ class TargetJob:
                 raise ProtocolError(f"{part} is complete already")
             mode = ApplyMode.WRITE if range_id in self.manifest.written_ranges else ApplyMode.INGEST
             family = self._family_ids[part.column_family]
-            applier = RangeApplier(self._store, family, part.start, part.end, mode, cursor)
+            applier = RangeApplier(self._store, family, part.start, part.end, mode, cursor, part.file)
             self._active.add(range_id)
             return applier
 

@@ -36,6 +36,7 @@ __all__: list[str] = [
     "TableFile",
     "TargetStore",
     "check_compression",
+    "check_table_file",
     "describe_store",
     "record_sent",
     "wal_directory",
@@ -526,9 +527,10 @@ class RangeApplier:
         end: bytes | None,
         mode: ApplyMode,
         cursor: Cursor,
+        file: str = "",
     ) -> None:
         """
-        Goes on from `cursor`; `family` is the target's id.
+        Goes on from `cursor`; `family` is the target's id, `file` the source's own file that is moved for the range, for messages.
         """
     def add_piece(self, length: typing.SupportsIndex, crc32c: typing.SupportsIndex) -> None:
         """
@@ -580,6 +582,11 @@ class RangeApplier:
 def check_compression(name: str) -> None:
     """
     UsageError unless SST files can be compressed with `name`.
+    """
+
+def check_table_file(path: str, name: str) -> None:
+    """
+    Holds every block of an SST file that was moved as it is against its checksum. Raises SourceError, calling it `name`, for a damaged one; TargetError when it cannot be read.
     """
 
 def describe_store(path: str) -> list[ColumnFamilyDescription]:
