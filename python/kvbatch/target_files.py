@@ -20,16 +20,24 @@ from kvbatch.target_job import Job, OpenReply, TargetJob, check_writable, is_unf
 from kvbatch.target_records import read_records
 from kvbatch.target_staging import Staging, check_unclaimed, staged_manifest, staging_path, translate_os_errors
 
-__all__ = ["FileApplier", "FilesJob", "examine_files", "open_job"]
+__all__ = ["FileApplier", "FilesJob", "examine_files", "goes_by_files", "open_job"]
 
 _PIECE = FILE_PIECE_BYTES
 
 
+def goes_by_files(path: Path, manifest: Manifest) -> bool:
+    """Whether the job at `path` is, or will be, one of files: a lane that nobody asked for by name gives way to that of
+    the unfinished job which stands there."""
+    if manifest.lane_forced:
+        return manifest.lane == "files"
+    if staged_manifest(path) is not None:
+        return True
+    return manifest.lane == "files" and not ((path / "CURRENT").exists() and is_unfinished(path))
+
+
 def open_job(path: Path, manifest: Manifest) -> Job:
     """Takes up or resumes a job at `path`. Raises RefusedError, TargetError."""
-    if manifest.lane == "files":
-        return FilesJob(path, manifest)
-    return TargetJob(path, manifest)
+    return FilesJob(path, manifest) if goes_by_files(path, manifest) else TargetJob(path, manifest)
 
 
 def _check_place(path: Path, manifest: Manifest) -> None:

@@ -167,7 +167,7 @@ class RemoteSession:
                 )
                 manifest.check_resumes(self._reply.manifest)
                 missing = {part.column_family for part in self._reply.manifest.ranges} - self._reply.family_ids.keys()
-                if missing and manifest.lane != "files":
+                if missing and self._reply.manifest.lane != "files":
                     raise ValueError(f"no id for the column families {sorted(missing)}")
                 if not all(0 <= id_ < 1 << 32 for id_ in self._reply.family_ids.values()):
                     raise ValueError("a column family id that is none")

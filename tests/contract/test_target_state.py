@@ -53,7 +53,7 @@ def test_an_unfinished_job_is_told_with_its_ranges(
     session.close()
     target.settle()
     state = examine()
-    assert state == TargetState("resumable", moved, 3)
+    assert state == TargetState("resumable", moved, 3, lane="batch")
     assert str(state) == f"resumes, {moved} of 3 ranges complete"
     finish(target, source)
 
@@ -64,7 +64,7 @@ def test_a_job_whose_record_is_larger_than_a_batch_is_told(
     source.manifest = dataclasses.replace(source.manifest, source="/" + "long/" * 500_000)
     target.open(source.manifest).close()
     target.settle()
-    assert examine() == TargetState("resumable", 0, 3)
+    assert examine() == TargetState("resumable", 0, 3, lane="batch")
 
 
 def test_a_job_that_is_open_is_told_by_its_receiver_and_in_use_in_a_directory(
@@ -73,7 +73,7 @@ def test_a_job_that_is_open_is_told_by_its_receiver_and_in_use_in_a_directory(
     session = target.open(source.manifest)
     source.move(session, source.ranges[:1])
     if target.kind == "receiver":
-        assert examine() == TargetState("resumable", 1, 3)
+        assert examine() == TargetState("resumable", 1, 3, lane="batch")
         with pytest.raises(RefusedError, match="target is in use by job 'contract'"):
             examine(job="another")
     else:
