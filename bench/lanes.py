@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -107,20 +108,11 @@ class LaneBench:
         path = self.folder / name
         if not path.exists():
             self.source(name, 2.0, compression=compression)
-            options = rocksdict.Options(raw_mode=True)
-            options.set_disable_auto_compactions(True)
-            options.set_compression_type(getattr(rocksdict.DBCompressionType, compression)())
-            store = rocksdict.Rdict(str(path), options)
-            batch = rocksdict.WriteBatch(raw_mode=True)
-            for number, (key, value) in enumerate(store.items()):
-                if number % 10 == 0:
-                    batch.put(key, value[::-1])
-                if len(batch) >= 10_000:
-                    store.write(batch)
-                    batch = rocksdict.WriteBatch(raw_mode=True)
-            store.write(batch)
-            store.flush()
-            store.close()
+            # In a process of its own, so that what rocksdict holds on to is not taken for a lane's memory.
+            writer = multiprocessing.get_context("spawn").Process(target=write_overlay, args=(path, compression))
+            writer.start()
+            writer.join()
+            assert writer.exitcode == 0
         return path
 
     def move(self, source: Path, way: Way) -> dict[str, float]:
@@ -213,6 +205,23 @@ class LaneBench:
             if found and found[1] in moved:
                 moved[found[1]] += int(found[2])
         return {name: size / 1e6 for name, size in moved.items()}
+
+
+def write_overlay(path: Path, compression: str) -> None:
+    options = rocksdict.Options(raw_mode=True)
+    options.set_disable_auto_compactions(True)
+    options.set_compression_type(getattr(rocksdict.DBCompressionType, compression)())
+    store = rocksdict.Rdict(str(path), options)
+    batch = rocksdict.WriteBatch(raw_mode=True)
+    for number, (key, value) in enumerate(store.items()):
+        if number % 10 == 0:
+            batch.put(key, value[::-1])
+        if len(batch) >= 10_000:
+            store.write(batch)
+            batch = rocksdict.WriteBatch(raw_mode=True)
+    store.write(batch)
+    store.flush()
+    store.close()
 
 
 def free_port() -> int:
