@@ -18,7 +18,14 @@ from kvbatch.source_image import is_table
 from kvbatch.target import FILE_PIECE_BYTES
 from kvbatch.target_job import Job, OpenReply, TargetJob, check_writable, is_unfinished
 from kvbatch.target_records import read_records
-from kvbatch.target_staging import Staging, check_unclaimed, staged_manifest, staging_path, translate_os_errors
+from kvbatch.target_staging import (
+    Staging,
+    check_unclaimed,
+    remove_left_record,
+    staged_manifest,
+    staging_path,
+    translate_os_errors,
+)
 
 __all__ = ["FileApplier", "FilesJob", "examine_files", "goes_by_files", "open_job"]
 
@@ -37,6 +44,8 @@ def goes_by_files(path: Path, manifest: Manifest) -> bool:
 
 def open_job(path: Path, manifest: Manifest) -> Job:
     """Takes up or resumes a job at `path`. Raises RefusedError, TargetError."""
+    # A job of files that is finished already will be refused, maybe in another lane, and leaves nothing behind.
+    remove_left_record(path, manifest)
     return FilesJob(path, manifest) if goes_by_files(path, manifest) else TargetJob(path, manifest)
 
 
