@@ -77,14 +77,15 @@ void RegisterSample(py::module_& module) {
   module.def(
       "write_sample_store",
       [](const Text& path, uint64_t entries, uint32_t key_bytes, uint32_t value_bytes, uint64_t seed, bool compact,
-         std::string compression) {
-        const SampleOptions options{entries, key_bytes, value_bytes, seed, compact, std::move(compression)};
+         std::string compression, bool file_checksums) {
+        const SampleOptions options{entries,       key_bytes, value_bytes, seed, compact, std::move(compression),
+                                    file_checksums};
         Run([&] { return WriteSampleStore(path.value, options); });
       },
       py::arg("path"), py::kw_only(), py::arg("entries") = SampleOptions().entries,
       py::arg("key_bytes") = SampleOptions().key_bytes, py::arg("value_bytes") = SampleOptions().value_bytes,
       py::arg("seed") = SampleOptions().seed, py::arg("compact") = true, py::arg("compression") = "none",
-      "Writes a new store of made-up entries, half of each value compressible.");
+      py::arg("file_checksums") = false, "Writes a new store of made-up entries, half of each value compressible.");
 }
 
 }  // namespace

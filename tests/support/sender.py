@@ -7,15 +7,36 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import kvbatch
 from kvbatch._core.codec import Codec
 from kvbatch._core.frame import BufferPool, Frame
 from kvbatch._core.store import Cursor, RangeReader, SourceStore, StopReason
 from kvbatch.fingerprint import fingerprint_directory
 from kvbatch.manifest import Manifest
 from kvbatch.ranges import KeyRange, Range
-from kvbatch.target import TargetSession, TargetStream
+from kvbatch.target import FILE_PIECE_BYTES, FileSums, TargetSession, TargetStream
+from kvbatch.target_local import LocalSession
+from support.places import Place
 
-__all__ = ["SmallSource", "Totals"]
+__all__ = ["SmallSource", "Totals", "put_pieces"]
+
+
+def put_pieces(source: Path, place: Place, pieces: int) -> Path:
+    """Leaves a job of the lane `files` with the first pieces of the largest file; that partial file."""
+    plan = kvbatch.plan(source, place.endpoint(), lane="files")
+    session = LocalSession(place.path(), plan.manifest, 1 << 20)
+    stream = session.stream(0)
+    part = max(plan.ranges, key=lambda part: part.file_bytes)
+    assert part.file_bytes > pieces * FILE_PIECE_BYTES
+    stream.begin(part)
+    sums = FileSums()
+    with (source / part.file).open("rb") as file:
+        for number in range(pieces):
+            offset = number * FILE_PIECE_BYTES
+            sums = stream.put_file(file.fileno(), offset, FILE_PIECE_BYTES, part.file, sums)
+    stream.close()
+    session.close()
+    return place.root / ".target.kvbatch" / f"{part.file}.partial"
 
 
 @dataclass

@@ -220,6 +220,10 @@ class SourceStore:
         """
         Packs what the source holds for keys[first:], deletes where it holds nothing; returns how many keys.
         """
+    def recorded_crc32c(self, file: str) -> int | None:
+        """
+        The crc32c that an SST or blob file of the directory had when RocksDB wrote it; None where nothing says.
+        """
     def seek(self, column_family: str, key: bytes) -> bytes | None:
         """
         The first key at or behind `key`.
@@ -613,6 +617,7 @@ def write_sample_store(
     seed: typing.SupportsIndex = 1,
     compact: bool = True,
     compression: str = "none",
+    file_checksums: bool = False,
 ) -> None:
     """
     Writes a new store of made-up entries, half of each value compressible.
