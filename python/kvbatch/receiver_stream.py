@@ -47,13 +47,11 @@ class ReceiverStream:
                 self._unacknowledged += 1
                 if frame.raw_length >= _LARGE_FRAME_BYTES:
                     frame.release()
-                self._acknowledge_when_due()
             elif type_ is FrameType.FILE:
                 if frame.range != (opened := self._ranges.current().applied.range):
                     raise ProtocolError(f"a piece of range {frame.range} while range {opened} is open")
                 self._digest = self._ranges.take_piece(self._receive_piece, connection.pending_file_bytes)
                 self._unacknowledged += 1
-                self._acknowledge_when_due()
             elif type_ is FrameType.FILE_END:
                 value = decode_payload(frame)
                 with malformed_is_protocol_error(self._peer.name, "FILE_END"):
@@ -67,12 +65,14 @@ class ReceiverStream:
                 totals = decode_payload(frame)
                 with malformed_is_protocol_error(self._peer.name, "RANGE_END"):
                     self._ranges.finish(totals["entries"], totals["raw_bytes"], bytes.fromhex(totals["digest"]))
-                self._acknowledge_when_due()
             elif type_ is FrameType.DRAIN:
                 self._ranges.drain()
                 self._acknowledge(drained=True)
             else:
                 raise ProtocolError(f"{self._peer.name} sent {FrameType(type_).name} on a stream")
+            # Whatever came last: a sender may pause behind any frame.
+            if self._unacknowledged or type_ is FrameType.RANGE_END:
+                self._acknowledge_when_due()
             if not self._unacknowledged:
                 connection.wait_readable(-1)
 

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import rocksdict
 
 import kvbatch
 from kvbatch.endpoints import DirectoryEndpoint, ReceiverEndpoint
 from kvbatch.target_local import LocalSession
 from kvbatch.target_remote import RemoteSession
-from support.sender import SmallSource
-from support.stores import write_store
+from support.sender import WAYS, SmallSource
+from support.stores import need_rocksdb
+from support.tables import table_options_of, write_in_last_level
 from support.targets import BOUNDS, ENTRIES, TargetCase
 
 
@@ -34,10 +36,31 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TargetCas
 
 @pytest.fixture(scope="session")
 def source_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Written once: no test writes to it."""
-    return write_store(tmp_path_factory.mktemp("contract") / "source", ENTRIES)
+    """Several files of each family can be moved as they are, with newer entries over them. Written once: no test writes
+    to it."""
+    path = tmp_path_factory.mktemp("contract") / "source"
+    store = rocksdict.Rdict(str(path), table_options_of(4 << 10))
+    for name, entries in ENTRIES.items():
+        family = store if name == "default" else store.create_column_family(name, table_options_of(4 << 10))
+        older = {key: b"older" if number % 50 == 7 else entries[key] for number, key in enumerate(entries)}
+        write_in_last_level(family, {**older, b"key-00000100-gone": b""})
+        del family[b"key-00000100-gone"]
+        for key in list(entries)[7::50]:
+            family[key] = entries[key]
+        family.flush()
+        del family
+    store.close()
+    return path
 
 
 @pytest.fixture
 def source(source_store: Path) -> SmallSource:
     return SmallSource(source_store, BOUNDS)
+
+
+@pytest.fixture(params=WAYS)
+def any_source(request: pytest.FixtureRequest, source_store: Path) -> SmallSource:
+    """For tests of whole ranges, whichever way these travel."""
+    if request.param == "grafted":
+        need_rocksdb((9, 10), "ingest files that a database wrote")
+    return SmallSource(source_store, BOUNDS, way=request.param)

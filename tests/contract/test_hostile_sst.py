@@ -269,6 +269,23 @@ def test_a_stream_that_breaks_the_rules_is_cut_off_and_the_job_goes_on(
     finish_honestly(receiver, graft.store)
 
 
+@pytest.mark.parametrize("ended", [False, True], ids=["behind a file", "in the next range"])
+def test_a_sender_that_pauses_hears_what_was_taken(
+    receiver: kvbatch.Receiver, graft: Graft, manifest: dict[str, Any], ended: bool
+) -> None:
+    """Whatever frame it sent last: nothing more may come for as long as it likes."""
+    frames = graft.honest()
+    if ended:
+        frames += [graft.end_file()[1], (FrameType.RANGE_BEGIN, b"", {"range": graft.part["id"] + 1})]
+    with RawPeer(receiver.port) as peer, RawPeer(receiver.port) as stream:
+        session = open_job(peer, manifest).json["session"]
+        assert stream.hello("stream", session=session, stream=0, window=4).type == FrameType.WELCOME
+        # At once, so that the receiver finds the next one there behind each but the last.
+        stream.send(b"".join(stream.frame(type_, payload, **header) for type_, payload, header in frames))
+        assert stream.read().json["frames"] == 1
+    finish_honestly(receiver, graft.store)
+
+
 def test_what_came_in_batches_of_a_graft_goes_on_in_batches(
     receiver: kvbatch.Receiver, graft: Graft, manifest: dict[str, Any]
 ) -> None:

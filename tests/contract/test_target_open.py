@@ -10,7 +10,7 @@ import pytest
 from kvbatch._core.store import RESERVED_COLUMN_FAMILY
 from kvbatch.errors import CorruptionError, ProtocolError, RefusedError
 from kvbatch.ranges import Range
-from support.sender import SmallSource
+from support.sender import KEYED_WAYS, SmallSource
 from support.stores import read_store, tree, write_store
 from support.targets import ENTRIES, TargetCase, finish
 
@@ -38,17 +38,19 @@ def test_open_again_tells_the_same_store_and_job(target: TargetCase, source: Sma
     assert second.reply.family_ids == first.reply.family_ids
 
 
-def test_the_plan_of_the_first_open_counts(target: TargetCase, source: SmallSource) -> None:
-    target.open(source.manifest).close()
+@pytest.mark.parametrize("any_source", KEYED_WAYS, indirect=True)
+def test_the_plan_of_the_first_open_counts(target: TargetCase, any_source: SmallSource) -> None:
+    target.open(any_source.manifest).close()
     target.settle()
     other_plan = dataclasses.replace(
-        source.manifest, ranges=(Range(0, "default", None, None), Range(1, "users", None, None))
+        any_source.manifest, ranges=(Range(0, "default", None, None), Range(1, "users", None, None))
     )
     session = target.open(other_plan)
     session.close()
-    assert session.reply.manifest.ranges == source.ranges
+    assert session.reply.manifest.ranges == any_source.ranges
 
 
+@pytest.mark.parametrize("any_source", KEYED_WAYS, indirect=True)
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -58,18 +60,19 @@ def test_the_plan_of_the_first_open_counts(target: TargetCase, source: SmallSour
     ],
 )
 def test_a_job_that_does_not_continue_the_targets_is_refused_by_field(
-    target: TargetCase, source: SmallSource, change: dict[str, Any], named: list[str]
+    target: TargetCase, any_source: SmallSource, change: dict[str, Any], named: list[str]
 ) -> None:
-    session = target.open(source.manifest)
-    durable = source.move(session, source.ranges[:1])
+    session = target.open(any_source.manifest)
+    durable = any_source.move(session, any_source.ranges[:1])
     session.close()
     target.settle()
     with pytest.raises(RefusedError) as refused:
-        target.open(dataclasses.replace(source.manifest, **change))
+        target.open(dataclasses.replace(any_source.manifest, **change))
     assert all(word in str(refused.value) for word in named)
-    resumed = target.open(source.manifest)
+    resumed = target.open(any_source.manifest)
     resumed.close()
-    assert list(resumed.reply.cursors) == durable
+    [cursor] = resumed.reply.cursors
+    assert (cursor.range, cursor.complete, cursor.raw_bytes) == (0, True, durable[-1].raw_bytes)
 
 
 def test_a_target_with_data_is_refused_and_left_alone(target: TargetCase, source: SmallSource) -> None:
@@ -108,11 +111,12 @@ def test_an_empty_target_is_taken(target: TargetCase, source: SmallSource, prepa
     assert read_store(target.path) == ENTRIES
 
 
-def test_allow_nonempty_keeps_the_other_keys(target: TargetCase, source: SmallSource) -> None:
+@pytest.mark.parametrize("any_source", KEYED_WAYS, indirect=True)
+def test_allow_nonempty_keeps_the_other_keys(target: TargetCase, any_source: SmallSource) -> None:
     target.path.parent.mkdir(parents=True, exist_ok=True)
     write_store(target.path, {"default": {b"aaa": b"kept", b"key-00000005": b"old", b"zzz": b"kept"}})
-    source.manifest = dataclasses.replace(source.manifest, allow_nonempty=True)
-    finish(target, source)
+    any_source.manifest = dataclasses.replace(any_source.manifest, allow_nonempty=True)
+    finish(target, any_source)
     assert read_store(target.path) == {
         "default": {b"aaa": b"kept", **ENTRIES["default"], b"zzz": b"kept"},
         "users": ENTRIES["users"],

@@ -10,20 +10,25 @@ import pytest
 from kvbatch._core.codec import Codec
 from kvbatch._core.store import describe_store
 from kvbatch.errors import CorruptionError, RefusedError, TransportError
-from support.sender import SmallSource, Totals
+from support.sender import KEYED_WAYS, SmallSource, Totals
 from support.stores import read_store, write_store
 from support.targets import ENTRIES, TargetCase, finish, put_and_drain
 
 
-@pytest.mark.parametrize("codec", [Codec.NONE, Codec.LZ4, Codec.ZSTD])
 def test_a_finished_target_is_an_ordinary_store_with_the_same_entries(
-    target: TargetCase, source: SmallSource, codec: Codec
+    target: TargetCase, any_source: SmallSource
 ) -> None:
-    source.codec = codec
-    finish(target, source)
+    finish(target, any_source)
     assert read_store(target.path) == ENTRIES
     assert [family.name for family in describe_store(str(target.path))] == ["default", "users"]
     assert not (target.path / ".kvbatch").exists()
+
+
+@pytest.mark.parametrize("codec", [Codec.LZ4, Codec.ZSTD])
+def test_compressed_batches_come_out_the_same(target: TargetCase, source: SmallSource, codec: Codec) -> None:
+    source.codec = codec
+    finish(target, source)
+    assert read_store(target.path) == ENTRIES
 
 
 def test_an_older_rocksdb_reads_a_finished_target(target: TargetCase, source: SmallSource) -> None:
@@ -54,8 +59,9 @@ def test_a_range_that_ended_becomes_durable_and_complete(target: TargetCase, sou
     assert cursor.last_key == b"key-00000299"
 
 
-def test_an_empty_range_completes(target: TargetCase, tmp_path: Path) -> None:
-    empty = SmallSource(write_store(tmp_path / "empty", {"default": {}}), [("default", None, None)])
+@pytest.mark.parametrize("way", KEYED_WAYS)
+def test_an_empty_range_completes(target: TargetCase, tmp_path: Path, way: str) -> None:
+    empty = SmallSource(write_store(tmp_path / "empty", {"default": {}}), [("default", None, None)], way=way)
     session = target.open(empty.manifest)
     [cursor] = empty.move(session)
     session.finish()
@@ -135,6 +141,22 @@ def test_what_was_put_is_durable_after_close_and_the_range_goes_on_behind_it(
     assert read_store(target.path) == ENTRIES
 
 
+def test_ranges_that_were_complete_are_not_moved_again(target: TargetCase, any_source: SmallSource) -> None:
+    session = target.open(any_source.manifest)
+    moved = any_source.move(session, any_source.ranges[:2])
+    session.close()
+    target.settle()
+    session = target.open(any_source.manifest)
+    assert session.reply.resumed
+    assert {cursor.range for cursor in session.reply.cursors if cursor.complete} == {0, 1}
+    moved += any_source.move(session)
+    session.finish()
+    session.close()
+    complete = [cursor.range for cursor in moved if cursor.complete]
+    assert sorted(complete) == [part.id for part in any_source.ranges]
+    assert read_store(target.path) == ENTRIES
+
+
 def test_a_batch_that_was_durable_before_is_not_taken_again(target: TargetCase, source: SmallSource) -> None:
     session = target.open(source.manifest)
     stream = session.stream(0)
@@ -154,13 +176,13 @@ def test_a_batch_that_was_durable_before_is_not_taken_again(target: TargetCase, 
     assert read_store(target.path) == ENTRIES
 
 
-def test_close_can_be_repeated_and_never_raises(target: TargetCase, source: SmallSource) -> None:
-    session = target.open(source.manifest)
+def test_close_can_be_repeated_and_never_raises(target: TargetCase, any_source: SmallSource) -> None:
+    session = target.open(any_source.manifest)
     stream = session.stream(0)
-    stream.begin(source.ranges[0])
+    stream.begin(any_source.ranges[0])
     for end in (stream, stream, session, session, stream):
         end.close()
-    finish(target, source)
+    finish(target, any_source)
 
 
 def test_a_second_open_does_not_disturb_what_the_first_made_durable(target: TargetCase, source: SmallSource) -> None:

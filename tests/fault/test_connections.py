@@ -11,27 +11,29 @@ from collections.abc import Callable
 import pytest
 
 from kvbatch._core.frame import HEADER_BYTES, FrameType
-from support.link import Cut, Hold, Passing, Trap, data_frame, finish_answer, finish_request, open_request
+from support.link import (
+    RETRIED,
+    Cut,
+    Hold,
+    Passing,
+    Trap,
+    data_frame,
+    finish_answer,
+    finish_request,
+    flipped,
+    open_request,
+)
 from support.route import KIB, SOURCE_BYTES, Pieces, Route, chance, check_done, check_equal
-
-RETRIED = '"event": "retry"'
-
-
-def _flipped(data: bytes, bit: int) -> bytes:
-    changed = bytearray(data)
-    changed[bit // 8] ^= 1 << bit % 8
-    return bytes(changed)
-
 
 # -- cuts -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", range(2))
-def test_connection_cut_over_and_over(make_route: Callable[[Pieces], Route], number: int) -> None:
+@pytest.mark.parametrize(("number", "grafts"), [(0, False), (1, False), (0, True), (1, True)])
+def test_connection_cut_over_and_over(make_route: Callable[[Pieces], Route], number: int, grafts: bool) -> None:
     """Each cut falls somewhere inside one of the frames that follow, on one connection or on all."""
-    draw = chance(f"cuts {number}")
-    route = make_route(Pieces.drawn(draw))
-    frames = SOURCE_BYTES // route.pieces.batch_bytes
+    draw = chance(f"cuts {number} {grafts}")
+    route = make_route(Pieces.drawn(draw, grafts=grafts))
+    frames = SOURCE_BYTES // route.pieces.frame_bytes
     cuts, every = 5, max(1, frames // 8)
     due = draw.randrange(every)
 
@@ -102,7 +104,7 @@ _PLACES: dict[str, Callable[[random.Random, bytes], int]] = {
 def test_flipped_bit_in_a_data_frame_is_refused_and_sent_again(lasting_route: Route, place: str) -> None:
     draw = chance(f"flip {place}")
     lasting_route.link.hook = trap = Trap(
-        data_frame(50 + draw.randrange(350)), lambda passing: _flipped(passing.data, _PLACES[place](draw, passing.data))
+        data_frame(50 + draw.randrange(350)), lambda passing: flipped(passing.data, _PLACES[place](draw, passing.data))
     )
     sender = lasting_route.migrate()
     check_done(sender.result(), resumed=True)
@@ -126,7 +128,7 @@ def test_flipped_bit_in_a_control_frame_is_refused_and_sent_again(
     draw = chance(f"flip {type_} {place}")
     lasting_route.link.hook = Trap(
         lambda passing: passing.frame.type == type_,
-        lambda passing: _flipped(passing.data, _PLACES[place](draw, passing.data)),
+        lambda passing: flipped(passing.data, _PLACES[place](draw, passing.data)),
     )
     sender = lasting_route.migrate()
     check_done(sender.result())
@@ -144,7 +146,7 @@ def test_every_eighth_frame_bent_for_a_while(make_route: Callable[[Pieces], Rout
         if passing.frame.type != FrameType.DATA or bent == 5 or passing.number % 8:
             return passing.data
         bent += 1
-        return _flipped(passing.data, _PLACES["payload"](draw, passing.data))
+        return flipped(passing.data, _PLACES["payload"](draw, passing.data))
 
     route.link.hook = hook
     summary = route.migrate().result()
@@ -155,7 +157,7 @@ def test_every_eighth_frame_bent_for_a_while(make_route: Callable[[Pieces], Rout
 
 def test_link_that_bends_every_frame_ends_the_job_as_failed(lasting_route: Route) -> None:
     lasting_route.link.hook = lambda passing: (
-        _flipped(passing.data, 8 * HEADER_BYTES) if passing.frame.type == FrameType.DATA else passing.data
+        flipped(passing.data, 8 * HEADER_BYTES) if passing.frame.type == FrameType.DATA else passing.data
     )
     sender = lasting_route.migrate("--retries", 2)
     # What the receiver says of it may be lost behind the reset of a connection that it closes with data unread.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,10 +12,10 @@ import kvbatch
 from kvbatch._core.frame import FrameType
 from kvbatch._core.store import write_sample_store
 from kvbatch.target import FILE_PIECE_BYTES
-from support.link import Cut, Passing, Trap, data_frame, finish_answer, finish_request, open_request
+from support.link import Cut, Passing, Trap, data_frame, finish_answer, finish_request, flipped, open_request
 from support.places import quick_folder
 from support.processes import Child, Processes
-from support.route import Route, chance
+from support.route import Route, chance, cut_while_it_is_sent
 from support.stores import read_store
 
 ENTRIES = 500_000
@@ -114,12 +112,10 @@ def test_control_connection_cut(files_route: Route, moment: Callable[[Passing], 
 
 
 def test_a_bit_flipped_in_flight_is_noticed_and_sent_again(files_route: Route) -> None:
-    def flip(passing: Passing) -> bytes:
-        changed = bytearray(passing.data)
-        changed[-1] ^= 4
-        return bytes(changed)
-
-    files_route.link.hook = Trap(lambda passing: passing.frame.type == FrameType.FILE and passing.number == 3, flip)
+    files_route.link.hook = Trap(
+        lambda passing: passing.frame.type == FrameType.FILE and passing.number == 3,
+        lambda passing: flipped(passing.data, 8 * len(passing.data) - 6),
+    )
     sender = start(files_route)
     summary = sender.result()
     assert "crc32c" in sender.errors
@@ -130,22 +126,9 @@ def test_a_bit_flipped_in_flight_is_noticed_and_sent_again(files_route: Route) -
 
 def test_a_source_file_cut_while_it_is_sent_is_named_and_the_job_goes_on_when_it_is_back(files_route: Route) -> None:
     route = files_route
-    own = route.root.parent / "own"
-    shutil.copytree(route.source, own)
-    route.source = own
-    [table] = own.glob("*.sst")
-    content = table.read_bytes()
-
-    def cut(passing: Passing) -> bytes:
-        os.truncate(table, len(content) // 2)
-        return passing.data
-
-    route.link.hook = Trap(data_frame(1), cut)
-    sender = start(route)
-    assert sender.wait() == 1
-    assert str(table) in sender.errors
+    [table] = route.copy_source().glob("*.sst")
+    cut_while_it_is_sent(route, table, data_frame(1), "--lane=files")
     assert not route.copy.exists()
-    table.write_bytes(content)
     summary = start(route).result()
     assert summary["resumed"]
     check_copy(route)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from kvbatch._core.frame import FrameType
-from support.link import Cut, Passing, Trap, data_frame, finish_answer, finish_request, open_request
+from support.link import Cut, Passing, Trap, data_frame, ending, finish_answer, finish_request, open_request
 from support.processes import WAIT_SECONDS, Child, Processes
 from support.route import SOURCE_BYTES, Pieces, Route, chance, check_done, check_equal
 from support.stores import read_store
@@ -25,8 +25,11 @@ KILLS = int(os.environ.get("KVBATCH_STRESS", "24"))
 # Each test counts so many that did end a process, and fails with fewer.
 KILLS_PER_JOB = 3
 JOBS = -(-KILLS // KILLS_PER_JOB)
+# Half as many again move files of the source as they are.
+GRAFTING_JOBS = -(-JOBS // 2)
 # Every third job runs in one process.
 LOCAL_JOBS = JOBS // 3
+LOCAL_GRAFTING_JOBS = GRAFTING_JOBS // 3
 # Some of them have ended well before they can be killed.
 RUNS_PER_LOCAL_JOB = 10 * KILLS_PER_JOB
 # Every so many jobs are read back by another RocksDB.
@@ -37,6 +40,8 @@ _MOMENTS: dict[str, Callable[[Passing], bool]] = {
     "finish": finish_request,
     "finish answer": finish_answer,
 }
+# Behind these the receiver makes a file the target's, and then records how far the range is.
+_ENDS = {"file end": FrameType.FILE_END, "range end": FrameType.RANGE_END}
 
 
 @dataclass
@@ -58,14 +63,19 @@ class _Kill:
     def drawn(draw: random.Random, route: Route) -> _Kill:
         victims = draw.choice([("sender",), ("receiver",), ("sender", "receiver"), ("receiver", "sender")])
         fate = draw.choice(["arrives", "is lost", "arrives in part"])
-        moment = draw.choice(["data"] * 6 + ["clock", *_MOMENTS])
+        moment = draw.choice(
+            ["data"] * 6 + ["clock", *_MOMENTS, *(list(_ENDS) * 2 if route.pieces.lane == "sst" else [])]
+        )
         if moment == "clock":
             # A sender takes about that long to start.
             return _Kill(victims, moment, None, fate, draw.uniform(0, 0.6))
         when = _MOMENTS.get(moment)
         if when is None:
-            number = route.link.data_frames + 1 + draw.randrange(SOURCE_BYTES // route.pieces.batch_bytes // 2)
-            moment, when = f"data frame {number}", data_frame(number)
+            number = route.link.data_frames + 1 + draw.randrange(SOURCE_BYTES // route.pieces.frame_bytes // 2)
+            if moment in _ENDS:
+                moment, when = f"{moment} behind frame {number}", ending(_ENDS[moment], number)
+            else:
+                moment, when = f"data frame {number}", data_frame(number)
         return _Kill(
             victims, moment, when, fate, draw.choice([0.0, 0.0, draw.uniform(0, 0.005), draw.uniform(0, 0.05)])
         )
@@ -164,12 +174,17 @@ class _Job:
 def test_all_jobs_together_are_killed_at_least_twenty_times() -> None:
     assert JOBS * KILLS_PER_JOB >= KILLS
     assert KILLS >= 20 or "KVBATCH_STRESS" in os.environ
+    assert GRAFTING_JOBS * KILLS_PER_JOB >= KILLS // 2
 
 
-@pytest.mark.parametrize("number", range(JOBS - LOCAL_JOBS))
-def test_killed_over_and_over_ends_equal(make_route: Callable[[Pieces], Route], number: int) -> None:
-    draw = chance(f"remote {number}")
-    route = make_route(Pieces.drawn(draw))
+def _numbered(jobs: int, grafting_jobs: int) -> list[tuple[int, bool]]:
+    return [(number, False) for number in range(jobs)] + [(number, True) for number in range(grafting_jobs)]
+
+
+@pytest.mark.parametrize(("number", "grafts"), _numbered(JOBS - LOCAL_JOBS, GRAFTING_JOBS - LOCAL_GRAFTING_JOBS))
+def test_killed_over_and_over_ends_equal(make_route: Callable[[Pieces], Route], number: int, grafts: bool) -> None:
+    draw = chance(f"remote {number} {grafts}")
+    route = make_route(Pieces.drawn(draw, grafts=grafts))
     kills = 0
     while kills < KILLS_PER_JOB:
         job = _Job(route, draw, f"copy-{kills}-{len(route.processes.children)}")
@@ -180,11 +195,13 @@ def test_killed_over_and_over_ends_equal(make_route: Callable[[Pieces], Route], 
         assert read_store(route.root / job.name) == read_store(route.source)
 
 
-@pytest.mark.parametrize("number", range(LOCAL_JOBS))
-def test_killed_in_one_process_ends_equal(processes: Processes, source: Path, tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize(("number", "grafts"), _numbered(LOCAL_JOBS, LOCAL_GRAFTING_JOBS))
+def test_killed_in_one_process_ends_equal(
+    processes: Processes, source: Path, tmp_path: Path, number: int, grafts: bool
+) -> None:
     """At random moments behind the start of a range, of the whole job, or its end."""
-    draw = chance(f"local {number}")
-    pieces = Pieces.drawn(draw)
+    draw = chance(f"local {number} {grafts}")
+    pieces = Pieces.drawn(draw, grafts=grafts)
     processes.environment.update(pieces.environment)
     kills = runs = name = 0
     while kills < KILLS_PER_JOB:

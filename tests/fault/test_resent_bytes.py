@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable
 
@@ -18,11 +19,11 @@ PIECES = Pieces(streams=1, window=4, batch_bytes=64 * KIB, range_bytes=64 * KIB 
 
 
 class Toll:
-    """Counts every entry that comes by. From data frame `start` on nothing gets through until a whole window is lost:
-    the sender waits then, and what was counted is all that it sent."""
+    """Counts every entry, and every piece of a file of the source, that comes by. From data frame `start` on nothing
+    gets through until a whole window is lost: the sender waits then, and what was counted is all that it sent."""
 
     def __init__(self) -> None:
-        self._seen: set[tuple[int, bytes]] = set()
+        self._seen: set[tuple[int, bytes | int]] = set()
         self.resent_bytes = 0
         self._lose_from: int | None = None
         self._lost = 0
@@ -33,16 +34,27 @@ class Toll:
         self._lose_from, self._lost, self._strike = start, 0, strike
         self.struck.clear()
 
+    def _count(self, where: int, what: bytes | int, size: int) -> None:
+        """A key of a family, or a piece at an offset in the file of a range."""
+        if (where, what) in self._seen:
+            self.resent_bytes += size
+        self._seen.add((where, what))
+
     def __call__(self, passing: Passing) -> bytes:
-        if passing.frame.type != FrameType.DATA:
+        frame = passing.frame
+        if passing.direction == "down" or frame.type == FrameType.REQUEST:
             return passing.data
-        for _, family, key, value in decode_batch(passing.frame.payload):
-            if (family, key) in self._seen:
-                self.resent_bytes += len(key) + len(value)
-            self._seen.add((family, key))
+        if frame.type == FrameType.FILE:
+            self._count(frame.header.range, frame.header.raw_length, frame.header.payload_length)
+        elif frame.type == FrameType.DATA:
+            for _, family, key, value in decode_batch(frame.payload):
+                self._count(family, key, len(key) + len(value))
+        elif frame.type == FrameType.FILE_END and not frame.json["graft"]:
+            # The next file that is built for this range is another one.
+            self._seen = {seen for seen in self._seen if seen[0] != frame.header.range or isinstance(seen[1], bytes)}
         if self._lose_from is None or passing.number < self._lose_from:
             return passing.data
-        self._lost += 1
+        self._lost += frame.type in (FrameType.FILE, FrameType.DATA)
         if self._lost == PIECES.window:
             self._lose_from = None
             self._strike()
@@ -67,7 +79,7 @@ def _check(route: Route, toll: Toll, sender: Child, least: int) -> None:
     """The whole job's, to the byte; `least` frames must have come by twice, or nothing is shown by that."""
     summary = sender.result()
     check_done(summary, resumed=True)
-    assert toll.resent_bytes > least * PIECES.batch_bytes * 3 // 4
+    assert toll.resent_bytes > least * route.pieces.batch_bytes * 3 // 4
     assert summary["resent_bytes"] == toll.resent_bytes
     check_equal(route.source, route.copy)
 
@@ -107,3 +119,17 @@ def test_nothing_is_sent_again_by_a_job_that_begins_anew(counted: Route, toll: T
     check_done(summary, resumed=False)
     assert summary["resent_bytes"] == 0
     check_equal(counted.source, counted.copy)
+
+
+def test_files_of_the_source_are_sent_again_from_their_start(make_route: Callable[[Pieces], Route], toll: Toll) -> None:
+    """The receiver dies in one of them, the sender in another."""
+    route = make_route(dataclasses.replace(PIECES, lane="sst", grafts=True, piece_bytes=16 * KIB, batch_bytes=16 * KIB))
+    route.link.hook = toll
+    # Largest first: what comes before is built.
+    toll.close_at(200, route.receiver.kill)
+    sender = route.migrate()
+    sender.until(toll.struck)
+    route.start_receiver()
+    toll.close_at(400, sender.kill)
+    assert toll.struck.wait(WAIT_SECONDS)
+    _check(route, toll, route.migrate(), 2 * PIECES.window)

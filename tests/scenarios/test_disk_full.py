@@ -5,14 +5,17 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import rocksdict
 
 import kvbatch
 from support.mounts import resize_disk, small_disk
 from support.places import Place
+from support.stores import copy_open_store, need_rocksdb, read_store, write_store
 from support.stores import kvbatch as run_kvbatch
-from support.stores import need_rocksdb, read_store, write_store
+from support.tables import table_options_of
 
 _random = random.Random(3)
 # Does not compress: 12 MiB need 12 MiB.
@@ -35,25 +38,62 @@ def small_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Plac
                 yield Place(root, receiver)
 
 
-@pytest.mark.parametrize("sst_file_bytes", ["512KiB", "64MiB"], ids=["in the fifth file", "in the first file"])
-def test_full_disk_is_resumable_and_the_job_goes_on_after_space_is_made(
-    source: Path, small_place: Place, sst_file_bytes: str
-) -> None:
-    options = {"sst_file_bytes": sst_file_bytes, "batch_bytes": "64KiB", "retries": 1}
+@pytest.fixture
+def grafted_source(tmp_path: Path) -> Path:
+    """The same entries in files that can be moved as they are, a few of them in the WAL alone."""
+    written, path = tmp_path / "open", tmp_path / "source"
+    store = rocksdict.Rdict(str(written), table_options_of(128 << 10))
+    keys = list(ENTRIES)
+    for part in (keys[::2], keys[1::2]):
+        for key in part:
+            store[key] = ENTRIES[key] if int(key[4:]) % 10 else b"older" * 800
+        store.flush()
+    store.compact_range(None, None)
+    for key in keys[::10]:
+        store[key] = ENTRIES[key]
+        store[key + b"-gone"] = b""
+        del store[key + b"-gone"]
+    copy_open_store(store, written, path)
+    store.close()
+    return path
+
+
+def _fill_disk_and_go_on(source: Path, place: Place, **options: Any) -> kvbatch.Summary:
+    options |= {"batch_bytes": "64KiB", "retries": 1}
     with pytest.raises(kvbatch.NoSpaceError, match="No space left") as full:
-        kvbatch.migrate(source, small_place.endpoint(), **options).wait()
+        kvbatch.migrate(source, place.endpoint(), **options).wait()
     assert full.value.exit_code == 75
     assert full.value.resumable
     # Still full: the same answer, and nothing is lost by asking.
     with pytest.raises(kvbatch.NoSpaceError):
-        kvbatch.migrate(source, small_place.endpoint(), **options).wait()
-    resize_disk(small_place.root, "64m")
-    summary = kvbatch.migrate(source, small_place.endpoint(), **options).wait()
+        kvbatch.migrate(source, place.endpoint(), **options).wait()
+    resize_disk(place.root, "64m")
+    summary = kvbatch.migrate(source, place.endpoint(), **options).wait()
     assert summary.resumed
     assert summary.entries == len(ENTRIES)
-    assert read_store(small_place.path()) == {"default": ENTRIES}
+    assert read_store(place.path()) == {"default": ENTRIES}
+    return summary
+
+
+@pytest.mark.parametrize("sst_file_bytes", ["512KiB", "64MiB"], ids=["in the fifth file", "in the first file"])
+def test_full_disk_is_resumable_and_the_job_goes_on_after_space_is_made(
+    source: Path, small_place: Place, sst_file_bytes: str
+) -> None:
+    summary = _fill_disk_and_go_on(source, small_place, sst_file_bytes=sst_file_bytes)
     if sst_file_bytes == "512KiB":
         assert summary.batches < len(ENTRIES) * 4096 // 65536, "what had become durable was moved again"
+
+
+def test_full_disk_while_files_of_the_source_are_moved(grafted_source: Path, small_place: Place) -> None:
+    """What was ingested counts, the file that the disk was full in is moved again."""
+    need_rocksdb((9, 10), "ingest files that a database wrote")
+    options: dict[str, Any] = {"lane": "sst", "graft_bytes": 1}
+    plan = kvbatch.plan(grafted_source, small_place.endpoint(), **options)
+    assert plan.files_grafted >= 60
+    most = max(part.file_bytes + part.estimated_bytes // 3 for part in plan.ranges)
+    summary = _fill_disk_and_go_on(grafted_source, small_place, streams=2, window=1, **options)
+    # Of each run that met the full disk and each of its streams: the range under way, the one before it, the window.
+    assert summary.resent_bytes <= 2 * 2 * 3 * most
 
 
 def test_command_ends_with_75_and_the_command_to_go_on(source: Path, small_place: Place) -> None:

@@ -13,19 +13,24 @@ from kvbatch._core.frame import FrameType
 from support.wire import WireFrame, read_frame
 
 __all__ = [
+    "RETRIED",
     "Cut",
     "Hold",
     "Link",
     "Passing",
     "Trap",
     "data_frame",
+    "ending",
     "finish_answer",
     "finish_request",
+    "flipped",
     "open_request",
     "unchanged",
 ]
 
 _DATA = (FrameType.DATA, FrameType.FILE)
+# What a sender says when it connects again.
+RETRIED = '"event": "retry"'
 # "up" goes to the receiver.
 Direction = Literal["up", "down"]
 
@@ -96,6 +101,17 @@ class Hold:
 
 def data_frame(number: int) -> Callable[[Passing], bool]:
     return lambda passing: passing.frame.type in _DATA and passing.number >= number
+
+
+def ending(type_: FrameType, number: int) -> Callable[[Passing], bool]:
+    """The first frame of this type behind so many that carry data."""
+    return lambda passing: passing.frame.type == type_ and passing.number >= number
+
+
+def flipped(data: bytes, bit: int) -> bytes:
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
 
 
 def _request(operation: str) -> Callable[[Passing], bool]:

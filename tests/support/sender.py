@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,14 +13,23 @@ import kvbatch
 from kvbatch._core.codec import Codec
 from kvbatch._core.frame import BufferPool, Frame
 from kvbatch._core.store import Cursor, RangeReader, SourceStore, StopReason
+from kvbatch.compression import CodecChooser
+from kvbatch.endpoints import ReceiverEndpoint
 from kvbatch.fingerprint import fingerprint_directory
+from kvbatch.job_stream import JobStream, RangeQueue, StreamCounters
 from kvbatch.manifest import Manifest
 from kvbatch.ranges import KeyRange, Range
+from kvbatch.sent_log import SentLog
 from kvbatch.target import FILE_PIECE_BYTES, FileSums, TargetSession, TargetStream
 from kvbatch.target_local import LocalSession
 from support.places import Place
 
-__all__ = ["SmallSource", "Totals", "put_pieces"]
+__all__ = ["KEYED_WAYS", "WAYS", "SmallSource", "Totals", "put_pieces"]
+
+# How a range may travel: the lanes, and in the lane `sst` files that the sender builds or the source's own.
+WAYS = ("batch", "built", "grafted", "files")
+# A range is a range of keys, not a file of a store that comes as a whole.
+KEYED_WAYS = ("batch", "built", "grafted")
 
 
 def put_pieces(source: Path, place: Place, pieces: int) -> Path:
@@ -50,7 +61,8 @@ class Totals:
 
 @dataclass
 class SmallSource:
-    """A store and the manifest of a job that moves it, with ranges as given: (family, start, end)."""
+    """A store and the manifest of a job that moves it, with ranges as given, (family, start, end), unless they are
+    files. A call at a time there are batches only."""
 
     path: Path
     bounds: Sequence[tuple[str, bytes | None, bytes | None]]
@@ -58,15 +70,22 @@ class SmallSource:
     batch_bytes: int = 4096
     codec: Codec = Codec.NONE
     options: dict[str, Any] = field(default_factory=dict)
+    way: str = "batch"
 
     def __post_init__(self) -> None:
         self.store = SourceStore(str(self.path))
+        if self.way in ("grafted", "files"):
+            lane: dict[str, Any] = {"lane": "sst", "graft_bytes": 1} if self.way == "grafted" else {"lane": "files"}
+            plan = kvbatch.plan(self.path, self.path.parent / "nowhere", job=self.job, **lane)
+            self.manifest = dataclasses.replace(plan.manifest, **self.options)
+            self.ranges = plan.ranges
+            return
         self.ranges = tuple(Range(i, *bound) for i, bound in enumerate(self.bounds))
         self.manifest = Manifest(
             job=self.job,
             source=str(self.path),
             fingerprint=fingerprint_directory(self.path),
-            lane="batch",
+            lane="sst" if self.way == "built" else "batch",
             key_range=KeyRange(),
             families=tuple(self.store.column_families),
             ranges=self.ranges,
@@ -121,18 +140,30 @@ class SmallSource:
         return totals
 
     def move(self, session: TargetSession, parts: Sequence[Range] | None = None) -> list[Cursor]:
-        """Moves ranges whole over one stream, behind the cursors of the reply; what became durable."""
+        """Moves ranges whole over one stream, behind the cursors of the reply, as a job does; what became durable."""
         cursors = {cursor.range: cursor for cursor in session.reply.cursors}
-        stream = session.stream(0)
+        wanted = self.ranges if parts is None else parts
         durable: list[Cursor] = []
-        for part in self.ranges if parts is None else parts:
-            cursor = cursors.get(part.id)
-            if cursor is not None and cursor.complete:
-                continue
-            totals = self.put(session, stream, part, after=cursor)
-            stream.end(totals.entries, totals.raw_bytes, totals.digest)
-            durable += stream.take_durable()
-        stream.drain()
-        durable += stream.take_durable()
-        stream.close()
+        stream = JobStream(
+            index=0,
+            source=self.store,
+            session=session,
+            queue=RangeQueue([part for part in wanted if part.id not in cursors or not cursors[part.id].complete]),
+            cursors=cursors,
+            # A directory cannot keep it: it counts in memory.
+            sent=SentLog(self.path, len(self.ranges), anew=True, on_lost=lambda error: None),
+            pool=BufferPool(8 << 20),
+            batch_bytes=self.batch_bytes,
+            # For a directory it would choose none.
+            codecs=CodecChooser(self.codec.name.lower(), ReceiverEndpoint("127.0.0.1", 1, "target")),
+            link=False,
+            counters=StreamCounters(),
+            stopping=threading.Event(),
+            on_started=lambda part: None,
+            on_durable=durable.append,
+            on_ended=lambda: None,
+        )
+        stream.run()
+        if stream.error is not None:
+            raise stream.error
         return durable

@@ -1,4 +1,5 @@
-"""`kvbatch` whose ranges and files are smaller than its command line offers: a small store then has many of them.
+"""`kvbatch` whose ranges, files and pieces are smaller than its command line offers: a small store then has many of
+them.
 
 Its pauses before another attempt are shorter too, so that tests with many faults stay quick.
 """
@@ -10,19 +11,24 @@ from functools import partial
 
 import stamina
 
-from kvbatch import cli
+from kvbatch import cli, job_stream
 from kvbatch.options import MigrationOptions
 
 RANGE_BYTES = "KVBATCH_TEST_RANGE_BYTES"
 SST_FILE_BYTES = "KVBATCH_TEST_SST_FILE_BYTES"
+GRAFT_BYTES = "KVBATCH_TEST_GRAFT_BYTES"
+PIECE_BYTES = "KVBATCH_TEST_PIECE_BYTES"
 
 
 class SmallPieces(MigrationOptions):
     range_bytes: int = int(os.environ.get(RANGE_BYTES, "2097152"))
     sst_file_bytes: int = int(os.environ.get(SST_FILE_BYTES, "524288"))
+    graft_bytes: int = int(os.environ.get(GRAFT_BYTES, "1048576"))
 
 
 if __name__ == "__main__":
     setattr(cli, "MigrationOptions", SmallPieces)  # noqa: B010 - a plain assignment to a type is none for mypy
+    if PIECE_BYTES in os.environ:
+        setattr(job_stream, "FILE_PIECE_BYTES", int(os.environ[PIECE_BYTES]))  # noqa: B010
     stamina.retry_context = partial(stamina.retry_context, wait_jitter=0.1)
     cli.main()

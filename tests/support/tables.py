@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import rocksdict
 
 from support.stores import raw_options
 
-__all__ = ["KEYS", "VALUE", "compacted", "key_of", "table_options_of"]
+__all__ = ["KEYS", "VALUE", "compacted", "key_of", "table_options_of", "write_in_last_level"]
 
 KEYS = 4000
 VALUE = bytes(range(256)) * 2
@@ -29,10 +30,16 @@ def table_options_of(file_bytes: int = 128 << 10) -> rocksdict.Options:
 def compacted(path: Path, *, file_bytes: int = 128 << 10) -> rocksdict.Rdict:
     """A store with two dozen files in its last level, all of its sequence numbers 0; still open."""
     store = rocksdict.Rdict(str(path), table_options_of(file_bytes))
-    # Two files that overlap, so that they are merged and not just moved, which leaves sequence numbers alone.
-    for first in (0, 1):
-        for number in range(first, KEYS, 2):
-            store[key_of(number)] = b"%d" % number + VALUE
-        store.flush()
-    store.compact_range(None, None)
+    write_in_last_level(store, {key_of(number): b"%d" % number + VALUE for number in range(KEYS)})
     return store
+
+
+def write_in_last_level(family: rocksdict.Rdict, entries: Mapping[bytes, bytes]) -> None:
+    """Into files whose sequence numbers are all 0."""
+    keys = list(entries)
+    # Two files that overlap, so that they are merged and not just moved, which leaves sequence numbers alone.
+    for some in (keys[::2], keys[1::2]):
+        for key in some:
+            family[key] = entries[key]
+        family.flush()
+    family.compact_range(None, None)
