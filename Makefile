@@ -41,12 +41,13 @@ stress: build ## run the kill -9 tests N times instead of the few of make test: 
 	KVBATCH_STRESS=$(N) $(BIN)/pytest tests/fault $(PYTEST_ARGS)
 
 .PHONY: bench
-bench: build ## measure: microbenchmarks, then the end-to-end bench, both with JSON in build/bench
+bench: build ## measure: microbenchmarks, then whole migrations and ways to send, all with JSON in build/bench
 	@mkdir -p build/bench
-	@tools/setup.sh iperf3 strace
+	@tools/setup.sh iperf3 iproute2 strace
 	$(BIN)/pytest bench --benchmark-json=build/bench/micro.json $(PYTEST_ARGS)
 	$(BIN)/python bench/end_to_end.py --json build/bench/end_to_end.json
 	$(BIN)/python bench/lanes.py --json build/bench/lanes.json
+	$(BIN)/python bench/memfd.py --json build/bench/memfd.json
 
 .PHONY: lint
 lint: build ## check style, formatting, types and that the committed stubs match the built module

@@ -42,6 +42,18 @@ class CleanVectorState {
   }
 };
 
+// Polynomials over GF(2) as crc32c writes them: bit 31 - i is the coefficient of x^i; x^32 is left out of the modulus.
+constexpr uint32_t kCastagnoli = 0x82f63b78;
+
+uint32_t MultiplyModulo(uint32_t a, uint32_t b) {
+  uint32_t product = 0;
+  for (uint32_t bit = uint32_t{1} << 31; bit != 0; bit >>= 1) {
+    product ^= (a & bit) != 0 ? b : 0;
+    b = (b >> 1) ^ ((b & 1) != 0 ? kCastagnoli : 0);
+  }
+  return product;
+}
+
 Digest FromHash(XXH128_hash_t hash) { return Digest{hash.low64, hash.high64}; }
 
 }  // namespace
@@ -58,6 +70,17 @@ uint32_t Crc32c(std::string_view data, uint32_t before) {
     data.remove_prefix(length);
   }
   return ~state;
+}
+
+uint32_t CombineCrc32c(uint32_t first, uint32_t second, uint64_t second_length) {
+  uint32_t power = uint32_t{1} << (31 - 8);  // x^8, squared for each binary digit of the length
+  for (; second_length != 0; second_length >>= 1) {
+    if ((second_length & 1) != 0) {
+      first = MultiplyModulo(first, power);
+    }
+    power = MultiplyModulo(power, power);
+  }
+  return first ^ second;
 }
 
 Digest& Digest::operator+=(const Digest& other) {

@@ -12,6 +12,11 @@ namespace kvbatch {
 // that of the bytes that stand before `data`: Crc32c(b, Crc32c(a)) is Crc32c(a + b).
 uint32_t Crc32c(std::string_view data, uint32_t before = 0);
 
+// CRC-32C of a + b from that of a (`first`) and that of b, which is `second_length` bytes long; no byte is read again.
+// b moves a's remainder 8 * second_length powers of x further, to which its own is added: the formula of zlib's
+// crc32_combine (Mark Adler).
+uint32_t CombineCrc32c(uint32_t first, uint32_t second, uint64_t second_length);
+
 // XXH3, 128 bits, canonical (big-endian) byte order when printed or stored.
 struct Digest {
   uint64_t low = 0;

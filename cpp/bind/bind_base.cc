@@ -14,6 +14,8 @@ void RegisterBase(py::module_& module) {
         return WithoutGil([&] { return Crc32c(bytes); });
       },
       py::arg("data"), "CRC-32C (RFC 3720, B.4) of a contiguous buffer.");
+  module.def("combine_crc32c", &CombineCrc32c, py::arg("first"), py::arg("second"), py::arg("second_length"),
+             "CRC-32C of two parts, one behind the other, from those of each.");
   module.def("xxh3_64", [](const Bytes& data) { return Xxh3Short(data.value); }, py::arg("data"), "XXH3, 64 bits.");
   module.def(
       "entry_digest",

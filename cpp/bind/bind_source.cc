@@ -130,6 +130,13 @@ void RegisterSourceStore(py::module_& module) {
           },
           py::arg("column_family"), py::arg("name"), "The file of that name. Raises UsageError when there is none.")
       .def(
+          "recorded_crc32c",
+          [](const SourceStore& store, const Text& file) {
+            return Get([&] { return store.RecordedCrc32c(file.value); });
+          },
+          py::arg("file"),
+          "The crc32c that an SST or blob file of the directory had when RocksDB wrote it; None where nothing says.")
+      .def(
           "memtables_are_plain",
           [](const SourceStore& store, const Text& family) {
             return Get([&] { return store.MemtablesArePlain(family.value); });

@@ -3,6 +3,7 @@
 #include "store/cursor.h"
 #include "store/sample_store.h"
 #include "store/store_description.h"
+#include "store/table_check.h"
 #include "store/table_run.h"
 
 namespace kvbatch::bind {
@@ -44,6 +45,12 @@ void RegisterDescription(py::module_& module) {
       "wal_directory", [](const Text& path) { return Text{WithoutGil([&] { return WalDirectory(path.value); })}; },
       py::arg("path"), "Where a store keeps its WAL: mostly `path` itself.");
   module.def(
+      "check_table_file",
+      [](const Text& path, const Text& name) { Run([&] { return CheckTableFile(path.value, name.value); }); },
+      py::arg("path"), py::arg("name"),
+      "Holds every block of an SST file that was moved as it is against its checksum. Raises SourceError, calling it "
+      "`name`, for a damaged one; TargetError when it cannot be read.");
+  module.def(
       "check_compression", [](const std::string& name) { RaiseIfError(ParseCompression(name).status()); },
       py::arg("name"), "UsageError unless SST files can be compressed with `name`.");
 }
@@ -70,14 +77,15 @@ void RegisterSample(py::module_& module) {
   module.def(
       "write_sample_store",
       [](const Text& path, uint64_t entries, uint32_t key_bytes, uint32_t value_bytes, uint64_t seed, bool compact,
-         std::string compression) {
-        const SampleOptions options{entries, key_bytes, value_bytes, seed, compact, std::move(compression)};
+         std::string compression, bool file_checksums) {
+        const SampleOptions options{entries,       key_bytes, value_bytes, seed, compact, std::move(compression),
+                                    file_checksums};
         Run([&] { return WriteSampleStore(path.value, options); });
       },
       py::arg("path"), py::kw_only(), py::arg("entries") = SampleOptions().entries,
       py::arg("key_bytes") = SampleOptions().key_bytes, py::arg("value_bytes") = SampleOptions().value_bytes,
       py::arg("seed") = SampleOptions().seed, py::arg("compact") = true, py::arg("compression") = "none",
-      "Writes a new store of made-up entries, half of each value compressible.");
+      py::arg("file_checksums") = false, "Writes a new store of made-up entries, half of each value compressible.");
 }
 
 }  // namespace

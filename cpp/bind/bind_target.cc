@@ -84,12 +84,15 @@ void RegisterRangeApplier(py::module_& module) {
   py::class_<RangeApplier>(module, "RangeApplier",
                            "Takes the frames of one range in order and makes them durable in a target.")
       .def(py::init([](const TargetHandle& store, uint32_t family, Key start, Key end, ApplyMode mode,
-                       const Cursor& cursor) {
-             const ApplyRange range{cursor.range, family, Plain(std::move(start)), Plain(std::move(end))};
+                       const Cursor& cursor, Text file) {
+             const ApplyRange range{cursor.range, family, Plain(std::move(start)), Plain(std::move(end)),
+                                    std::move(file.value)};
              return Get([&] { return RangeApplier::Create(store, range, mode, cursor); });
            }),
            py::arg("store").none(false), py::arg("family"), py::arg("start"), py::arg("end"), py::arg("mode"),
-           py::arg("cursor"), "Goes on from `cursor`; `family` is the target's id.")
+           py::arg("cursor"), py::arg("file") = Text{},
+           "Goes on from `cursor`; `family` is the target's id, `file` the source's own file that is moved for the "
+           "range, for messages.")
       .def(
           "apply", [](RangeApplier& applier, Frame& frame) { Run([&] { return applier.Apply(&frame); }); },
           py::arg("frame"),

@@ -9,6 +9,7 @@
 
 #include "batch/wide_columns.h"
 #include "store/rocksdb_status.h"
+#include "store/timed_put.h"
 
 #if KVBATCH_TABLE_ITERATORS
 #include <rocksdb/utilities/types_util.h>
@@ -49,10 +50,14 @@ class TableSource final : public OperationSource {
  private:
   bool Take(const rocksdb::Status& status, const std::string& what) {
     if (!status.ok()) {
-      status_ = FromSource(status, what);
-      valid_ = false;
+      Stop(FromSource(status, what));
     }
     return status.ok();
+  }
+
+  void Stop(Status status) {
+    status_ = std::move(status);
+    valid_ = false;
   }
 
   void Seek(const std::optional<std::string>& start) {
@@ -90,18 +95,21 @@ class TableSource final : public OperationSource {
       case rocksdb::kEntryWideColumnEntity:
         TakeEntity();
         break;
+      case rocksdb::kEntryTimedPut:
+        kind_ = RecordKind::kPut;
+        if (!UnpackTimedPut(&value_)) {
+          Stop(Status(Code::kSource, "malformed timed value in " + path_));
+        }
+        break;
       default:
-        status_ = Status(Code::kSource, path_ + " holds a record that no reader of single files understands");
-        valid_ = false;
+        Stop(Status(Code::kSource, path_ + " holds a record that no reader of single files understands"));
     }
   }
 
   void TakeEntity() {
     bool is_entity = false;
     if (!ReadEntity(value_, &is_entity, &value_)) {
-      status_ = Status(Code::kSource, "malformed columns in " + path_);
-      valid_ = false;
-      return;
+      return Stop(Status(Code::kSource, "malformed columns in " + path_));
     }
     kind_ = is_entity ? RecordKind::kEntity : RecordKind::kPut;
   }

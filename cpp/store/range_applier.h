@@ -31,6 +31,7 @@ struct ApplyRange {
   uint32_t family = 0;  // the target's id
   std::optional<std::string> start;
   std::optional<std::string> end;
+  std::string file = {};  // the source's own file that is moved for it, if one is
 };
 
 // What the sender says of a whole SST file.
@@ -67,8 +68,9 @@ class RangeApplier {
   uint64_t taken_bytes() const { return taken_bytes_; }
   Status AddPiece(uint64_t length, uint32_t crc32c);
   // In the background the file is checked against `file` and the range, ingested and recorded; kCorruption when it is
-  // not what it claims to be. Behind a graft batches may hold deletions too, and nothing is recorded before Finish: a
-  // range that stops in between starts again, and its file, met once more, is not ingested twice.
+  // not what it claims to be, kSource when a graft has a damaged block. Behind a graft batches may hold deletions too,
+  // and nothing is recorded before Finish: a range that stops in between starts again, and its file, met once more, is
+  // not ingested twice.
   Status EndFile(TakenFile file);
 
   // The range is at its end: what the sender counted must be what arrived, else kCorruption. Durable soon after.

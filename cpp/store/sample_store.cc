@@ -1,6 +1,7 @@
 #include "store/sample_store.h"
 
 #include <rocksdb/db.h>
+#include <rocksdb/file_checksum.h>
 #include <rocksdb/write_batch.h>
 
 #include <algorithm>
@@ -61,6 +62,9 @@ Status WriteSampleStore(const std::string& path, const SampleOptions& options) {
   // The default since RocksDB 8.4, which older ones need to be told to compact into the last level.
   rocksdb_options.level_compaction_dynamic_level_bytes = true;
   rocksdb_options.max_background_jobs = 2;
+  if (options.file_checksums) {
+    rocksdb_options.file_checksum_gen_factory = rocksdb::GetFileChecksumGenCrc32cFactory();
+  }
   rocksdb_options.info_log_level = rocksdb::InfoLogLevel::WARN_LEVEL;
   rocksdb::DB* opened = nullptr;
   if (Status status = FromTarget(rocksdb::DB::Open(rocksdb_options, path, &opened), "make " + path); !status.ok()) {

@@ -15,6 +15,7 @@ struct SampleOptions {
   uint64_t seed = 1;
   bool compact = true;  // leave it as a store at rest: sorted into its last level
   std::string compression = "none";
+  bool file_checksums = false;  // have RocksDB record the crc32c of each file
 };
 
 // Writes `options.entries` entries into a new store at `path` the way an application does: through the WAL and

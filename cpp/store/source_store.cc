@@ -285,6 +285,19 @@ Result<TableFile> SourceStore::Table(const std::string& name, const std::string&
   return Status(Code::kUsage, path_ + " has no file " + file + " of column family " + Quoted(name));
 }
 
+Result<std::optional<uint32_t>> SourceStore::RecordedCrc32c(const std::string& file) const {
+  const std::lock_guard lock(mutex_);
+  if (!recorded_) {
+    recorded_ = AlignsBlocks(path_) ? Result(RecordedChecksums()) : ReadRecordedChecksums(db_.get());
+  }
+  if (!recorded_->ok()) {
+    return recorded_->status();
+  }
+  const auto number = TableFileNumber(file);
+  const auto found = number ? recorded_->value().find(*number) : recorded_->value().end();
+  return found == recorded_->value().end() ? std::nullopt : std::optional(found->second);
+}
+
 Result<std::vector<uint64_t>> SourceStore::ApproximateSizes(const std::string& name, const std::string& start,
                                                             const std::vector<std::string>& keys) const {
   auto handle = Family(name);

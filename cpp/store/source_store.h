@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "store/recorded_checksums.h"
 #include "store/store_description.h"
 #include "store/store_lock.h"
 #include "store/table_run.h"
@@ -65,6 +66,10 @@ class SourceStore {
   // The file `file` of the directory, one of those of the family. kUsage when it is none.
   Result<TableFile> Table(const std::string& name, const std::string& file) const;
 
+  // The crc32c that the SST or blob file `file` of the directory had when RocksDB wrote it; nothing where that was not
+  // recorded, or cannot be relied on: see AlignsBlocks.
+  Result<std::optional<uint32_t>> RecordedCrc32c(const std::string& file) const;
+
   // What the WAL says of deletions in a family whose memtables hold entries; it is read once, when it is first asked
   // for. The pointer lives as long as the store.
   Result<const WalDeletions*> DeletedInWal(rocksdb::ColumnFamilyHandle* family) const;
@@ -90,6 +95,7 @@ class SourceStore {
   mutable std::mutex mutex_;
   mutable std::map<rocksdb::ColumnFamilyHandle*, TableLayout> layouts_;
   mutable std::optional<Result<std::map<uint32_t, WalDeletions>>> wal_;
+  mutable std::optional<Result<RecordedChecksums>> recorded_;
 };
 
 }  // namespace kvbatch

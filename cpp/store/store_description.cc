@@ -279,6 +279,16 @@ std::string WalDirectory(const std::string& path) {
   return named;
 }
 
+bool AlignsBlocks(const std::string& path) {
+  const fs::path newest = NewestOptionsFile(path);
+  if (newest.empty()) {
+    return false;
+  }
+  const auto tables = ReadOptionsFile(newest).tables;
+  return std::any_of(tables.begin(), tables.end(),
+                     [](const auto& table) { return Get(table.second, "block_align") == "true"; });
+}
+
 Status CheckComparator(const ColumnFamilyDescription& family) {
   constexpr std::string_view kTimestampSuffix = ".u64ts";
   if (family.comparator.ends_with(kTimestampSuffix)) {

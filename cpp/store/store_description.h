@@ -36,6 +36,10 @@ Result<std::vector<ColumnFamilyDescription>> DescribeStore(const std::string& pa
 // copied may still name the place it came from; a directory that is a store of its own, or is gone, is not taken.
 std::string WalDirectory(const std::string& path);
 
+// Whether the OPTIONS file sets block_align for any family. RocksDB before 9.2 leaves the bytes that fill such blocks
+// up out of the checksum that it records of a file (https://github.com/facebook/rocksdb/pull/12542).
+bool AlignsBlocks(const std::string& path);
+
 // kRefused, by name, for a comparator this build does not know and for user-defined timestamps.
 Status CheckComparator(const ColumnFamilyDescription& family);
 

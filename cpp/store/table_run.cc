@@ -10,6 +10,7 @@
 
 #include "batch/wide_columns.h"
 #include "store/rocksdb_status.h"
+#include "store/timed_put.h"
 
 #if KVBATCH_TABLE_ITERATORS
 #include <rocksdb/utilities/types_util.h>
@@ -165,6 +166,16 @@ bool TableRun::TakeEntity(std::string_view columns) {
   return true;
 }
 
+bool TableRun::TakeTimedPut(std::string_view packed) {
+  value_ = packed;
+  is_entity_ = false;
+  if (!UnpackTimedPut(&value_)) {
+    Stop(Status(Code::kSource, "read the source: malformed timed value in " + files_[next_file_ - 1].path));
+    return false;
+  }
+  return true;
+}
+
 void TableRun::Next() {
   table_->Next();
   Settle();
@@ -205,6 +216,9 @@ void TableRun::Settle() {
         return;
       case rocksdb::kEntryWideColumnEntity:
         valid_ = TakeEntity(View(table_->value()));
+        return;
+      case rocksdb::kEntryTimedPut:
+        valid_ = TakeTimedPut(View(table_->value()));
         return;
       case rocksdb::kEntryDelete:
       case rocksdb::kEntrySingleDelete:

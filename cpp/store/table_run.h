@@ -91,6 +91,7 @@ class TableRun {
   void Settle();
   void Stop(Status status);
   bool TakeEntity(std::string_view columns);
+  bool TakeTimedPut(std::string_view packed);
 
   const std::vector<TableFile> files_;
   const rocksdb::Options options_;

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "store/rocksdb_status.h"
+#include "store/table_run.h"
 
 namespace kvbatch {
 
@@ -28,6 +29,12 @@ class Collector final : public rocksdb::WriteBatch::Handler {
                               const rocksdb::Slice& /*entity*/) override {
     return Counted();
   }
+#if KVBATCH_TABLE_ITERATORS
+  rocksdb::Status TimedPutCF(uint32_t /*family*/, const rocksdb::Slice& /*key*/, const rocksdb::Slice& /*value*/,
+                             uint64_t /*write_time*/) override {
+    return Counted();
+  }
+#endif
   rocksdb::Status DeleteCF(uint32_t family, const rocksdb::Slice& key) override {
     (*families_)[family].keys.push_back(key.ToString());
     return Counted();

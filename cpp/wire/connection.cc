@@ -211,8 +211,7 @@ void Connection::Linger(int64_t milliseconds) {
   for (auto now = Clock::now(); now < end; now = Clock::now()) {
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - now);
     const auto readable = WaitReadable(static_cast<int>(left.count()));
-    if (!readable.ok() || !readable.value() ||
-        ::recv(fd_.get(), dropped.get(), kDroppedBytes, MSG_DONTWAIT) <= 0) {
+    if (!readable.ok() || !readable.value() || ::recv(fd_.get(), dropped.get(), kDroppedBytes, MSG_DONTWAIT) <= 0) {
       return;
     }
   }

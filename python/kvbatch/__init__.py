@@ -1,28 +1,32 @@
 """kvbatch moves raw key-values between RocksDB stores as checksummed batches, with resume and proof of equality."""
 
-from kvbatch.api import migrate, plan, serve, verify
-from kvbatch.comparison import Difference, VerifyReport
-from kvbatch.errors import (
-    ClosedError,
-    CorruptionError,
-    GapError,
-    KvbatchError,
-    NoSpaceError,
-    ProtocolError,
-    RefusedError,
-    SourceError,
-    StoppedError,
-    TargetError,
-    TransportError,
-    UsageError,
-)
-from kvbatch.events import Event, Progress, Summary
-from kvbatch.migration import Migration
-from kvbatch.migration_plan import Plan
-from kvbatch.options import MigrationOptions
-from kvbatch.ranges import KeyRange, Range
-from kvbatch.server import Receiver
-from kvbatch.version import __version__
+from __future__ import annotations
+
+TYPE_CHECKING = False  # as in typing, whose import takes longer than all of this
+if TYPE_CHECKING:
+    from kvbatch.api import migrate, plan, serve, verify
+    from kvbatch.comparison import Difference, VerifyReport
+    from kvbatch.errors import (
+        ClosedError,
+        CorruptionError,
+        GapError,
+        KvbatchError,
+        NoSpaceError,
+        ProtocolError,
+        RefusedError,
+        SourceError,
+        StoppedError,
+        TargetError,
+        TransportError,
+        UsageError,
+    )
+    from kvbatch.events import Event, Progress, Summary
+    from kvbatch.migration import Migration
+    from kvbatch.migration_plan import Plan
+    from kvbatch.options import MigrationOptions
+    from kvbatch.ranges import KeyRange, Range
+    from kvbatch.server import Receiver
+    from kvbatch.version import __version__
 
 __all__ = [
     "ClosedError",
@@ -54,3 +58,35 @@ __all__ = [
     "serve",
     "verify",
 ]
+
+# The modules that the exports come from.
+_HOMES = (
+    "api",
+    "comparison",
+    "errors",
+    "events",
+    "migration",
+    "migration_plan",
+    "options",
+    "ranges",
+    "server",
+    "version",
+)
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Imports an export when it is asked for first. That takes half a second, and before it begins the program has
+        to have its say about signals (kvbatch.__main__), which this package comes before."""
+        if name in __all__:
+            from importlib import import_module
+
+            for home in _HOMES:
+                module = import_module(f"kvbatch.{home}")
+                if name in module.__all__:
+                    globals()[name] = getattr(module, name)
+                    return globals()[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from kvbatch.calibration import calibrate, estimate_seconds
 from kvbatch.endpoints import check_apart, parse_endpoint
 from kvbatch.migration import Migration
 from kvbatch.migration_plan import Plan, make_plan, open_source
@@ -27,8 +28,12 @@ def plan(source: str | os.PathLike[str], target: str | os.PathLike[str], **optio
     checked = MigrationOptions.checked(**options)
     source_endpoint, target_endpoint = parse_endpoint(source), parse_endpoint(target)
     check_apart(source_endpoint, target_endpoint)
-    made = make_plan(source_endpoint, target_endpoint, open_source(source_endpoint, checked), checked)
-    return dataclasses.replace(made, target_state=examine_target(target_endpoint, made.manifest, checked.state_dir))
+    store = open_source(source_endpoint, checked)
+    made = make_plan(source_endpoint, target_endpoint, store, checked)
+    state = examine_target(target_endpoint, made.manifest, checked.state_dir)
+    made = dataclasses.replace(made, target_state=state)
+    measured = calibrate(store, made, target_endpoint)
+    return dataclasses.replace(made, estimated_seconds=estimate_seconds(made, measured, target_endpoint, checked))
 
 
 def migrate(source: str | os.PathLike[str], target: str | os.PathLike[str], **options: Any) -> Migration:

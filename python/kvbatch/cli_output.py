@@ -68,6 +68,7 @@ def show_plan(plan: Plan, as_json: bool) -> None:
             ("keys and values", f"about {format_bytes(plan.estimated_bytes)}"),
             ("moved as files", _grafted(plan)),
             ("ranges", f"{len(plan.ranges)}, {plan.streams} at once"),
+            ("time", f"about {format_seconds(plan.estimated_seconds or 0.0)}"),
         ]
     )
 

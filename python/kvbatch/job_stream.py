@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kvbatch._core.base import chain_file_piece, file_crc32c
+from kvbatch._core.base import file_crc32c
 from kvbatch._core.frame import BufferPool, Frame
 from kvbatch._core.store import Cursor, OverlayReader, RangeReader, SourceStore, SstBuilder, StopReason, record_sent
 from kvbatch.compression import CodecChooser
@@ -17,7 +17,7 @@ from kvbatch.errors import KvbatchError, SourceError, StoppedError
 from kvbatch.ranges import Range
 from kvbatch.sent_log import SentLog
 from kvbatch.source_image import is_never_rewritten
-from kvbatch.target import FILE_PIECE_BYTES, TargetSession, TargetStream
+from kvbatch.target import FILE_PIECE_BYTES, FileSums, TargetSession, TargetStream
 from kvbatch.target_job import FileTotals
 from kvbatch.units import format_bytes
 
@@ -157,7 +157,7 @@ class JobStream:
         """Moves the source's own file for a range, from its first byte, then what stands over it."""
         stream.begin(part)
         table = self.source.table(part.column_family, part.file)
-        digest = self._put_file(stream, part, Path(self.source.path) / part.file, table.entries)
+        digest = self._put_file(stream, part, Path(self.source.path) / part.file, table.entries, 0, FileSums())
         stream.end_file(FileTotals(table.entries, table.raw_bytes, table.largest, graft=True))
         overlay = OverlayReader(
             self.source,
@@ -202,51 +202,56 @@ class JobStream:
             stream.link_file(str(path))
             self.counters.add(part.estimated_entries, part.file_bytes)
         else:
-            start, digest = self._agreed_start(part, path)
+            start, sums = self._agreed_start(part, path)
             stream.begin(part, start)
-            digest = self._put_file(stream, part, path, part.estimated_entries, start, digest)
+            digest = self._put_file(stream, part, path, part.estimated_entries, start, sums)
         stream.end(0, part.file_bytes, digest)
         self._take_durable(stream)
 
-    def _agreed_start(self, part: Range, path: Path) -> tuple[int, bytes]:
-        """How far the target's part of a file is the source's, and the running digest there: all of it or nothing."""
+    def _agreed_start(self, part: Range, path: Path) -> tuple[int, FileSums]:
+        """How far the target's part of a file is the source's, and the sums there: all of it or nothing."""
         cursor = self.cursors.get(part.id, Cursor(part.id))
-        digest = bytes(16)
+        sums = FileSums()
         if not 0 < cursor.raw_bytes <= part.file_bytes:
-            return 0, digest
+            return 0, sums
         with open_source_file(path) as fd:
             for offset in range(0, cursor.raw_bytes, FILE_PIECE_BYTES):
                 self._check_stopping()
                 length = min(FILE_PIECE_BYTES, cursor.raw_bytes - offset)
-                crc32c = file_crc32c(fd, offset, length, str(path))
-                digest = chain_file_piece(digest, offset, length, crc32c)
-        return (cursor.raw_bytes, digest) if digest == cursor.digest else (0, bytes(16))
+                sums = sums.behind(offset, length, file_crc32c(fd, offset, length, str(path)))
+        return (cursor.raw_bytes, sums) if sums.digest == cursor.digest else (0, FileSums())
 
     def _check_stopping(self) -> None:
         if self.stopping.is_set():
             raise StoppedError("stopped on request")
 
     def _put_file(
-        self,
-        stream: TargetStream,
-        part: Range,
-        path: Path,
-        entries: int,
-        start: int = 0,
-        digest: bytes = bytes(16),
+        self, stream: TargetStream, part: Range, path: Path, entries: int, start: int, sums: FileSums
     ) -> bytes:
-        """The running digest behind it; what the file holds is counted as its bytes go."""
+        """Puts a file from `start` on, where its sums are `sums`; the running digest behind it. What the file holds is
+        counted as its bytes go. SourceError, before the target is told of the end, for a file that was damaged."""
         counted = entries * start // max(1, part.file_bytes)
         with open_source_file(path) as fd:
             for offset in range(start, part.file_bytes, FILE_PIECE_BYTES):
                 self._check_stopping()
                 length = min(FILE_PIECE_BYTES, part.file_bytes - offset)
                 self.sent.record(part.id, offset, offset + length)
-                digest = stream.put_file(fd, offset, length, str(path), digest)
+                sums = stream.put_file(fd, offset, length, str(path), sums)
                 due = entries * (offset + length) // part.file_bytes
                 self.counters.add(due - counted, length)
                 counted = due
-        return digest
+        self._check_recorded(path, sums.crc32c)
+        return sums.digest
+
+    def _check_recorded(self, path: Path, crc32c: int) -> None:
+        """Raises SourceError where the file is not what RocksDB wrote, as far as it recorded that."""
+        recorded = self.source.recorded_crc32c(path.name)
+        if recorded is not None and crc32c != recorded:
+            raise SourceError(
+                f"{path} is damaged: the crc32c of its bytes is {crc32c:08x}, and RocksDB recorded {recorded:08x} when "
+                "it wrote the file. It did not become part of the target, and what was moved before is safe; restore "
+                "that file in place, or use --lane batch and another target, which verifies each block that it reads"
+            )
 
     def _build(self, stream: TargetStream, part: Range) -> None:
         """Moves a range as SST files, each sent while it is built."""

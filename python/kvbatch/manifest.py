@@ -56,6 +56,8 @@ class Manifest:
     key_range: KeyRange
     families: tuple[ColumnFamilyDescription, ...]
     ranges: tuple[Range, ...]
+    # Whether this lane was asked for by name. Else an unfinished job of another lane goes on in that one.
+    lane_forced: bool = True
     allow_nonempty: bool = False
     sst_file_bytes: int = 64 << 20
     # Ids of the ranges where the target held data when the job began: written, not ingested.
@@ -68,6 +70,7 @@ class Manifest:
             "source": self.source,
             "fingerprint": self.fingerprint,
             "lane": self.lane,
+            "lane_forced": self.lane_forced,
             "key_range": [optional_hex(self.key_range.start), optional_hex(self.key_range.end)],
             "families": [_family_to_json(family) for family in self.families],
             "ranges": [part.to_json() for part in self.ranges],
@@ -88,6 +91,8 @@ class Manifest:
                 source=str(value["source"]),
                 fingerprint=str(value["fingerprint"]),
                 lane=str(value["lane"]),
+                # Before there was a choice between jobs' lanes every lane was binding.
+                lane_forced=bool(value.get("lane_forced", True)),
                 key_range=KeyRange(optional_bytes(start), optional_bytes(end)),
                 families=tuple(_family_from_json(family) for family in value["families"]),
                 ranges=tuple(Range.from_json(part) for part in value["ranges"]),
@@ -150,7 +155,7 @@ class Manifest:
         for field, theirs, ours in (
             ("job", stored.job, self.job),
             ("source fingerprint", stored.fingerprint, self.fingerprint),
-            ("lane", stored.lane, self.lane),
+            ("lane", stored.lane, self.lane if self.lane_forced else stored.lane),
             ("range", str(stored.key_range), str(self.key_range)),
             ("column families", families(stored), families(self)),
             ("allow_nonempty", stored.allow_nonempty, self.allow_nonempty),

@@ -223,8 +223,8 @@ class Migration:
             self._bus.publish(
                 "job",
                 job=self.job,
-                lane=self.plan.lane,
-                lane_reason=self.plan.lane_reason,
+                lane=self._manifest.lane,
+                lane_reason=self._lane_reason(),
                 ranges=len(reply.manifest.ranges),
                 resumed=reply.resumed,
             )
@@ -241,6 +241,11 @@ class Migration:
             session.close()
             self._session = None
         return None
+
+    def _lane_reason(self) -> str:
+        if self._manifest.lane == self.plan.lane:
+            return self.plan.lane_reason
+        return "the lane of the unfinished job that is carried on"
 
     def _already_finished(self) -> Summary | None:
         """The summary of the session that finished this job, if the target still is the store that it finished."""
@@ -399,8 +404,8 @@ class Migration:
         return Summary(
             job=self.job,
             state=JobState.DONE,
-            lane=self.plan.lane,
-            lane_reason=self.plan.lane_reason,
+            lane=self._manifest.lane,
+            lane_reason=self._lane_reason(),
             entries=sum(self._entries(cursor) for cursor in cursors),
             raw_bytes=sum(cursor.raw_bytes for cursor in cursors),
             wire_bytes=counters.wire_bytes,

@@ -9,24 +9,22 @@ from typing import Any
 from kvbatch._core.store import RESERVED_COLUMN_FAMILY, ColumnFamilyDescription, SourceStore
 from kvbatch.endpoints import DirectoryEndpoint, Endpoint
 from kvbatch.errors import RefusedError, UsageError
-from kvbatch.files_planner import check_link, plan_files
+from kvbatch.files_planner import check_link
 from kvbatch.fingerprint import fingerprint_directory
+from kvbatch.lane_choice import choose_way, grafted_bytes
 from kvbatch.manifest import Manifest
 from kvbatch.options import MigrationOptions
-from kvbatch.planner import RangeSizes, plan_ranges
 from kvbatch.ranges import Range
-from kvbatch.target_state import TargetState
+from kvbatch.target_state import TargetState, takes_whole_store
 
 __all__ = ["Plan", "make_plan", "open_source"]
-
-# From this share of the bytes on, moving files decides how long a job takes.
-_WORTHWHILE_GRAFT = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a migration would do. `estimated_*` come from table properties; bytes are keys and values, uncompressed.
-    `target_state` is None in `Migration.plan`: a migration opens its target instead of looking at it."""
+    `target_state` and `estimated_seconds` are None in `Migration.plan`: a migration opens its target instead of looking
+    at it, and begins instead of measuring. The seconds are for what is left to do."""
 
     job: str
     source: str
@@ -43,6 +41,7 @@ class Plan:
     ranges: tuple[Range, ...]
     manifest: Manifest
     target_state: TargetState | None = None
+    estimated_seconds: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -58,6 +57,7 @@ class Plan:
             "files_grafted": self.files_grafted,
             "bytes_grafted": self.bytes_grafted,
             "bytes_read": self.estimated_bytes - self.bytes_grafted,
+            "estimated_seconds": self.estimated_seconds,
             "column_families": list(self.column_families),
             "ranges": [part.to_json() for part in self.ranges],
         }
@@ -96,79 +96,44 @@ def _target_family(family: ColumnFamilyDescription, options: MigrationOptions) -
     )
 
 
-def _plan_ranges(store: SourceStore, options: MigrationOptions, *, graft: bool) -> tuple[Range, ...]:
-    sizes = RangeSizes(
-        range_bytes=options.range_bytes,
-        max_ranges=options.max_ranges,
-        streams=options.streams,
-        graft_bytes=options.graft_bytes if graft else None,
-    )
-    return tuple(plan_ranges(store, key_range=options.key_range, sizes=sizes))
-
-
-def _grafted_bytes(ranges: tuple[Range, ...]) -> int:
-    return sum(part.estimated_bytes for part in ranges if part.file)
-
-
-@dataclass(frozen=True, slots=True)
-class _Way:
-    """A lane, why it is that one, and the ranges it makes."""
-
-    lane: str
-    reason: str
-    ranges: tuple[Range, ...]
-
-
-def _choose(source: DirectoryEndpoint, store: SourceStore, options: MigrationOptions) -> _Way:
-    """Raises RefusedError when the lane that is asked for cannot serve."""
-    if options.lane == "files":
-        return _Way("files", "asked for with --lane", plan_files(source, store, options))
-    if options.lane == "batch":
-        return _Way("batch", "asked for with --lane", _plan_ranges(store, options, graft=False))
-    # Files keep the compression they have.
-    ranges = _plan_ranges(store, options, graft=options.target_compression == "auto")
-    if options.lane == "sst":
-        return _Way("sst", "asked for with --lane", ranges)
-    files = sum(bool(part.file) for part in ranges)
-    grafted, total = _grafted_bytes(ranges), sum(part.estimated_bytes for part in ranges)
-    if grafted >= _WORTHWHILE_GRAFT * total and grafted > 0:
-        reason = f"{files} files of the source, {100 * grafted // total} % of its bytes, can be moved as they are"
-        return _Way("sst", reason, ranges)
-    if files:
-        ranges = _plan_ranges(store, options, graft=False)
-    return _Way("batch", "the lane that serves any range into any store", ranges)
-
-
 def make_plan(source: Endpoint, target: Endpoint, store: SourceStore, options: MigrationOptions) -> Plan:
-    """Looks at the source only. Raises RefusedError when the lane that is asked for cannot serve."""
+    """Looks at the source, and where it matters for the lane, whether anything stands at the target. Raises
+    RefusedError when the lane that is asked for cannot serve."""
     assert isinstance(source, DirectoryEndpoint)
     fingerprint = fingerprint_directory(source.path)
-    way = _choose(source, store, options)
-    ranges = way.ranges
+
+    def manifest_of(lane: str, ranges: tuple[Range, ...]) -> Manifest:
+        return Manifest(
+            job=_job_id(fingerprint, target, options),
+            source=str(source),
+            fingerprint=fingerprint,
+            lane=lane,
+            lane_forced=options.lane != "auto",
+            key_range=options.key_range,
+            families=tuple(_target_family(family, options) for family in store.column_families),
+            ranges=ranges,
+            allow_nonempty=options.allow_nonempty,
+            sst_file_bytes=options.sst_file_bytes,
+        )
+
+    def takes_files(files: tuple[Range, ...]) -> bool:
+        return takes_whole_store(target, manifest_of("files", files))
+
+    way = choose_way(source, target, store, options, takes_files)
     check_link(source, target, options)
-    manifest = Manifest(
-        job=_job_id(fingerprint, target, options),
-        source=str(source),
-        fingerprint=fingerprint,
-        lane=way.lane,
-        key_range=options.key_range,
-        families=tuple(_target_family(family, options) for family in store.column_families),
-        ranges=ranges,
-        allow_nonempty=options.allow_nonempty,
-        sst_file_bytes=options.sst_file_bytes,
-    )
+    manifest = manifest_of(way.lane, way.ranges)
     return Plan(
         job=manifest.job,
         source=str(source),
         target=str(target),
         lane=way.lane,
         lane_reason=way.reason,
-        streams=min(options.streams, max(1, len(ranges))),
-        estimated_entries=sum(part.estimated_entries for part in ranges),
-        estimated_bytes=sum(part.estimated_bytes for part in ranges),
-        files_grafted=sum(bool(part.file) for part in ranges),
-        bytes_grafted=_grafted_bytes(ranges),
+        streams=min(options.streams, max(1, len(way.ranges))),
+        estimated_entries=sum(part.estimated_entries for part in way.ranges),
+        estimated_bytes=sum(part.estimated_bytes for part in way.ranges),
+        files_grafted=sum(bool(part.file) for part in way.ranges),
+        bytes_grafted=grafted_bytes(way.ranges),
         column_families=tuple(family.name for family in store.column_families),
-        ranges=ranges,
+        ranges=way.ranges,
         manifest=manifest,
     )

@@ -84,6 +84,11 @@ class ReceiverControl:
     def _examine(self, request: dict[str, Any]) -> dict[str, Any]:
         return self._receiver.examine(request["name"], Manifest.from_json(request["manifest"])).to_json()
 
+    def _probe(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The sender measures how long its way here and back takes."""
+        del request
+        return {}
+
     def _inspect(self, request: dict[str, Any]) -> dict[str, Any]:
         path = resolve_name(self._receiver.root, request["name"])
         self._receiver.check_idle(path)
@@ -150,6 +155,7 @@ _OPERATIONS: dict[str, Callable[[ReceiverControl, dict[str, Any]], dict[str, Any
     "open": ReceiverControl._open,
     "finish": ReceiverControl._finish,
     "examine": ReceiverControl._examine,
+    "probe": ReceiverControl._probe,
     "inspect": ReceiverControl._inspect,
     "digest": ReceiverControl._digest,
     "list": ReceiverControl._list,

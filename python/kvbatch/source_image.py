@@ -11,17 +11,23 @@ from kvbatch._core.store import SourceStore, wal_directory
 from kvbatch.errors import CorruptionError, RefusedError, SourceError
 from kvbatch.ranges import Range
 
-__all__ = ["check_image_names", "check_one_directory", "image_ranges", "is_never_rewritten"]
+__all__ = ["check_image_names", "check_one_directory", "image_ranges", "is_never_rewritten", "is_table"]
 
 # The kinds of file that a RocksDB directory has. RocksDB numbers its files with 64 bits.
 _IMAGE_FILE = re.compile(r"CURRENT|IDENTITY|(?:MANIFEST|OPTIONS)-[0-9]{1,20}|[0-9]{1,20}\.(?:sst|ldb|blob|log)")
 _MANIFEST = re.compile(r"MANIFEST-[0-9]{1,20}")
 _OPTIONS = re.compile(r"OPTIONS-([0-9]{1,20})")
-_TABLE = re.compile(r"[0-9]{1,20}\.(?:sst|ldb|blob)")
+_TABLE = re.compile(r"[0-9]{1,20}\.(?:sst|ldb)")
+_BLOB = re.compile(r"[0-9]{1,20}\.blob")
 
 
 def is_never_rewritten(name: str) -> bool:
     """Whether RocksDB leaves the file as it is until it removes it, so that two stores can share it."""
+    return is_table(name) or _BLOB.fullmatch(name) is not None
+
+
+def is_table(name: str) -> bool:
+    """Whether it is an SST file."""
     return _TABLE.fullmatch(name) is not None
 
 

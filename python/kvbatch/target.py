@@ -6,18 +6,35 @@ OpenReply say from where each range goes on. `open` is idempotent, `finish` too 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
+from kvbatch._core.base import chain_file_piece, combine_crc32c
 from kvbatch._core.codec import Codec
 from kvbatch._core.frame import Frame
 from kvbatch._core.store import BatchRun, BuiltPiece, Cursor, RangeReader, SstBuilder
 from kvbatch.ranges import Range
 from kvbatch.target_job import FileTotals, OpenReply
 
-__all__ = ["FILE_PIECE_BYTES", "TargetSession", "TargetStream"]
+__all__ = ["FILE_PIECE_BYTES", "FileSums", "TargetSession", "TargetStream"]
 
 # What one call of the core moves of a file; it takes no memory.
 FILE_PIECE_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class FileSums:
+    """Of the pieces of a file so far: the running digest that the target must reach too, and the crc32c of all their
+    bytes."""
+
+    digest: bytes = bytes(16)
+    crc32c: int = 0
+
+    def behind(self, offset: int, length: int, crc32c: int) -> FileSums:
+        """With the next piece."""
+        return FileSums(
+            chain_file_piece(self.digest, offset, length, crc32c), combine_crc32c(self.crc32c, crc32c, length)
+        )
 
 
 class TargetStream(Protocol):
@@ -50,12 +67,12 @@ class TargetStream(Protocol):
         come, `frames` at most or fewer. What stands in the frame at last is not put. `mark` is the range's in the sent
         log, which has the first batch, ending at `sent_bytes`; the others are recorded in it."""
 
-    def put_file(self, fd: int, offset: int, length: int, name: str, digest: bytes) -> bytes:
-        """Hands over the next piece of a file of the range, `length` bytes of `fd` from `offset` on; the running digest
-        behind it, from the one before it. SourceError, naming `name`, when it cannot be read."""
+    def put_file(self, fd: int, offset: int, length: int, name: str, sums: FileSums) -> FileSums:
+        """Hands over the next piece of a file of the range, `length` bytes of `fd` from `offset` on; the sums behind
+        it, from those before it. SourceError, naming `name`, when it cannot be read."""
 
     def put_piece(self, builder: SstBuilder, piece: BuiltPiece, digest: bytes) -> bytes:
-        """As `put_file`, for the piece that `builder` has just built."""
+        """Hands over the piece that `builder` has just built; the running digest behind it, from the one before it."""
 
     def end_file(self, totals: FileTotals) -> None:
         """The file is whole: it is checked, and becomes the target's."""

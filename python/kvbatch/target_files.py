@@ -9,26 +9,44 @@ from pathlib import Path
 
 from kvbatch._core.base import chain_file_piece, file_crc32c
 from kvbatch._core.frame import Frame
-from kvbatch._core.store import Cursor, SourceStore
+from kvbatch._core.store import Cursor, SourceStore, check_table_file
 from kvbatch.errors import CorruptionError, ProtocolError, RefusedError, SourceError, UsageError
 from kvbatch.manifest import JOB_RECORD, Manifest
 from kvbatch.options import MAX_STREAMS
 from kvbatch.ranges import Range
+from kvbatch.source_image import is_table
 from kvbatch.target import FILE_PIECE_BYTES
 from kvbatch.target_job import Job, OpenReply, TargetJob, check_writable, is_unfinished
 from kvbatch.target_records import read_records
-from kvbatch.target_staging import Staging, check_unclaimed, staged_manifest, staging_path, translate_os_errors
+from kvbatch.target_staging import (
+    Staging,
+    check_unclaimed,
+    remove_left_record,
+    staged_manifest,
+    staging_path,
+    translate_os_errors,
+)
 
-__all__ = ["FileApplier", "FilesJob", "examine_files", "open_job"]
+__all__ = ["FileApplier", "FilesJob", "examine_files", "goes_by_files", "open_job"]
 
 _PIECE = FILE_PIECE_BYTES
 
 
+def goes_by_files(path: Path, manifest: Manifest) -> bool:
+    """Whether the job at `path` is, or will be, one of files: a lane that nobody asked for by name gives way to that of
+    the unfinished job which stands there."""
+    if manifest.lane_forced:
+        return manifest.lane == "files"
+    if staged_manifest(path) is not None:
+        return True
+    return manifest.lane == "files" and not ((path / "CURRENT").exists() and is_unfinished(path))
+
+
 def open_job(path: Path, manifest: Manifest) -> Job:
     """Takes up or resumes a job at `path`. Raises RefusedError, TargetError."""
-    if manifest.lane == "files":
-        return FilesJob(path, manifest)
-    return TargetJob(path, manifest)
+    # A job of files that is finished already will be refused, maybe in another lane, and leaves nothing behind.
+    remove_left_record(path, manifest)
+    return FilesJob(path, manifest) if goes_by_files(path, manifest) else TargetJob(path, manifest)
 
 
 def _check_place(path: Path, manifest: Manifest) -> None:
@@ -152,10 +170,12 @@ class FilesJob:
         return self._staging
 
     def complete(self, fd: int, part: Range, *, linked: bool) -> Future[None]:
-        """Makes a file durable that is whole, in another thread, closes it and gives it its name."""
+        """Makes a file durable that is whole and sound, in another thread, closes it and gives it its name."""
 
         def act() -> None:
             try:
+                if not linked and is_table(part.file):
+                    check_table_file(str(self._staging.partial(part.file)), part.file)
                 with translate_os_errors(f"sync {part} in {self._staging.path}"):
                     os.fsync(fd)
             finally:

@@ -167,7 +167,7 @@ class TargetJob:
     def __init__(self, path: Path, manifest: Manifest) -> None:
         """Opens or makes the store and takes up the job. Raises RefusedError, TargetError."""
         check_writable(path, manifest)
-        if not CAN_GRAFT and any(part.file for part in manifest.ranges):
+        if not CAN_GRAFT and manifest.lane == "sst" and any(part.file for part in manifest.ranges):
             raise RefusedError(
                 f"the target {path}: RocksDB {ROCKSDB_VERSION}, which this build has, does not take files that a "
                 "database wrote; 9.10 does. Nothing was changed; use --lane batch"
@@ -229,7 +229,7 @@ class TargetJob:
                 raise ProtocolError(f"{part} is complete already")
             mode = ApplyMode.WRITE if range_id in self.manifest.written_ranges else ApplyMode.INGEST
             family = self._family_ids[part.column_family]
-            applier = RangeApplier(self._store, family, part.start, part.end, mode, cursor)
+            applier = RangeApplier(self._store, family, part.start, part.end, mode, cursor, part.file)
             self._active.add(range_id)
             return applier
 

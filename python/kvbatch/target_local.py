@@ -15,6 +15,7 @@ from kvbatch._core.store import BatchRun, BuiltPiece, Cursor, RangeReader, SstBu
 from kvbatch.errors import CorruptionError, KvbatchError, NoSpaceError, ProtocolError, SourceError, TargetError
 from kvbatch.manifest import Manifest
 from kvbatch.ranges import Range
+from kvbatch.target import FileSums
 from kvbatch.target_files import FileApplier, open_job
 from kvbatch.target_job import Applier, FileTotals, Job, OpenReply
 
@@ -169,14 +170,17 @@ class LocalStream:
         self.put(frame, reader.digest)
         return BatchRun(reader.fill(frame, batch_bytes, codec))
 
-    def put_file(self, fd: int, offset: int, length: int, name: str, digest: bytes) -> bytes:
-        del digest
+    def put_file(self, fd: int, offset: int, length: int, name: str, sums: FileSums) -> FileSums:
+        crc32c = 0
 
         def copy(target: int, target_offset: int) -> int:
+            nonlocal crc32c
             copy_piece(fd, offset, target, target_offset, length, name)
-            return file_crc32c(fd, offset, length, name)
+            crc32c = file_crc32c(fd, offset, length, name)
+            return crc32c
 
-        return self._ranges.take_piece(copy, length)
+        self._ranges.take_piece(copy, length)
+        return sums.behind(offset, length, crc32c)
 
     def put_piece(self, builder: SstBuilder, piece: BuiltPiece, digest: bytes) -> bytes:
         del digest

@@ -13,6 +13,7 @@ from kvbatch.errors import CorruptionError, ProtocolError, RefusedError, Transpo
 from kvbatch.manifest import Manifest
 from kvbatch.protocol import MALFORMED, Peer, connect, cursor_from_json, malformed_is_protocol_error
 from kvbatch.ranges import Range
+from kvbatch.target import FileSums
 from kvbatch.target_job import FileTotals, OpenReply
 
 __all__ = ["RemoteSession"]
@@ -75,12 +76,14 @@ class RemoteStream:
         self._take_acks()
         return run
 
-    def put_file(self, fd: int, offset: int, length: int, name: str, digest: bytes) -> bytes:
+    def put_file(self, fd: int, offset: int, length: int, name: str, sums: FileSums) -> FileSums:
         try:
             crc32c = self._peer.connection.send_file(fd, offset, length, name)
         except TransportError as error:
             self._peer.raise_reported(error)
-        return self._piece_sent(chain_file_piece(digest, offset, length, crc32c))
+        behind = sums.behind(offset, length, crc32c)
+        self._piece_sent(behind.digest)
+        return behind
 
     def put_piece(self, builder: SstBuilder, piece: BuiltPiece, digest: bytes) -> bytes:
         try:
@@ -167,7 +170,7 @@ class RemoteSession:
                 )
                 manifest.check_resumes(self._reply.manifest)
                 missing = {part.column_family for part in self._reply.manifest.ranges} - self._reply.family_ids.keys()
-                if missing and manifest.lane != "files":
+                if missing and self._reply.manifest.lane != "files":
                     raise ValueError(f"no id for the column families {sorted(missing)}")
                 if not all(0 <= id_ < 1 << 32 for id_ in self._reply.family_ids.values()):
                     raise ValueError("a column family id that is none")

@@ -16,10 +16,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kvbatch.errors import NoSpaceError, RefusedError, TargetError
+from kvbatch.errors import CorruptionError, NoSpaceError, RefusedError, TargetError
 from kvbatch.manifest import Manifest
 
-__all__ = ["Staging", "check_unclaimed", "staged_manifest", "staging_path", "translate_os_errors"]
+__all__ = [
+    "Staging",
+    "check_unclaimed",
+    "remove_left_record",
+    "staged_manifest",
+    "staging_path",
+    "translate_os_errors",
+]
 
 _RECORD = "kvbatch.json"
 _TEMPORARY_RECORD = _RECORD + ".tmp"
@@ -45,12 +52,28 @@ def staging_path(target: Path) -> Path:
 
 def staged_manifest(target: Path) -> Manifest | None:
     """The manifest of the unfinished job whose files stand beside `target`."""
-    record = staging_path(target) / _RECORD
+    return _read_manifest(staging_path(target) / _RECORD)
+
+
+def _read_manifest(record: Path) -> Manifest | None:
     with translate_os_errors(f"read {record}"):
         try:
             return Manifest.decode(record.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+
+def remove_left_record(target: Path, manifest: Manifest) -> None:
+    """Takes out of the finished store what a process left there that died at the end of `move_into_place`. What is not
+    the record of this job is not touched."""
+    record = target / _RECORD
+    try:
+        left = _read_manifest(record)
+    except CorruptionError:
+        return
+    if left is not None and (left.job, left.fingerprint) == (manifest.job, manifest.fingerprint):
+        with translate_os_errors(f"remove {record}"):
+            record.unlink(missing_ok=True)
 
 
 def check_unclaimed(target: Path) -> None:
@@ -163,8 +186,9 @@ class Staging:
                     shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
             self.path.rename(self.target)
             _sync_directory(self.target.parent)
-            # Until now the record said whose files these are; a store does not mind it.
-            (self.target / _RECORD).unlink()
+            # Until now the record said whose files these are; a store does not mind it. Whoever finds it in the store
+            # may have removed it already.
+            (self.target / _RECORD).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Idempotent."""

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from kvbatch.endpoints import DirectoryEndpoint, Endpoint
-from kvbatch.errors import RefusedError, TransportError, UsageError
+from kvbatch.errors import CorruptionError, ProtocolError, RefusedError, TargetError, TransportError, UsageError
 from kvbatch.manifest import JOB_RECORD, Manifest
 from kvbatch.protocol import connect, malformed_is_protocol_error
 from kvbatch.state import JobRecord, find_job
 from kvbatch.store_reader import open_reader
-from kvbatch.target_files import examine_files
+from kvbatch.target_files import examine_files, goes_by_files
 from kvbatch.target_job import check_writable, family_with_data, is_unfinished
 from kvbatch.target_records import read_records
 
-__all__ = ["TargetState", "examine_directory", "examine_target", "summary_of_finished"]
+__all__ = ["TargetState", "examine_directory", "examine_target", "summary_of_finished", "takes_whole_store"]
 
 TargetKind = Literal["empty", "resumable", "nonempty", "finished", "unknown"]
 # Layout of the records: docs/resume.md.
@@ -40,6 +40,7 @@ class TargetState:
     ranges_complete: int = 0
     ranges: int = 0
     reason: str = ""
+    lane: str = ""  # of the job that is resumed
 
     def __str__(self) -> str:
         return {
@@ -55,17 +56,18 @@ class TargetState:
             "kind": self.kind,
             "ranges_complete": self.ranges_complete,
             "ranges": self.ranges,
+            "lane": self.lane,
             "message": str(self),
         }
 
     @staticmethod
     def resumable(manifest: Manifest, complete: Iterable[bool]) -> TargetState:
-        return TargetState("resumable", sum(complete), len(manifest.ranges))
+        return TargetState("resumable", sum(complete), len(manifest.ranges), lane=manifest.lane)
 
 
 def examine_directory(path: Path, manifest: Manifest) -> TargetState:
     """Raises what opening the job there would raise: RefusedError, TargetError."""
-    if manifest.lane == "files":
+    if goes_by_files(path, manifest):
         staged = examine_files(path, manifest)
         return TargetState("empty") if staged is None else TargetState.resumable(*staged)
     check_writable(path, manifest)
@@ -94,16 +96,31 @@ def _ask_receiver(host: str, port: int, name: str, manifest: Manifest) -> Target
     with malformed_is_protocol_error(peer.name, "answer to examine"):
         if answer["kind"] not in get_args(TargetKind):
             raise ValueError(f"unknown kind {answer['kind']!r}")
-        return TargetState(answer["kind"], int(answer["ranges_complete"]), int(answer["ranges"]))
+        complete, ranges = int(answer["ranges_complete"]), int(answer["ranges"])
+        return TargetState(answer["kind"], complete, ranges, lane=str(answer["lane"]))
+
+
+def _look(target: Endpoint, manifest: Manifest) -> TargetState:
+    if isinstance(target, DirectoryEndpoint):
+        return examine_directory(target.path, manifest)
+    return _ask_receiver(target.host, target.port, target.name, manifest)
+
+
+def takes_whole_store(target: Endpoint, manifest: Manifest) -> bool:
+    """Whether the files of a whole store can be put there: nothing stands at the target, or that job's first files do.
+    What else may be wrong with it is for the job itself to say. Raises UsageError for a host that does not exist."""
+    try:
+        state = _look(target, manifest)
+    except (RefusedError, TargetError, ProtocolError, CorruptionError):
+        return False
+    return state.kind == "empty" or (state.kind == "resumable" and state.lane == "files")
 
 
 def examine_target(target: Endpoint, manifest: Manifest, state_dir: Path) -> TargetState:
     """What a run of the job would find. Raises RefusedError where it would be refused, TargetError, ProtocolError,
     UsageError for a host that does not exist."""
     try:
-        if isinstance(target, DirectoryEndpoint):
-            return examine_directory(target.path, manifest)
-        return _ask_receiver(target.host, target.port, target.name, manifest)
+        return _look(target, manifest)
     except RefusedError:
         if summary_of_finished(find_job(state_dir, manifest.job), target, manifest) is None:
             raise

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -165,6 +167,66 @@ def test_an_interrupted_migration_is_75_with_the_command_that_then_finishes_it(
     summary = json.loads(again.stdout)
     assert (summary["resumed"], summary["entries"]) == (True, 5100)
     assert read_store(receiver.root / "copy") == entries
+
+
+# -- a command that did not begin yet, or that leaves nothing behind --------------------------------------------------
+
+
+@pytest.fixture
+def silence() -> Iterator[socket.socket]:
+    """A receiver that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(WAIT_SECONDS)
+        yield listener
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("imported", ["dataclasses", "typer", "kvbatch._core", None])
+@pytest.mark.parametrize(
+    "program", [("-m", "kvbatch"), (Path(sys.executable).with_name("kvbatch"),)], ids=["m", "script"]
+)
+def test_whoever_stops_a_plan_sees_no_traceback(
+    silence: socket.socket, tmp_path: Path, program: tuple[object, ...], imported: str | None, number: int
+) -> None:
+    """While modules are imported, and (None) while it waits."""
+    source = write_store(tmp_path / "source", {"default": numbered(10)})
+    target = f"kvbatch://127.0.0.1:{silence.getsockname()[1]}/copy"
+    command = [sys.executable, "-X", "importtime", *program, "plan", source, target]
+    with subprocess.Popen(
+        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stderr is not None
+        if imported is None:
+            silence.accept()
+        else:
+            assert any(line.split()[-1] == imported for line in running.stderr)
+        running.send_signal(number)
+        out, err = running.communicate(timeout=WAIT_SECONDS)
+    assert running.returncode == -number
+    assert out == ""
+    assert [line for line in err.splitlines() if not line.startswith("import time:")] == []
+
+
+def test_an_interrupt_that_the_caller_ignores_stays_ignored(tmp_path: Path) -> None:
+    """So a shell starts what it runs in the background."""
+    source = write_store(tmp_path / "source", {"default": numbered(10)})
+    script = "import signal, subprocess, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+    script += (
+        "sys.exit(subprocess.run([sys.executable, '-X', 'importtime', '-m', 'kvbatch', *sys.argv[1:]]).returncode)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, "plan", str(source), str(tmp_path / "copy")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    ) as running:
+        assert running.stderr is not None
+        assert any(line.split()[-1] == "typer" for line in running.stderr)
+        os.killpg(running.pid, signal.SIGINT)
+        out, _ = running.communicate(timeout=WAIT_SECONDS)
+    assert running.returncode == 0
+    assert "will be made" in out
 
 
 # -- a demo that is told to stop --------------------------------------------------------------------------------------

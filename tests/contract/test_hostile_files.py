@@ -13,7 +13,7 @@ from kvbatch._core.batch import RecordKind, encode_batch
 from kvbatch._core.frame import FrameType
 from kvbatch.endpoints import ReceiverEndpoint
 from kvbatch.manifest import Manifest
-from kvbatch.target import FILE_PIECE_BYTES
+from kvbatch.target import FILE_PIECE_BYTES, FileSums
 from kvbatch.target_remote import RemoteSession
 from support.stores import numbered, read_store, tree, write_store
 from support.wire import RawPeer, WireFrame
@@ -219,11 +219,11 @@ def _send_by_hand(receiver: kvbatch.Receiver, source: Path, manifest: dict[str, 
     stream = session.stream(0)
     for part in session.reply.manifest.ranges:
         stream.begin(part)
-        digest = bytes(16)
+        sums = FileSums()
         if part.file_bytes:
             with (source / part.file).open("rb") as file:
-                digest = stream.put_file(file.fileno(), 0, part.file_bytes, part.file, digest)
-        stream.end(0, part.file_bytes, digest)
+                sums = stream.put_file(file.fileno(), 0, part.file_bytes, part.file, sums)
+        stream.end(0, part.file_bytes, sums.digest)
     stream.drain()
     stream.close()
     with pytest.raises(kvbatch.CorruptionError, match="are not the store that was announced"):

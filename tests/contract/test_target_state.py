@@ -56,7 +56,7 @@ def test_an_unfinished_job_is_told_with_its_ranges(
     session.close()
     target.settle()
     state = examine()
-    assert state == TargetState("resumable", moved, len(any_source.ranges))
+    assert state == TargetState("resumable", moved, len(any_source.ranges), lane=any_source.manifest.lane)
     assert str(state) == f"resumes, {moved} of {len(any_source.ranges)} ranges complete"
     finish(target, any_source)
 
@@ -67,7 +67,7 @@ def test_a_job_whose_record_is_larger_than_a_batch_is_told(
     any_source.manifest = dataclasses.replace(any_source.manifest, source="/" + "long/" * 500_000)
     target.open(any_source.manifest).close()
     target.settle()
-    assert examine() == TargetState("resumable", 0, len(any_source.ranges))
+    assert examine() == TargetState("resumable", 0, len(any_source.ranges), lane=any_source.manifest.lane)
 
 
 @pytest.mark.parametrize("any_source", KEYED_WAYS, indirect=True)
@@ -77,7 +77,7 @@ def test_a_job_that_is_open_is_told_by_its_receiver_and_in_use_in_a_directory(
     session = target.open(any_source.manifest)
     any_source.move(session, any_source.ranges[:1])
     if target.kind == "receiver":
-        assert examine() == TargetState("resumable", 1, len(any_source.ranges))
+        assert examine() == TargetState("resumable", 1, len(any_source.ranges), lane=any_source.manifest.lane)
         with pytest.raises(RefusedError, match="target is in use by job 'contract'"):
             examine(job="another")
     else:

@@ -46,6 +46,51 @@ TEST(Crc32c, EqualsTheBitwiseDefinitionAtEveryLengthAndAlignment) {
   }
 }
 
+TEST(CombineCrc32c, IsThatOfBothPartsWhereverTheyWereCut) {
+  Random random(3);
+  for (const size_t size : {1, 2, 3, 31, 4096, 100'000}) {
+    const std::string bytes = RandomBytes(random, size);
+    const std::string_view all = bytes;
+    for (int i = 0; i < 50; ++i) {
+      const size_t cut = random() % (size + 1);
+      const std::string_view second = all.substr(cut);
+      ASSERT_EQ(CombineCrc32c(Crc32c(all.substr(0, cut)), Crc32c(second), second.size()), Crc32c(all))
+          << size << " bytes, cut at " << cut;
+    }
+  }
+}
+
+TEST(CombineCrc32c, ManyPartsCombineInTheirOrder) {
+  Random random(4);
+  const std::string bytes = RandomBytes(random, 50'000);
+  uint32_t crc = 0;
+  for (size_t offset = 0; offset < bytes.size();) {
+    const std::string_view part = std::string_view(bytes).substr(offset, random() % 3000);
+    crc = CombineCrc32c(crc, Crc32c(part), part.size());
+    offset += part.size();
+  }
+  EXPECT_EQ(crc, Crc32c(bytes));
+}
+
+TEST(CombineCrc32c, APartWithoutBytesChangesNothing) {
+  const uint32_t crc = Crc32c("123456789");
+  EXPECT_EQ(CombineCrc32c(crc, Crc32c(""), 0), crc);
+  EXPECT_EQ(CombineCrc32c(Crc32c(""), crc, 9), crc);
+  EXPECT_EQ(CombineCrc32c(0, 0, 0), 0U);
+}
+
+// As long as no test could read: 2^n zeroes behind a byte, doubled from one.
+TEST(CombineCrc32c, LengthsOfAllBitsCount) {
+  uint32_t zeroes = Crc32c(std::string(1, '\0'));
+  uint32_t appended = Crc32c(std::string("k\0", 2));
+  for (int bit = 0; bit < 63; ++bit) {
+    const uint64_t length = uint64_t{1} << bit;
+    ASSERT_EQ(CombineCrc32c(Crc32c("k"), zeroes, length), appended) << length;
+    appended = CombineCrc32c(appended, zeroes, length);
+    zeroes = CombineCrc32c(zeroes, zeroes, length);
+  }
+}
+
 // Cursors and fingerprints keep digests: these values are frozen.
 TEST(Digest, HasTheFrozenValues) {
   EXPECT_EQ(Xxh3("").Hex(), "99aa06d3014798d86001c324468d497f");

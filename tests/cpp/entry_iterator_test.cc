@@ -70,6 +70,8 @@ TEST_F(EntryIteratorTest, RandomStoresReadAsRocksdbReadsThem) {
     options.merge_operator = AddingOperator();
     const bool merges = below(2) == 0;
     const bool range_deletions = below(6) == 0;
+    const bool timed_puts = KVBATCH_TABLE_ITERATORS && below(3) == 0;
+    options.preserve_internal_time_seconds = timed_puts ? 10'000 : 0;
     const uint64_t keys = 1 + below(600);
     {
       OwnedStore store(path_, {FamilyNamed("default", options)});
@@ -79,7 +81,12 @@ TEST_F(EntryIteratorTest, RandomStoresReadAsRocksdbReadsThem) {
       for (uint64_t step = 0, steps = below(3000); step < steps; ++step) {
         const uint64_t what = below(1000);
         if (what < 700) {
-          store.Put(key(), merges ? LittleEndian(step) : RandomBytes(random, below(60)));
+          const std::string value = merges ? LittleEndian(step) : RandomBytes(random, below(60));
+          if (timed_puts && below(2) == 0) {
+            store.TimedPut(key(), value);
+          } else {
+            store.Put(key(), value);
+          }
         } else if (what < 900) {
           Check(store->Delete(write, key()));
         } else if (what < 960 && merges) {

@@ -124,6 +124,24 @@ TEST_F(RangeApplierFileTest, AGraftThatIsMetOnceMoreIsNotIngestedTwice) {
   EXPECT_EQ(FilesEndingWith(path_, ".sst").size(), 1U);
 }
 
+TEST_F(RangeApplierFileTest, ADamagedBlockOfAGraftIsTheSourcesFault) {
+  const Entries entries = SomeEntries(1000);
+  const std::string whole = ReadFile(Grown(entries));
+  const std::string damaged = directory_ / "damaged";
+  for (const size_t at : {size_t{100}, whole.size() / 3}) {
+    std::string bytes = whole;
+    bytes[at] ^= 1;
+    WriteFile(damaged, bytes);
+    ApplyRange range = RangeOf(kRange);
+    range.file = "000123.sst";
+    const auto applier = ApplierFor(store_, ApplyMode::kIngest, range);
+    EXPECT_THAT(Take(applier.get(), damaged, Told(entries, true)),
+                Fails(Code::kSource, "the file 000123.sst of the source is damaged"));
+  }
+  EXPECT_TRUE(Spooled().empty());
+  EXPECT_TRUE(FinishedEntries(store_).empty());
+}
+
 TEST_F(RangeApplierFileTest, AGraftOverOtherDataIsAnError) {
   const Entries entries = SomeEntries(100);
   const auto first = ApplierFor(store_, ApplyMode::kIngest, RangeOf(kRange));

@@ -78,6 +78,17 @@ class OwnedStore {
            const std::string& name = rocksdb::kDefaultColumnFamilyName) {
     Check(db_->Put(rocksdb::WriteOptions(), family(name), key, value));
   }
+  // A put with a write time that is older than all that RocksDB knows of. Its files keep the record as it is only where
+  // `preserve_internal_time_seconds` is set.
+  void TimedPut(const std::string& key, const std::string& value) {
+#if KVBATCH_TABLE_ITERATORS
+    rocksdb::WriteBatch batch;
+    Check(batch.TimedPut(family(), key, value, 1));
+    Check(db_->Write(rocksdb::WriteOptions(), &batch));
+#else
+    Put(key, value);
+#endif
+  }
   void PutEntity(const std::string& key, const rocksdb::WideColumns& columns) {
     Check(db_->PutEntity(rocksdb::WriteOptions(), family(), key, columns));
   }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -131,6 +132,53 @@ def test_a_source_file_cut_while_it_is_sent_is_named_and_the_job_goes_on_when_it
     summary = start(route).result()
     assert summary["resumed"]
     check_copy(route)
+
+
+@pytest.mark.parametrize("away", [False, True], ids=["waits", "comes back"])
+def test_a_receiver_killed_before_it_takes_its_record_out_of_the_store(files_route: Route, away: bool) -> None:
+    """The next receiver does it, whether the sender still waits or somebody runs the same command later on."""
+    route = files_route
+    route.receiver.close()
+    route.receiver, _ = route.processes.serve(route.root, route.port, dying_at_the_end=True)
+    sender = route.migrate("--lane=files", *(["--retries=0"] if away else []))
+    assert route.receiver.wait() == -signal.SIGKILL
+    assert (route.copy / "kvbatch.json").exists()
+    if away:
+        assert sender.wait() == 75
+    route.start_receiver()
+    summary = (start(route) if away else sender).result()
+    assert summary["finished_before"] is away
+    assert not (route.copy / "kvbatch.json").exists()
+    check_copy(route)
+
+
+@pytest.mark.parametrize("lane", ["files", "auto"])
+def test_a_migration_to_a_directory_killed_before_it_takes_its_record_out_of_the_store(
+    files_route: Route, lane: str
+) -> None:
+    """`auto` chooses another lane for what is no empty place any more."""
+    route = files_route
+    command = (route.source, route.copy, "--json", "--state-dir", route.processes.directory / "state")
+    assert route.processes.dying_at_the_end("migrate", *command, "--lane=files").wait() == -signal.SIGKILL
+    left = (route.copy / "kvbatch.json").read_bytes()
+    planned = route.processes.kvbatch("plan", *command, f"--lane={lane}").result()
+    assert planned["target_state"]["kind"] == "finished"
+    assert (route.copy / "kvbatch.json").read_bytes() == left, "a plan changes nothing"
+    assert route.processes.kvbatch("migrate", *command, f"--lane={lane}").result()["finished_before"]
+    assert not (route.copy / "kvbatch.json").exists()
+    check_copy(route)
+
+
+def test_a_record_of_another_job_in_a_store_is_not_touched(files_route: Route) -> None:
+    route = files_route
+    state = ("--state-dir", route.processes.directory / "state")
+    command = ("migrate", route.source, route.copy, "--lane=files", *state)
+    assert route.processes.dying_at_the_end(*command).wait() == -signal.SIGKILL
+    assert route.processes.kvbatch(*command, "--job=another").wait() == 4
+    assert (route.copy / "kvbatch.json").exists()
+    (route.copy / "kvbatch.json").write_text("{}")
+    route.processes.kvbatch(*command).wait()
+    assert (route.copy / "kvbatch.json").read_text() == "{}"
 
 
 def test_kill_of_both_over_and_over(files_route: Route) -> None:

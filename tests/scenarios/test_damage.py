@@ -13,7 +13,8 @@ import rocksdict
 import kvbatch
 from support.places import Place
 from support.stores import kvbatch as run_kvbatch
-from support.stores import raw_options, read_store, write_store
+from support.stores import need_rocksdb, raw_options, read_store, write_store
+from support.tables import compacted
 
 FILES = 4
 _random = random.Random(11)
@@ -87,6 +88,34 @@ def test_damaged_block_is_named_and_the_job_carries_on_once_it_is_mended(
     assert summary.resumed
     assert summary.entries == len(ENTRIES)
     assert read_store(place.path()) == {"default": ENTRIES}
+
+
+@pytest.mark.parametrize("lane", ["sst", "files"])
+@pytest.mark.parametrize("damage", [_flip_a_byte, _zero_a_page])
+def test_damage_in_a_file_that_is_moved_as_it_is_is_found_at_the_target(
+    tmp_path: Path, place: Place, damage: Callable[[Path], None], lane: str
+) -> None:
+    """Nobody reads its entries on the way: the blocks' own checksums tell."""
+    source = tmp_path / "source"
+    compacted(source).close()
+    expected = read_store(source)
+    if lane == "sst":
+        need_rocksdb((9, 10), "ingest files that a database wrote")
+    file = _files(source)[2]
+    shutil.copy2(file, tmp_path / "kept")
+    damage(file)
+    options = {"lane": lane, "graft_bytes": 1, "streams": 1}
+    with pytest.raises(kvbatch.SourceError, match=f"the file {file.name} of the source is damaged") as failed:
+        kvbatch.migrate(source, place.endpoint(), **options).wait()
+    assert failed.value.exit_code == 1
+    assert not failed.value.retryable
+    with pytest.raises(kvbatch.SourceError, match=file.name):
+        kvbatch.migrate(source, place.endpoint(), **options).wait()
+
+    shutil.copy2(tmp_path / "kept", file)
+    summary = kvbatch.migrate(source, place.endpoint(), **options).wait()
+    assert summary.resumed
+    assert read_store(place.path()) == expected
 
 
 @pytest.mark.parametrize("damage", [_cut, _spoil_the_footer, _remove])

@@ -19,6 +19,7 @@ from kvbatch.target import FILE_PIECE_BYTES
 from kvbatch.target_local import LocalSession
 from support.mounts import resize_disk, small_disk
 from support.places import Place
+from support.sender import put_pieces
 from support.stores import copy_open_store, numbered, raw_options, read_store, tree, write_store
 from support.stores import kvbatch as run_kvbatch
 
@@ -142,24 +143,6 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def begin(source: Path, place: Place, pieces: int) -> Path:
-    """Leaves a job with the first pieces of the largest file; that partial file."""
-    plan = kvbatch.plan(source, place.endpoint(), lane="files")
-    session = LocalSession(place.path(), plan.manifest, 1 << 20)
-    stream = session.stream(0)
-    part = max(plan.ranges, key=lambda part: part.file_bytes)
-    assert part.file_bytes > pieces * FILE_PIECE_BYTES
-    stream.begin(part)
-    digest = bytes(16)
-    with (source / part.file).open("rb") as file:
-        for number in range(pieces):
-            offset = number * FILE_PIECE_BYTES
-            digest = stream.put_file(file.fileno(), offset, FILE_PIECE_BYTES, part.file, digest)
-    stream.close()
-    session.close()
-    return place.root / ".target.kvbatch" / f"{part.file}.partial"
-
-
 def _nothing(partial: Path) -> None:
     assert partial.stat().st_size == 2 * FILE_PIECE_BYTES
 
@@ -192,7 +175,7 @@ def _gone(partial: Path) -> None:
 def test_what_is_there_is_checked_before_it_is_trusted(
     large: Path, place: Place, damage: Callable[[Path], None]
 ) -> None:
-    damage(begin(large, place, 2))
+    damage(put_pieces(large, place, 2))
     assert kvbatch.plan(large, place.endpoint(), lane="files").target_state.kind == "resumable"
     migration = kvbatch.migrate(large, place.endpoint(), lane="files")
     summary = migration.wait()
@@ -206,7 +189,7 @@ def test_what_is_there_is_checked_before_it_is_trusted(
 
 
 def test_another_job_at_a_target_with_files_beside_it_is_refused(tmp_path: Path, large: Path, place: Place) -> None:
-    begin(large, place, 1)
+    put_pieces(large, place, 1)
     other = write_store(tmp_path / "other", {"default": numbered(5)})
     for source, options, field in (
         (other, {"lane": "files"}, "job"),
@@ -304,7 +287,7 @@ def test_links_after_a_run_without_them(large: Path, tmp_path: Path) -> None:
     shutil.copytree(large, source)
     content = {file.name: file.read_bytes() for file in source.iterdir()}
     place = Place(tmp_path / "place")
-    begin(source, place, 2)
+    put_pieces(source, place, 2)
     summary = kvbatch.migrate(source, place.path(), lane="files", link=True).wait()
     assert summary.resumed
     [table] = source.glob("*.sst")

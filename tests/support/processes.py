@@ -25,6 +25,7 @@ _LOG_LINES = 60
 # Fixtures end every child, but not when the tests themselves are killed.
 _DIE_WITH_PARENT = ["setpriv", "--pdeathsig", "KILL", "--"]
 _SMALL_PIECES = Path(__file__).with_name("small_pieces.py")
+_DIES_AT_THE_END = Path(__file__).with_name("dies_at_the_end.py")
 
 
 class Child:
@@ -148,9 +149,13 @@ class Processes:
     def kvbatch(self, *arguments: object) -> Child:
         return self._start(str(arguments[0]), kvbatch_command(arguments))
 
-    def serve(self, root: Path, port: int = 0) -> tuple[Child, int]:
+    def dying_at_the_end(self, *arguments: object) -> Child:
+        return self._start(str(arguments[0]), [sys.executable, str(_DIES_AT_THE_END), *map(str, arguments)])
+
+    def serve(self, root: Path, port: int = 0, *, dying_at_the_end: bool = False) -> tuple[Child, int]:
         """A receiver that listens, and its port."""
-        child = self._start("serve", kvbatch_command(["serve", "--root", root, "--listen", f"127.0.0.1:{port}"]))
+        start = self.dying_at_the_end if dying_at_the_end else self.kvbatch
+        child = start("serve", "--root", root, "--listen", f"127.0.0.1:{port}")
         line = child.first_line()
         assert line.startswith("listening on "), f"the receiver did not start: {child.errors}"
         return child, int(line.split(",")[0].rpartition(":")[2])

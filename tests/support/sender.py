@@ -20,14 +20,34 @@ from kvbatch.job_stream import JobStream, RangeQueue, StreamCounters
 from kvbatch.manifest import Manifest
 from kvbatch.ranges import KeyRange, Range
 from kvbatch.sent_log import SentLog
-from kvbatch.target import TargetSession, TargetStream
+from kvbatch.target import FILE_PIECE_BYTES, FileSums, TargetSession, TargetStream
+from kvbatch.target_local import LocalSession
+from support.places import Place
 
-__all__ = ["KEYED_WAYS", "WAYS", "SmallSource", "Totals"]
+__all__ = ["KEYED_WAYS", "WAYS", "SmallSource", "Totals", "put_pieces"]
 
 # How a range may travel: the lanes, and in the lane `sst` files that the sender builds or the source's own.
 WAYS = ("batch", "built", "grafted", "files")
 # A range is a range of keys, not a file of a store that comes as a whole.
 KEYED_WAYS = ("batch", "built", "grafted")
+
+
+def put_pieces(source: Path, place: Place, pieces: int) -> Path:
+    """Leaves a job of the lane `files` with the first pieces of the largest file; that partial file."""
+    plan = kvbatch.plan(source, place.endpoint(), lane="files")
+    session = LocalSession(place.path(), plan.manifest, 1 << 20)
+    stream = session.stream(0)
+    part = max(plan.ranges, key=lambda part: part.file_bytes)
+    assert part.file_bytes > pieces * FILE_PIECE_BYTES
+    stream.begin(part)
+    sums = FileSums()
+    with (source / part.file).open("rb") as file:
+        for number in range(pieces):
+            offset = number * FILE_PIECE_BYTES
+            sums = stream.put_file(file.fileno(), offset, FILE_PIECE_BYTES, part.file, sums)
+    stream.close()
+    session.close()
+    return place.root / ".target.kvbatch" / f"{part.file}.partial"
 
 
 @dataclass

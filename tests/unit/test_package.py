@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,15 @@ CORE = ["base", "batch", "codec", "frame", "store", "wire"]
 def test_the_package_exports_what_it_promises_and_no_more() -> None:
     assert kvbatch.__all__ == EXPORTS
     assert all(hasattr(kvbatch, name) for name in EXPORTS)
+
+
+def test_an_export_is_imported_when_it_is_asked_for() -> None:
+    """The program `kvbatch` has something to do before that."""
+    script = "import sys; import kvbatch; assert set(kvbatch.__all__) <= set(dir(kvbatch)); "
+    script += "assert not [name for name in sys.modules if name.startswith('kvbatch.')]; "
+    script += "from kvbatch import *; migrate is kvbatch.migrate or sys.exit('another one'); kvbatch.nonsense"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr.strip().endswith("AttributeError: module 'kvbatch' has no attribute 'nonsense'")
 
 
 @pytest.mark.parametrize("name", ["migrate", "plan", "serve", "verify"])

@@ -12,6 +12,7 @@ import typing_extensions
 
 __all__: list[str] = [
     "chain_file_piece",
+    "combine_crc32c",
     "core_cpu_seconds",
     "crc32c",
     "entry_digest",
@@ -25,6 +26,13 @@ def chain_file_piece(
 ) -> bytes:
     """
     The running digest behind a piece of a file, from the one before it.
+    """
+
+def combine_crc32c(
+    first: typing.SupportsIndex, second: typing.SupportsIndex, second_length: typing.SupportsIndex
+) -> int:
+    """
+    CRC-32C of two parts, one behind the other, from those of each.
     """
 
 def core_cpu_seconds() -> float:

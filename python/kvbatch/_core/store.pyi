@@ -36,6 +36,7 @@ __all__: list[str] = [
     "TableFile",
     "TargetStore",
     "check_compression",
+    "check_table_file",
     "describe_store",
     "record_sent",
     "wal_directory",
@@ -218,6 +219,10 @@ class SourceStore:
     ) -> int:
         """
         Packs what the source holds for keys[first:], deletes where it holds nothing; returns how many keys.
+        """
+    def recorded_crc32c(self, file: str) -> int | None:
+        """
+        The crc32c that an SST or blob file of the directory had when RocksDB wrote it; None where nothing says.
         """
     def seek(self, column_family: str, key: bytes) -> bytes | None:
         """
@@ -526,9 +531,10 @@ class RangeApplier:
         end: bytes | None,
         mode: ApplyMode,
         cursor: Cursor,
+        file: str = "",
     ) -> None:
         """
-        Goes on from `cursor`; `family` is the target's id.
+        Goes on from `cursor`; `family` is the target's id, `file` the source's own file that is moved for the range, for messages.
         """
     def add_piece(self, length: typing.SupportsIndex, crc32c: typing.SupportsIndex) -> None:
         """
@@ -582,6 +588,11 @@ def check_compression(name: str) -> None:
     UsageError unless SST files can be compressed with `name`.
     """
 
+def check_table_file(path: str, name: str) -> None:
+    """
+    Holds every block of an SST file that was moved as it is against its checksum. Raises SourceError, calling it `name`, for a damaged one; TargetError when it cannot be read.
+    """
+
 def describe_store(path: str) -> list[ColumnFamilyDescription]:
     """
     The column families of a directory in the order of their ids, without opening the store.
@@ -606,6 +617,7 @@ def write_sample_store(
     seed: typing.SupportsIndex = 1,
     compact: bool = True,
     compression: str = "none",
+    file_checksums: bool = False,
 ) -> None:
     """
     Writes a new store of made-up entries, half of each value compressible.

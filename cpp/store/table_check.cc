@@ -1,0 +1,36 @@
+#include "store/table_check.h"
+
+#include "store/rocksdb_status.h"
+#include "store/sst_writing.h"
+
+namespace kvbatch {
+
+namespace {
+
+constexpr size_t kReadahead = 1 << 20;
+
+Status Damaged(const rocksdb::Status& status, const std::string& name) {
+  if (status.IsIOError()) {
+    return FromTarget(status, "read " + name + " at the target");
+  }
+  return Status(Code::kSource, "the file " + name + " of the source is damaged: " + status.ToString() +
+                                   ". Nothing is lost that was moved; mend or restore that file and run the same "
+                                   "command again");
+}
+
+}  // namespace
+
+Status CheckBlocks(rocksdb::SstFileReader* reader, const std::string& name) {
+  rocksdb::ReadOptions options;
+  options.readahead_size = kReadahead;
+  const auto status = reader->VerifyChecksum(options);
+  return status.ok() ? Status::Ok() : Damaged(status, name);
+}
+
+Status CheckTableFile(const std::string& path, const std::string& name) {
+  rocksdb::SstFileReader reader(SstOptions(ColumnFamilyDescription()));
+  const auto status = reader.Open(path);
+  return status.ok() ? CheckBlocks(&reader, name) : Damaged(status, name);
+}
+
+}  // namespace kvbatch

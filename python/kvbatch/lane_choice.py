@@ -1,0 +1,123 @@
+"""Which lane moves a job, and why it is that one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from kvbatch._core.store import SourceStore
+from kvbatch.endpoints import DirectoryEndpoint, Endpoint, ReceiverEndpoint, is_loopback
+from kvbatch.errors import RefusedError
+from kvbatch.files_planner import plan_files
+from kvbatch.options import MIB, MigrationOptions
+from kvbatch.planner import RangeSizes, plan_ranges
+from kvbatch.ranges import Range
+from kvbatch.units import format_bytes
+
+__all__ = ["Way", "choose_way", "grafted_bytes"]
+
+# From this share of the bytes on, grafting decides how long a job takes.
+_WORTHWHILE_GRAFT = 0.5
+# A smaller store is moved in a moment by any lane.
+_WORTHWHILE_FILES = 64 * MIB
+# The lane `files` takes garbage and levels along and counts no entries: it must be well ahead of the others.
+_FILES_AHEAD = 1.5
+# The work of both sides for a byte, in that for a byte of a file that is moved as it is; docs/lanes.md has the figures.
+_READ_COST = 4
+# What stands over a file that is moved; the file is gone through beneath it.
+_OVERLAY_COST = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A lane, why it is that one, and the ranges it makes."""
+
+    lane: str
+    reason: str
+    ranges: tuple[Range, ...]
+
+
+def grafted_bytes(ranges: Sequence[Range]) -> int:
+    """Keys and values in files of the source that are moved as they are."""
+    return sum(part.estimated_bytes for part in ranges if part.file)
+
+
+def choose_way(
+    source: DirectoryEndpoint,
+    target: Endpoint,
+    store: SourceStore,
+    options: MigrationOptions,
+    takes_files: Callable[[tuple[Range, ...]], bool],
+) -> Way:
+    """`takes_files` looks at the target: whether a whole store, whose files these are, can be put there. It is asked
+    where that matters only. Raises RefusedError when the lane that is asked for cannot serve."""
+    asked = "asked for with --lane"
+    if options.lane == "files":
+        return Way("files", asked, plan_files(source, store, options))
+    if options.lane == "batch":
+        return Way("batch", asked, _plan_ranges(store, options, graft=False))
+    # Files keep the compression they have.
+    ranges = _plan_ranges(store, options, graft=options.target_compression == "auto")
+    if options.lane == "sst":
+        return Way("sst", asked, ranges)
+    if (way := _by_files(source, store, options, ranges, takes_files)) is not None:
+        return way
+    files = sum(bool(part.file) for part in ranges)
+    grafted, total = grafted_bytes(ranges), sum(part.estimated_bytes for part in ranges)
+    if grafted >= _WORTHWHILE_GRAFT * total and grafted > 0:
+        reason = f"{files} files of the source, {100 * grafted // total} % of its bytes, can be moved as they are"
+        return Way("sst", reason, ranges)
+    if _spares_the_target(target, options):
+        return Way("sst", "the target is on another machine: files that are built here spare it the work", ranges)
+    if files:
+        ranges = _plan_ranges(store, options, graft=False)
+    return Way("batch", "the lane that serves any range into any store", ranges)
+
+
+def _plan_ranges(store: SourceStore, options: MigrationOptions, *, graft: bool) -> tuple[Range, ...]:
+    sizes = RangeSizes(
+        range_bytes=options.range_bytes,
+        max_ranges=options.max_ranges,
+        streams=options.streams,
+        graft_bytes=options.graft_bytes if graft else None,
+    )
+    return tuple(plan_ranges(store, key_range=options.key_range, sizes=sizes))
+
+
+def _by_files(
+    source: DirectoryEndpoint,
+    store: SourceStore,
+    options: MigrationOptions,
+    ranges: tuple[Range, ...],
+    takes_files: Callable[[tuple[Range, ...]], bool],
+) -> Way | None:
+    """The lane `files`, where it can serve and is well ahead of one that moves entries."""
+    try:
+        files = plan_files(source, store, options)
+    except RefusedError:
+        return None
+    file_bytes = sum(part.file_bytes for part in files)
+    ahead = _cost(store, ranges) / max(1, file_bytes)
+    if file_bytes < _WORTHWHILE_FILES or ahead < _FILES_AHEAD or not takes_files(files):
+        return None
+    reason = (
+        f"a whole store into an empty target: its files of {format_bytes(file_bytes)} are moved with about "
+        f"{ahead:.1f} times less work than its entries"
+    )
+    return Way("files", reason, files)
+
+
+def _cost(store: SourceStore, ranges: tuple[Range, ...]) -> int:
+    """Of moving a whole store by these ranges, those with a file grafted."""
+    read = sum(part.estimated_bytes for part in ranges if not part.file)
+    stored = sum(store.figures(family.name).raw_bytes for family in store.column_families)
+    overlay = max(0, stored - read - grafted_bytes(ranges))
+    return sum(part.file_bytes for part in ranges) + _READ_COST * read + _OVERLAY_COST * overlay
+
+
+def _spares_the_target(target: Endpoint, options: MigrationOptions) -> bool:
+    """Whether the machine that builds SST files had better be this one: it does nothing else, the other may serve."""
+    elsewhere = isinstance(target, ReceiverEndpoint) and not is_loopback(target.host)
+    spare = options.streams > 1 and len(os.sched_getaffinity(0)) > 1
+    return elsewhere and spare and not options.allow_nonempty
