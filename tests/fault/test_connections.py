@@ -28,7 +28,7 @@ from support.route import KIB, SOURCE_BYTES, Pieces, Route, chance, check_done, 
 # -- cuts -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("number", "grafts"), [(0, False), (1, False), (0, True), (1, True)])
+@pytest.mark.parametrize(("number", "grafts"), [(0, False), (1, False), (2, True)])
 def test_connection_cut_over_and_over(make_route: Callable[[Pieces], Route], number: int, grafts: bool) -> None:
     """Each cut falls somewhere inside one of the frames that follow, on one connection or on all."""
     draw = chance(f"cuts {number} {grafts}")
