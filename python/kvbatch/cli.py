@@ -5,6 +5,7 @@ stdout holds results only; progress, logs and errors go to stderr.
 
 from __future__ import annotations
 
+import _thread
 import dataclasses
 import logging
 import shlex
@@ -229,7 +230,9 @@ class _StopOnSignals:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self._asked = now
-        self._stop()
+        # In a thread of its own: this one may be in the middle of a line on stderr, where `stop` has something to say.
+        # The bare call, since it may also be in the middle of starting a thread.
+        _thread.start_new_thread(self._stop, ())
 
     def __enter__(self) -> None:
         for number in _STOP_SIGNALS:

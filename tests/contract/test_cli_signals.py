@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -10,14 +11,17 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import kvbatch
+from kvbatch import cli
 from kvbatch._core.frame import FrameType
 from kvbatch.endpoints import ReceiverEndpoint
 from kvbatch.target_remote import RemoteSession
@@ -167,6 +171,42 @@ def test_an_interrupted_migration_is_75_with_the_command_that_then_finishes_it(
     summary = json.loads(again.stdout)
     assert (summary["resumed"], summary["entries"]) == (True, 5100)
     assert read_store(receiver.root / "copy") == entries
+
+
+class _Interrupted(io.RawIOBase):
+    """A terminal where the user presses Ctrl-C while the first line is written."""
+
+    def __init__(self) -> None:
+        self.taken = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        if not self.taken:
+            signal.raise_signal(signal.SIGINT)
+        self.taken += bytes(data)
+        return len(data)
+
+
+def test_an_interrupt_in_the_middle_of_a_line_waits_for_its_end() -> None:
+    terminal = _Interrupted()
+    stream = io.TextIOWrapper(io.BufferedWriter(terminal))
+    stopped = threading.Event()
+
+    def stop() -> None:
+        print("stopping", file=stream, flush=True)
+        stopped.set()
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with cli._StopOnSignals(stop):
+            print("a line", file=stream, flush=True)
+            assert stopped.wait(WAIT_SECONDS)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert terminal.taken == b"a line\nstopping\n"
 
 
 # -- a command that did not begin yet, or that leaves nothing behind --------------------------------------------------
