@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import Any, Literal
 
 from kvbatch._core.base import sum_digests
 from kvbatch.endpoints import DirectoryEndpoint, Endpoint
-from kvbatch.errors import RefusedError
+from kvbatch.errors import RefusedError, SourceError, TargetError
 from kvbatch.events import SAMPLE_SECONDS, Progress, RateMeter
 from kvbatch.options import MIB, default_streams
 from kvbatch.planner import RangeSizes, plan_ranges
@@ -93,13 +94,30 @@ class Readers:
     """Readers of one endpoint for several threads: a directory's is shared, a receiver's is one a thread. A family that
     is not there reads as an empty one."""
 
-    def __init__(self, endpoint: Endpoint, stop: StopRequest, column_families: Sequence[str] = ()) -> None:
+    def __init__(
+        self, endpoint: Endpoint, stop: StopRequest, column_families: Sequence[str] = (), *, of_target: bool = False
+    ) -> None:
+        """`of_target`: what cannot be read is a TargetError, no SourceError."""
         self._endpoint = endpoint
         self._stop = stop
+        self._of_target = of_target
         self._local = threading.local()
-        self.first = open_reader(endpoint, column_families, stop.watch)
+        with self._blamed():
+            self.first = open_reader(endpoint, column_families, stop.watch)
         self._families = set(self.first.column_families())
         self._all = [self.first]
+
+    @contextlib.contextmanager
+    def _blamed(self) -> Iterator[None]:
+        try:
+            yield
+        except SourceError as error:
+            if not self._of_target:
+                raise
+            raise TargetError(
+                f"the target {self._endpoint} cannot be read: {error}. Nothing was changed, and the source is not at "
+                "fault; mend the file that is named, or remove the target and migrate again"
+            ) from error
 
     def _own(self) -> StoreReader:
         """The reader of this thread."""
@@ -114,7 +132,10 @@ class Readers:
         return self.first if isinstance(self._endpoint, DirectoryEndpoint) else self._own()
 
     def runs(self, family: str, start: bytes | None, end: bytes | None, run_entries: int) -> list[Run]:
-        return self._get().digest(family, start, end, run_entries) if family in self._families else []
+        if family not in self._families:
+            return []
+        with self._blamed():
+            return self._get().digest(family, start, end, run_entries)
 
     def total(self, family: str, start: bytes | None, end: bytes | None) -> Run:
         """All entries of [start, end) as one run."""
@@ -127,7 +148,8 @@ class Readers:
         after: bytes | None = None
         complete = family not in self._families
         while not complete:
-            entries, complete = self._get().list_entries(family, start, end, _LIST_BYTES, after)
+            with self._blamed():
+                entries, complete = self._get().list_entries(family, start, end, _LIST_BYTES, after)
             yield from entries
             after = entries[-1][0] if entries else after
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kvbatch._core.store import SourceStore
-from kvbatch.endpoints import DirectoryEndpoint, Endpoint, ReceiverEndpoint, is_loopback
+from kvbatch.endpoints import DirectoryEndpoint, Endpoint, is_elsewhere
 from kvbatch.errors import RefusedError
 from kvbatch.files_planner import plan_files
 from kvbatch.options import MIB, MigrationOptions
@@ -111,13 +111,12 @@ def _by_files(
 def _cost(store: SourceStore, ranges: tuple[Range, ...]) -> int:
     """Of moving a whole store by these ranges, those with a file grafted."""
     read = sum(part.estimated_bytes for part in ranges if not part.file)
-    stored = sum(store.figures(family.name).raw_bytes for family in store.column_families)
+    stored = sum(table.raw_bytes for family in store.column_families for table in store.tables(family.name))
     overlay = max(0, stored - read - grafted_bytes(ranges))
     return sum(part.file_bytes for part in ranges) + _READ_COST * read + _OVERLAY_COST * overlay
 
 
 def _spares_the_target(target: Endpoint, options: MigrationOptions) -> bool:
     """Whether the machine that builds SST files had better be this one: it does nothing else, the other may serve."""
-    elsewhere = isinstance(target, ReceiverEndpoint) and not is_loopback(target.host)
     spare = options.streams > 1 and len(os.sched_getaffinity(0)) > 1
-    return elsewhere and spare and not options.allow_nonempty
+    return is_elsewhere(target) and spare and not options.allow_nonempty

@@ -47,6 +47,21 @@ def _family_from_json(value: dict[str, Any]) -> ColumnFamilyDescription:
     )
 
 
+def _way_out(stored: Manifest, field: str, *, changed: bool) -> str:
+    """For who meets an unfinished job at the target that differs in `field`."""
+    if changed:
+        return (
+            "the source was changed since that job began, so that nobody can finish it: remove what stands at the "
+            "target (in the lane `files` its files stand beside it, in .NAME.kvbatch) and migrate again"
+        )
+    if field == "lane":
+        return "finish that job without --lane, or choose another target"
+    return (
+        f"finish that job with its own command (with `--job {stored.job}` where only the target's address is another "
+        "one now), or choose another target"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
     job: str
@@ -152,8 +167,10 @@ class Manifest:
         def families(manifest: Manifest) -> list[tuple[str, str, str]]:
             return [(family.name, family.comparator, family.merge_operator) for family in manifest.families]
 
+        # The job's id follows from the fingerprint: of the same source it is the change that counts.
+        changed = self.source == stored.source and self.fingerprint != stored.fingerprint
         for field, theirs, ours in (
-            ("job", stored.job, self.job),
+            ("job", stored.job, stored.job if changed else self.job),
             ("source fingerprint", stored.fingerprint, self.fingerprint),
             ("lane", stored.lane, self.lane if self.lane_forced else stored.lane),
             ("range", str(stored.key_range), str(self.key_range)),
@@ -163,7 +180,6 @@ class Manifest:
             if theirs != ours:
                 raise RefusedError(
                     f"the target holds the unfinished job {stored.job!r} of {stored.source}, which this one does not "
-                    f"continue: {field}: theirs {theirs!r}, ours {ours!r}. No entry was changed; finish that job with "
-                    f"its own command (with `--job {stored.job}` where only the target's address is another one now), "
-                    "or choose another target"
+                    f"continue: {field}: theirs {theirs!r}, ours {ours!r}. No entry was changed; "
+                    + _way_out(stored, field, changed=changed)
                 )

@@ -130,7 +130,7 @@ class StateStore:
                 "ON CONFLICT (job) DO UPDATE SET "
                 "source = excluded.source, target = excluded.target, "
                 "state = excluded.state, updated = excluded.updated, pid = excluded.pid, error = NULL",
-                (job, source, target, fingerprint, JobState.RUNNING, now, now, os.getpid()),
+                (job, _text(source), _text(target), fingerprint, JobState.RUNNING, now, now, os.getpid()),
             )
 
     def update(self, job: str, **columns: Any) -> None:
@@ -157,6 +157,11 @@ class StateStore:
         with self._transaction() as database:
             rows = database.execute("SELECT * FROM jobs ORDER BY updated DESC").fetchall()
         return [_record(row) for row in rows]
+
+
+def _text(path: str) -> str:
+    """A path may hold bytes that are no text; the database takes text only."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def find_job(directory: Path, job: str) -> JobRecord | None:

@@ -9,8 +9,10 @@ from typing import Any, Protocol
 
 from kvbatch._core.store import RESERVED_COLUMN_FAMILY, SourceStore
 from kvbatch.endpoints import DirectoryEndpoint, Endpoint, ReceiverEndpoint
+from kvbatch.errors import RefusedError
 from kvbatch.protocol import Peer, connect, ignore_peer, malformed_is_protocol_error
 from kvbatch.ranges import optional_hex
+from kvbatch.target_staging import staged_manifest, staging_path
 
 __all__ = ["DirectoryReader", "Run", "StoreReader", "open_reader"]
 
@@ -57,7 +59,13 @@ class StoreReader(Protocol):
 
 class DirectoryReader:
     def __init__(self, path: Path, column_families: Sequence[str] = ()) -> None:
-        """`column_families`: only these, all when empty; UsageError for one that is not there."""
+        """`column_families`: only these, all when empty; UsageError for one that is not there. RefusedError where the
+        store is only being received."""
+        if not (path / "CURRENT").exists() and (staged := staged_manifest(path)) is not None:
+            raise RefusedError(
+                f"{path} is no store yet: the files of the unfinished job {staged.job!r} stand in "
+                f"{staging_path(path)}. Nothing was changed; run its `kvbatch migrate` again first"
+            )
         self.store = SourceStore(str(path), list(column_families))
 
     def column_families(self) -> list[str]:

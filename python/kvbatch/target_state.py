@@ -138,7 +138,7 @@ def _identity_of(endpoint: Endpoint) -> str | None:
     """None when no store is there."""
     try:
         reader = open_reader(endpoint)
-    except UsageError:
+    except (UsageError, RefusedError):
         return None
     try:
         return reader.identity()

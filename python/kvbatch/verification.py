@@ -91,7 +91,7 @@ class Verification:
     def _compare(self) -> tuple[VerifyReport, dict[str, list[bytes]]]:
         with (
             closing(Readers(self._source, self._stop, self._families)) as source,
-            closing(Readers(self._target, self._stop)) as target,
+            closing(Readers(self._target, self._stop, of_target=True)) as target,
         ):
             return compare(
                 source,

@@ -163,8 +163,9 @@ def test_damaged_target_is_not_equal(tmp_path: Path, place: Place) -> None:
     kvbatch.migrate(source, place.endpoint()).wait()
     file = _files(place.path())[0]
     _flip_a_byte(file)
-    with pytest.raises(kvbatch.KvbatchError, match=file.name):
+    with pytest.raises(kvbatch.TargetError, match=file.name) as failed:
         kvbatch.verify(str(source), place.endpoint())
+    assert "the source is not at fault" in str(failed.value)
 
 
 def test_damaged_wal_is_an_error_and_no_shorter_copy(tmp_path: Path) -> None:

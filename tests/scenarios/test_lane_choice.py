@@ -68,6 +68,18 @@ def test_a_compacted_store_is_grafted(tmp_path: Path, place: Place) -> None:
     assert planned(tmp_path / "source", place.endpoint(), graft_bytes=1) == "sst"
 
 
+def test_a_compacted_store_of_small_entries_has_nothing_over_its_files(tmp_path: Path, place: Place) -> None:
+    store = rocksdict.Rdict(str(tmp_path / "source"), table_options_of())
+    for first in (0, 1):
+        for number in range(first, 20_000, 2):
+            store[key_of(number)] = b"small"
+        store.flush()
+    store.compact_range(None, None)
+    store.close()
+    plan = kvbatch.plan(tmp_path / "source", place.endpoint(), graft_bytes=1)
+    assert (plan.lane, plan.bytes_grafted) == ("sst", plan.estimated_bytes)
+
+
 def test_much_over_the_files_of_a_compacted_store_tips_the_scales(tmp_path: Path, place: Place) -> None:
     store = compacted(tmp_path / "source")
     for number in range(0, 4000, 5):
@@ -126,6 +138,21 @@ def test_a_job_of_files_goes_on_as_one(overlapping: Path, place: Place, monkeypa
     assert (summary.lane, summary.resumed) == ("files", True)
     assert summary.lane_reason == "the lane of the unfinished job that is carried on"
     assert read_store(place.path()) == read_store(overlapping)
+
+
+def test_what_is_being_received_as_files_cannot_be_verified_yet(overlapping: Path, place: Place) -> None:
+    _begin(overlapping, place)
+    with pytest.raises(kvbatch.RefusedError, match=r"unfinished job '\w+' stand in .*\.target\.kvbatch"):
+        kvbatch.verify(overlapping, place.endpoint())
+
+
+def test_a_job_whose_source_was_changed_says_so(overlapping: Path, place: Place) -> None:
+    _begin(overlapping, place)
+    store = rocksdict.Rdict(str(overlapping), table_options_of())
+    store[key_of(1)] = b"changed"
+    store.close()
+    with pytest.raises(kvbatch.RefusedError, match=r"source fingerprint: theirs .* the source was changed since"):
+        kvbatch.migrate(overlapping, place.endpoint(), lane="files").wait()
 
 
 @pytest.mark.parametrize("lane", ["batch", "sst"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import rocksdict
 import kvbatch
 from support.places import Place
 from support.stores import Families, copy_open_store, numbered, raw_options, read_store, write_store
+from support.stores import kvbatch as run_kvbatch
 
 MIB = 1 << 20
 
@@ -205,3 +207,14 @@ def test_a_dropped_family_does_not_come_back(tmp_path: Path, place: Place, lane:
     store.drop_column_family("dropped")
     store.close()
     check_equal(source, place, lane, {"default": numbered(5), "kept": numbered(7)})
+
+
+def test_paths_that_are_no_text(tmp_path: Path) -> None:
+    source, target = tmp_path / os.fsdecode(b"source-\xff"), tmp_path / os.fsdecode(b"target-\xfe")
+    write_store(tmp_path / "written", {"default": numbered(10)}).rename(source)
+    done = run_kvbatch("migrate", source, target, "--json", "--state-dir", tmp_path / "state")
+    assert done.returncode == 0, done.stderr
+    assert read_store(target.rename(tmp_path / "read")) == {"default": numbered(10)}
+    shown = run_kvbatch("status", "--state-dir", tmp_path / "state")
+    assert shown.returncode == 0, shown.stderr
+    assert r"source-\xff" in shown.stdout
