@@ -67,9 +67,8 @@ void RegisterWire(py::module_& module) {
             });
           },
           py::arg("milliseconds"),
-          "Sends no more and drops what the peer has under way until it closes, for `milliseconds` at most, so that "
-          "what "
-          "was sent last arrives.")
+          "Sends no more and drops what the peer has under way until it closes, for `milliseconds` at most: what was "
+          "sent last arrives.")
       .def_property_readonly("peer", [](const Connection& connection) { return Text{connection.peer()}; })
       .def_property_readonly("pending_file_bytes", &Connection::pending_file_bytes,
                              "Of the FILE frame that `receive` has just told of; 0 when there is none.")

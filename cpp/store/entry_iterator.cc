@@ -6,14 +6,9 @@
 #include "batch/wide_columns.h"
 #include "store/rocksdb_status.h"
 #include "store/source_store.h"
+#include "store/store_description.h"
 
 namespace kvbatch {
-
-namespace {
-
-constexpr size_t kReadahead = 1 << 20;
-
-}  // namespace
 
 EntryIterator::EntryIterator(const SourceStore& store, rocksdb::ColumnFamilyHandle* family, RangeBounds bounds)
     : db_(store.db()), family_(family), bounds_(std::move(bounds)) {
@@ -36,7 +31,7 @@ void EntryIterator::OpenIterator() {
   options.verify_checksums = true;
   options.fill_cache = false;
   options.total_order_seek = true;
-  options.readahead_size = kReadahead;
+  options.readahead_size = kReadaheadBytes;
   if (bounds_.end) {
     upper_ = ToSlice(*bounds_.end);
     options.iterate_upper_bound = &upper_;
@@ -103,7 +98,7 @@ Status EntryIterator::status() const {
   if (tables_) {
     return tables_->status();
   }
-  return iterator_ ? FromSource(iterator_->status(), "read the source") : opened_;
+  return iterator_ ? FromSource(iterator_->status(), "read the store") : opened_;
 }
 
 }  // namespace kvbatch

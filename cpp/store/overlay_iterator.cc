@@ -223,7 +223,7 @@ class WalSource final : public OperationSource {
   std::string_view value() const override { return {}; }
   RecordKind kind() const override { return RecordKind::kDelete; }
   uint64_t sequence() const override { return std::numeric_limits<uint64_t>::max(); }
-  Status status() const override { return FromSource(shown_->status(), "read the source"); }
+  Status status() const override { return FromSource(shown_->status(), "read the store"); }
 
  private:
   using Position = std::vector<std::string>::const_iterator;

@@ -49,7 +49,7 @@ Result<bool> OverlayReader::InBase(std::string_view key, uint64_t* value_bytes) 
   for (int steps = 0; base_->Valid(); ++steps) {
     rocksdb::ParsedEntryInfo record;
     if (const auto parsed = rocksdb::ParseEntry(base_->key(), comparator_, &record); !parsed.ok()) {
-      return FromSource(parsed, "read the source");
+      return FromSource(parsed, "read the store");
     }
     const int order = comparator_->Compare(record.user_key, wanted);
     if (order == 0) {
@@ -76,7 +76,7 @@ Result<bool> OverlayReader::InBase(std::string_view key, uint64_t* value_bytes) 
     }
     base_->Seek(internal_key);
   }
-  if (Status status = FromSource(base_->status(), "read the source"); !status.ok()) {
+  if (Status status = FromSource(base_->status(), "read the store"); !status.ok()) {
     return status;
   }
   return false;

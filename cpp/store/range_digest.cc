@@ -75,7 +75,7 @@ Result<size_t> PackRepair(const SourceStore& store, rocksdb::ColumnFamilyHandle*
     rocksdb::PinnableWideColumns columns;
     const auto found = store.db()->GetEntity(options, family, key, &columns);
     if (!found.ok() && !found.IsNotFound()) {
-      return FromSource(found, "read the source");
+      return FromSource(found, "read the store");
     }
     bool fits;
     std::string_view value;

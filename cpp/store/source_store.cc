@@ -198,7 +198,7 @@ Result<std::optional<std::pair<std::string, std::string>>> SourceStore::FirstAnd
       keys.emplace(std::move(first), iterator->key().ToString());
     }
   }
-  if (Status status = FromSource(iterator->status(), "read the source"); !status.ok()) {
+  if (Status status = FromSource(iterator->status(), "read the store"); !status.ok()) {
     return status;
   }
   return keys;
@@ -218,7 +218,7 @@ Result<std::optional<std::string>> SourceStore::Seek(const std::string& name, co
   if (iterator->Valid()) {
     found = iterator->key().ToString();
   }
-  if (Status status = FromSource(iterator->status(), "read the source"); !status.ok()) {
+  if (Status status = FromSource(iterator->status(), "read the store"); !status.ok()) {
     return status;
   }
   return found;

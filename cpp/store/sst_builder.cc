@@ -141,7 +141,7 @@ Status SstBuilder::Fill(size_t piece_bytes) {
     const Record record{entries_.is_entity() ? RecordKind::kEntity : RecordKind::kPut, 0, entries_.key(),
                         entries_.value()};
     // Nothing is written but memory: what is wrong is the entry.
-    if (Status status = FromSource(AddRecord(&writer_, record, &scratch_), "read the source"); !status.ok()) {
+    if (Status status = FromSource(AddRecord(&writer_, record, &scratch_), "read the store"); !status.ok()) {
       return status;
     }
     ++position_.entries;

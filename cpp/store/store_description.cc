@@ -23,8 +23,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr size_t kReadaheadBytes = 1 << 20;
-
 class Silent final : public rocksdb::Logger {
  public:
   Silent() : rocksdb::Logger(rocksdb::InfoLogLevel::FATAL_LEVEL) {}

@@ -11,6 +11,9 @@
 
 namespace kvbatch {
 
+// What is read ahead of whoever reads whole ranges or whole files.
+inline constexpr size_t kReadaheadBytes = 1 << 20;
+
 // The column family in which a target keeps its job record and cursors until the job is finished.
 inline constexpr char kReservedColumnFamily[] = "__kvbatch__";
 

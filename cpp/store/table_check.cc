@@ -7,8 +7,6 @@ namespace kvbatch {
 
 namespace {
 
-constexpr size_t kReadahead = 1 << 20;
-
 Status Damaged(const rocksdb::Status& status, const std::string& name) {
   if (status.IsIOError()) {
     return FromTarget(status, "read " + name + " at the target");
@@ -22,7 +20,7 @@ Status Damaged(const rocksdb::Status& status, const std::string& name) {
 
 Status CheckBlocks(rocksdb::SstFileReader* reader, const std::string& name) {
   rocksdb::ReadOptions options;
-  options.readahead_size = kReadahead;
+  options.readahead_size = kReadaheadBytes;
   const auto status = reader->VerifyChecksum(options);
   return status.ok() ? Status::Ok() : Damaged(status, name);
 }

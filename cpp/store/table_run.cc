@@ -160,7 +160,7 @@ bool TableRun::OpenNext() {
 
 bool TableRun::TakeEntity(std::string_view columns) {
   if (!ReadEntity(columns, &is_entity_, &value_)) {
-    Stop(Status(Code::kSource, "read the source: malformed columns in " + files_[next_file_ - 1].path));
+    Stop(Status(Code::kSource, "read the store: malformed columns in " + files_[next_file_ - 1].path));
     return false;
   }
   return true;
@@ -170,7 +170,7 @@ bool TableRun::TakeTimedPut(std::string_view packed) {
   value_ = packed;
   is_entity_ = false;
   if (!UnpackTimedPut(&value_)) {
-    Stop(Status(Code::kSource, "read the source: malformed timed value in " + files_[next_file_ - 1].path));
+    Stop(Status(Code::kSource, "read the store: malformed timed value in " + files_[next_file_ - 1].path));
     return false;
   }
   return true;
@@ -185,7 +185,7 @@ void TableRun::Next() {
 void TableRun::Settle() {
   for (;; table_->Next()) {
     while (!table_->Valid()) {
-      if (Status status = FromSource(table_->status(), "read the source"); !status.ok()) {
+      if (Status status = FromSource(table_->status(), "read the store"); !status.ok()) {
         return Stop(std::move(status));
       }
       if (!OpenNext()) {

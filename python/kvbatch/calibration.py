@@ -7,12 +7,11 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeGuard
 
 from kvbatch._core.base import file_crc32c
 from kvbatch._core.frame import FrameType
 from kvbatch._core.store import SourceStore, SstBuilder
-from kvbatch.endpoints import Endpoint, ReceiverEndpoint, is_loopback
+from kvbatch.endpoints import Endpoint, is_elsewhere
 from kvbatch.errors import KvbatchError
 from kvbatch.job_stream import open_source_file
 from kvbatch.migration_plan import Plan
@@ -85,12 +84,8 @@ def _entry_seconds_per_byte(store: SourceStore, plan: Plan) -> float:
             return seconds / max(1, piece.raw_bytes)
 
 
-def _is_elsewhere(target: Endpoint) -> TypeGuard[ReceiverEndpoint]:
-    return isinstance(target, ReceiverEndpoint) and not is_loopback(target.host)
-
-
 def _link_bytes_per_second(target: Endpoint) -> float:
-    if not _is_elsewhere(target):
+    if not is_elsewhere(target):
         return math.inf
     rate = round_trip = 0.0
     try:
@@ -98,7 +93,7 @@ def _link_bytes_per_second(target: Endpoint) -> float:
         try:
             deadline = time.perf_counter() + _PROBE_SECONDS
             for size in _PROBE_BYTES:
-                request = b'{"operation":"probe","padding":"%s"}' % bytes(size).replace(b"\0", b"x")
+                request = b'{"operation":"probe","padding":"%s"}' % (b"x" * size)
                 began = time.perf_counter()
                 peer.connection.send_control(FrameType.REQUEST, request)
                 peer.receive(FrameType.REPLY)
@@ -123,7 +118,7 @@ def estimate_seconds(plan: Plan, measured: Calibration, target: Endpoint, option
     work = file_bytes * (measured.file_seconds_per_byte + _MOVE_SECONDS_PER_BYTE)
     work += read_bytes * (measured.entry_seconds_per_byte + _MOVE_SECONDS_PER_BYTE)
     cores = len(os.sched_getaffinity(0))
-    if _is_elsewhere(target):
+    if is_elsewhere(target):
         cores *= 2
     seconds = max(work / min(cores, 2 * options.streams), (file_bytes + read_bytes) / measured.link_bytes_per_second)
     state = plan.target_state

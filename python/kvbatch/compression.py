@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kvbatch._core.codec import Codec
 from kvbatch._core.frame import Frame
-from kvbatch.endpoints import DirectoryEndpoint, Endpoint, is_loopback
+from kvbatch.endpoints import DirectoryEndpoint, Endpoint, is_elsewhere
 
 __all__ = ["CodecChooser"]
 
@@ -19,9 +19,8 @@ class CodecChooser:
     while sampled frames do not shrink below 0.9."""
 
     def __init__(self, compression: str, target: Endpoint) -> None:
-        local = isinstance(target, DirectoryEndpoint) or is_loopback(target.host)
         if compression == "auto":
-            self._fixed = Codec.NONE if local else None
+            self._fixed = None if is_elsewhere(target) else Codec.NONE
         else:
             # Without a wire there is nothing to compress for.
             self._fixed = Codec.NONE if isinstance(target, DirectoryEndpoint) else _NAMES[compression]

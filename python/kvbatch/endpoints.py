@@ -7,6 +7,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 from urllib.parse import unquote, urlsplit
 
 from kvbatch.errors import RefusedError, UsageError
@@ -18,6 +19,7 @@ __all__ = [
     "ReceiverEndpoint",
     "check_apart",
     "format_address",
+    "is_elsewhere",
     "is_loopback",
     "is_receiver_name",
     "parse_endpoint",
@@ -82,6 +84,11 @@ def is_receiver_name(name: str) -> bool:
 
 
 Endpoint = DirectoryEndpoint | ReceiverEndpoint
+
+
+def is_elsewhere(endpoint: Endpoint) -> TypeGuard[ReceiverEndpoint]:
+    """Whether a network lies between: neither a directory nor a receiver on a loopback address."""
+    return isinstance(endpoint, ReceiverEndpoint) and not is_loopback(endpoint.host)
 
 
 def parse_endpoint(text: str | os.PathLike[str]) -> Endpoint:

@@ -21,7 +21,7 @@ class Connection:
         """
     def linger(self, milliseconds: typing.SupportsIndex) -> None:
         """
-        Sends no more and drops what the peer has under way until it closes, for `milliseconds` at most, so that what was sent last arrives.
+        Sends no more and drops what the peer has under way until it closes, for `milliseconds` at most: what was sent last arrives.
         """
     def receive(self, frame: kvbatch._core.frame.Frame) -> None:
         """
