@@ -10,7 +10,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 KVBATCH_ROCKSDB ?= pinned
 N ?= 200
-# More arguments for pytest, such as PYTEST_ARGS='-k resume -x'.
+# More arguments for pytest, such as PYTEST_ARGS='-k resume -x', or -n0 for one process that a debugger can join.
 PYTEST_ARGS ?=
 
 BIN := .venv/bin
@@ -34,7 +34,7 @@ demo: build ## make a store of 1 M entries, migrate it through a receiver on loo
 .PHONY: test
 test: build ## run the C++ tests, then every Python test with coverage
 	$(BUILD)/core_tests --gtest_brief=1
-	$(BIN)/pytest --cov --cov-fail-under=90 --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
+	$(BIN)/pytest -n $$(nproc) --dist worksteal --cov --cov-fail-under=90 --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
 
 .PHONY: stress
 stress: build ## run the kill -9 tests N times instead of the few of make test: make stress N=500

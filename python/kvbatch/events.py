@@ -15,6 +15,8 @@ __all__ = ["SAMPLE_SECONDS", "Event", "EventBus", "Progress", "RateMeter", "Summ
 SAMPLE_SECONDS = 0.5
 # The rate shown is the mean over so many samples.
 _RATE_SAMPLES = 7
+# What a late subscriber can still hear of; a job has some hundred such events, a week of retries more.
+_KEPT_EVENTS = 4096
 
 EventKind = Literal["job", "range", "sample", "retry", "warning", "done", "error"]
 
@@ -106,26 +108,27 @@ class Summary:
 
 @dataclass
 class EventBus:
-    """Hands every event to every subscriber; late subscribers get those that follow, and the last `done`."""
+    """Hands every event to every subscriber. A job runs before anybody can subscribe, so whoever comes late gets what
+    happened before, too, all but the samples."""
 
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _queues: list[queue.SimpleQueue[Event]] = field(default_factory=list)
-    _done: Event | None = None
+    _kept: deque[Event] = field(default_factory=lambda: deque(maxlen=_KEPT_EVENTS))
 
     def publish(self, kind: EventKind, **data: Any) -> None:
         event = Event(kind, time.time(), data)
         with self._lock:
-            if kind == "done":
-                self._done = event
+            if kind != "sample":
+                self._kept.append(event)
             for subscriber in self._queues:
                 subscriber.put(event)
 
     def subscribe(self) -> Iterator[Event]:
-        """Events from now on until `done`."""
+        """Events until `done`, which is the last."""
         mine: queue.SimpleQueue[Event] = queue.SimpleQueue()
         with self._lock:
-            if self._done is not None:
-                mine.put(self._done)
+            for event in self._kept:
+                mine.put(event)
             self._queues.append(mine)
         return self._follow(mine)
 

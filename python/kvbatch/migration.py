@@ -91,7 +91,7 @@ class Migration:
         return self
 
     def events(self) -> Iterator[Event]:
-        """Events from now on; the last is `done`."""
+        """Every event of the job until `done`, the last; of those before this call, all but the samples."""
         return self._bus.subscribe()
 
     def progress(self) -> Progress:

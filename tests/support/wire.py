@@ -109,11 +109,14 @@ class RawPeer:
         return self.read()
 
     def until_closed(self) -> list[WireFrame]:
-        """What the receiver still says before it closes; fails when it does not close within WAIT_SECONDS."""
+        """What the receiver still says before it closes; fails when it does not close within WAIT_SECONDS. Like any
+        sender, this one is done once it hears of an error."""
         frames = []
         try:
             while True:
                 frames.append(self.read())
+                if frames[-1].type == FrameType.ERROR:
+                    self.socket.shutdown(socket.SHUT_WR)
         except (EOFError, ConnectionResetError):
             return frames
 

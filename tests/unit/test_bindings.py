@@ -67,7 +67,7 @@ def in_a_process_of_its_own(code: str) -> str:
         (lambda: store.TargetStore("/nowhere/at/all", create=False), KvbatchError),
         (lambda: wire.Connection("fd", "peer"), TypeError),
     ],
-    ids=str,
+    ids=lambda value: value.__name__ if isinstance(value, type) else f"line-{value.__code__.co_firstlineno}",
 )
 def test_bad_arguments_raise(call: Callable[[], Any], error: type[Exception], request: pytest.FixtureRequest) -> None:
     with pytest.raises(error):

@@ -23,18 +23,33 @@ def test_every_subscriber_gets_every_event_until_done() -> None:
         ]
 
 
-def test_a_late_subscriber_gets_what_follows() -> None:
+def test_a_late_subscriber_gets_what_happened_before_but_for_samples() -> None:
     bus = EventBus()
     bus.publish("job", job="nightly")
+    bus.publish("sample", entries=5)
+    bus.publish("retry", attempt=1)
     late = bus.subscribe()
+    bus.publish("sample", entries=7)
     bus.publish("done", state="done")
-    assert [event.kind for event in late] == ["done"]
+    assert [event.kind for event in late] == ["job", "retry", "sample", "done"]
 
 
-def test_who_comes_after_the_end_gets_the_end() -> None:
+def test_who_comes_after_the_end_gets_all_of_it() -> None:
     bus = EventBus()
+    bus.publish("retry", attempt=1)
     bus.publish("done", state="failed", error="no disk")
-    assert [event.data for event in bus.subscribe()] == [{"state": "failed", "error": "no disk"}]
+    for _ in range(2):
+        assert [event.data for event in bus.subscribe()] == [{"attempt": 1}, {"state": "failed", "error": "no disk"}]
+
+
+def test_what_is_kept_for_late_subscribers_is_bounded() -> None:
+    bus = EventBus()
+    for number in range(10_000):
+        bus.publish("warning", message=str(number))
+    bus.publish("done", state="done")
+    events = list(bus.subscribe())
+    assert len(events) == 4096
+    assert [event.kind for event in events[-2:]] == ["warning", "done"]
 
 
 def test_a_subscriber_that_leaves_is_forgotten() -> None:
