@@ -116,7 +116,8 @@ class RawPeer:
             while True:
                 frames.append(self.read())
                 if frames[-1].type == FrameType.ERROR:
-                    self.socket.shutdown(socket.SHUT_WR)
+                    with contextlib.suppress(OSError):  # both may be done already
+                        self.socket.shutdown(socket.SHUT_WR)
         except (EOFError, ConnectionResetError):
             return frames
 
