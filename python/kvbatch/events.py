@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["SAMPLE_SECONDS", "Event", "EventBus", "Progress", "RateMeter", "Summary"]
+__all__ = ["SAMPLE_SECONDS", "Event", "EventBus", "Progress", "RateMeter", "StreamProgress", "Summary"]
 
 SAMPLE_SECONDS = 0.5
 # The rate shown is the mean over so many samples.
@@ -18,7 +18,7 @@ _RATE_SAMPLES = 7
 # What a late subscriber can still hear of; a job has some hundred such events, a week of retries more.
 _KEPT_EVENTS = 4096
 
-EventKind = Literal["job", "range", "sample", "retry", "warning", "done", "error"]
+EventKind = Literal["job", "range", "state", "settings", "sample", "throttle", "retry", "warning", "done", "error"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,10 @@ class Event:
 
     job      job, lane, lane_reason, ranges, resumed
     range    range, state ("started", "complete")
+    state    state ("running", "paused")
+    settings what changed of the settings, and is valid from now on
     sample   the fields of Progress
+    throttle reason (of ThrottleReason; null: nothing holds the job back any more), when it changes
     retry    attempt (the failed one, from 1), wait_seconds (until the next), error
     warning  message
     done     state: "done" with the fields of Summary, or "stopped" (resumable) or "failed" with error
@@ -43,8 +46,32 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamProgress:
+    """Where one stream stands in its range. Bytes are keys and values, of a file its bytes; `throttle` is what it waits
+    for at this moment."""
+
+    stream: int
+    range: int
+    raw_bytes: int
+    estimated_bytes: int
+    throttle: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a job stands. Entries and bytes (keys and values) count what was read, earlier runs included."""
+    """Where a job stands. Entries and bytes (keys and values) count what was read, earlier runs included.
+
+    wire_bytes           of this run, both ways; 0 without a wire
+    batch_bytes, window  what streams use now: bytes of keys and values in a batch, frames in flight
+    compression          what frames get now; compression_ratio is raw bytes over payload bytes of this run
+    round_trip_seconds   from a frame's last byte to its ack, the smallest of late; None while unknown
+    apply_seconds        what the target took to apply a frame, the mean of late; None while unknown
+    throttle             what the streams waited for most since the last sample
+    throttled_seconds    by reason, the mean over the streams
+    stage_seconds        what streams spent in `read` (and pack), `compress`, `network`, and the target in `apply`
+    bottleneck           the stage that took most of late
+    rate_limit           bytes a second on the wire, 0 for none
+    """
 
     entries: int = 0
     raw_bytes: int = 0
@@ -57,6 +84,23 @@ class Progress:
     seconds: float = 0.0
     ranges_complete: int = 0
     ranges: int = 0
+    state: str = "running"
+    streams: int = 0
+    batch_bytes: int = 0
+    window: int = 0
+    compression: str = "none"
+    compression_ratio: float = 1.0
+    wire_bytes: int = 0
+    wire_bytes_per_second: float = 0.0
+    round_trip_seconds: float | None = None
+    apply_seconds: float | None = None
+    throttle: str | None = None
+    throttled_seconds: dict[str, float] = field(default_factory=dict)
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+    bottleneck: str | None = None
+    rate_limit: int = 0
+    rss_bytes: int = 0
+    stream_progress: tuple[StreamProgress, ...] = ()
 
     @property
     def remaining_seconds(self) -> float | None:
