@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from kvbatch.flow.compression_controller import (
 )
 
 MB = 1e6
+LZ4, ZSTD = CodecSample(1.5e-9, 2.0), CodecSample(5e-9, 3.0)
 STEP_SECONDS = 0.5
 
 
@@ -30,8 +32,8 @@ class Machine:
     cores: float = 2.0
     streams: int = 2
     pack: float = 1e-9
-    lz4: CodecSample = CodecSample(1.5e-9, 2.0)
-    zstd: CodecSample = CodecSample(5e-9, 3.0)
+    lz4: CodecSample = LZ4
+    zstd: CodecSample = ZSTD
 
     def codec(self, name: CodecName) -> CodecSample:
         return {"none": CodecSample(0.0, 1.0), "lz4": self.lz4, "zstd": self.zstd}[name]
@@ -74,7 +76,7 @@ def run(machine: Machine, seconds: float, state: CompressionState) -> tuple[Comp
 
 
 def changes(seen: list[CodecName]) -> int:
-    return sum(one != other for one, other in zip(seen, seen[1:], strict=False))
+    return sum(one != other for one, other in itertools.pairwise(seen))
 
 
 links = st.sampled_from([1.25 * MB, 12.5 * MB, 125 * MB, 600 * MB, 1200 * MB, math.inf])
