@@ -1,5 +1,6 @@
 #include "base/checksum.h"
 #include "base/file_checksum.h"
+#include "base/rate_limiter.h"
 #include "bind/convert.h"
 
 namespace kvbatch::bind {
@@ -48,6 +49,22 @@ void RegisterBase(py::module_& module) {
       },
       py::arg("digest"), py::arg("offset"), py::arg("length"), py::arg("crc32c"),
       "The running digest behind a piece of a file, from the one before it.");
+  py::class_<RateLimiter, std::shared_ptr<RateLimiter>>(
+      module, "RateLimiter",
+      "A token bucket of bytes that threads share; it holds a tenth of a second, 64 KiB at least.")
+      .def(py::init<uint64_t>(), py::arg("bytes_per_second") = 0, "0: no limit.")
+      .def_property(
+          "bytes_per_second", &RateLimiter::rate,
+          [](RateLimiter& limiter, uint64_t rate) { WithoutGil([&] { limiter.SetRate(rate); }); },
+          "Holds from when it is set, for those who wait too; 0: no limit.")
+      .def(
+          "charge", [](RateLimiter& limiter, uint64_t bytes) { WithoutGil([&] { limiter.Charge(bytes); }); },
+          py::arg("bytes"), "Waits until so many bytes may pass.")
+      .def_property_readonly(
+          "waited_seconds",
+          [](const RateLimiter& limiter) { return std::chrono::duration<double>(limiter.waited()).count(); },
+          "What all threads together waited so far.")
+      .def_property_readonly("waiting", &RateLimiter::waiting, "Threads that wait at this moment.");
   module.def(
       "core_cpu_seconds", [] { return std::chrono::duration<double>(CoreCpuTime()).count(); },
       "CPU time that this process has spent in the core, without the GIL, summed over its threads.");

@@ -17,6 +17,7 @@ void RegisterFrame(py::module_& module) {
       .value("DRAIN", FrameType::kDrain)
       .value("FILE", FrameType::kFile)
       .value("FILE_END", FrameType::kFileEnd)
+      .value("HEARTBEAT", FrameType::kHeartbeat)
       .finalize();
   KeepMembers<FrameType>(module.attr("FrameType"));
   module.attr("PROTOCOL_VERSION") = kProtocolVersion;

@@ -91,6 +91,13 @@ void RegisterSourceStore(py::module_& module) {
       .def_property_readonly(
           "identity", [](const SourceStore& store) { return Get([&] { return store.Identity(); }); },
           "RocksDB's id of this store.")
+      .def_property_readonly(
+          "read_limiter",
+          [](const SourceHandle& store) { return std::shared_ptr<RateLimiter>(store, &store->reads().limiter); },
+          "What reading the store's tables waits for.")
+      .def_property_readonly(
+          "bytes_read", [](const SourceStore& store) { return store.reads().bytes.load(); },
+          "Of its tables, compressed as they are; without what is sent of them as it is.")
       .def_property_readonly("latest_sequence", &SourceStore::LatestSequence)
       .def(
           "figures",
@@ -257,6 +264,14 @@ void RegisterRangeReader(py::module_& module) {
           "Sends the batch that stands in `frame`, packs the next one into it, and so on while whole batches come, "
           "`frames` at most. `mark` is the range's in the sent log, which has the first batch already; `sent_bytes` is "
           "where that one ends.")
+      .def_property_readonly(
+          "read_seconds",
+          [](const RangeReader& reader) { return std::chrono::duration<double>(reader.read_time()).count(); },
+          "Reading and packing in all calls so far.")
+      .def_property_readonly(
+          "compress_seconds",
+          [](const RangeReader& reader) { return std::chrono::duration<double>(reader.compress_time()).count(); },
+          "Compressing in all calls so far.")
       .def_property_readonly("last_key", [](const RangeReader& reader) { return Bytes{reader.last_key()}; })
       .def_property_readonly(
           "digest", [](const RangeReader& reader) { return DigestBytes(reader.digest()); },

@@ -12,6 +12,18 @@ using TargetHandle = std::shared_ptr<TargetStore>;
 using Key = std::optional<Bytes>;
 
 void RegisterTargetStore(py::module_& module) {
+  py::class_<TargetHealth>(module, "TargetHealth", "The worst of a store's column families; a trigger of 0 is none.")
+      .def_readonly("l0_files", &TargetHealth::l0_files)
+      .def_readonly("immutable_memtables", &TargetHealth::immutable_memtables)
+      .def_readonly("pending_compaction_bytes", &TargetHealth::pending_compaction_bytes)
+      .def_readonly("delayed_write_rate", &TargetHealth::delayed_write_rate,
+                    "Bytes a second; 0: writers are not slowed.")
+      .def_readonly("write_stopped", &TargetHealth::write_stopped)
+      .def_readonly("l0_slowdown_trigger", &TargetHealth::l0_slowdown_trigger)
+      .def_readonly("l0_stop_trigger", &TargetHealth::l0_stop_trigger)
+      .def_readonly("soft_pending_compaction_bytes", &TargetHealth::soft_pending_compaction_bytes)
+      .def_readonly("hard_pending_compaction_bytes", &TargetHealth::hard_pending_compaction_bytes);
+
   py::class_<TargetStore, TargetHandle>(module, "TargetStore",
                                         "A RocksDB directory that a job writes into, with the job's records.")
       .def(py::init([](const Text& path, bool create, uint64_t sst_file_bytes,
@@ -72,6 +84,9 @@ void RegisterTargetStore(py::module_& module) {
           "write", [](TargetStore& store, Frame& frame) { Run([&] { return store.Write(&frame); }); }, py::arg("frame"),
           "Validates the batch and writes it with the WAL on, not synced.")
       .def("sync_wal", [](TargetStore& store) { Run([&] { return store.SyncWal(); }); })
+      .def(
+          "health", [](const TargetStore& store) { return Get([&] { return store.Health(); }); },
+          "How near it is to making writers wait.")
       .def("flush", [](TargetStore& store) { Run([&] { return store.Flush(); }); })
       .def("close", [](TargetStore& store) { Run([&] { return store.Close(); }); });
 }

@@ -5,7 +5,7 @@ namespace kvbatch::bind {
 
 void RegisterWire(py::module_& module) {
   py::class_<Connection>(module, "Connection",
-                         "Frames over a connected stream socket. One thread may send while another receives. "
+                         "Frames over a connected stream socket. Threads may send while another receives. "
                          "Every failure raises TransportError, ProtocolError, CorruptionError or ClosedError, and "
                          "ends the connection's use.")
       .def(py::init([](int fd, Text peer, const FrameLimits& limits) {
@@ -15,6 +15,8 @@ void RegisterWire(py::module_& module) {
            "Takes ownership of the blocking socket `fd` (socket.detach()); `peer` names it in messages.")
       .def("set_route", &Connection::SetRoute, py::arg("job"), py::arg("stream"), py::arg("range"),
            "What the data frames sent from now on belong to: job (xxh3_64 of its id), stream and range.")
+      .def("set_rate_limiter", &Connection::SetRateLimiter, py::arg("limiter"),
+           "What is sent from now on waits for it, piece by piece; for the thread that sends.")
       .def(
           "send", [](Connection& connection, Frame& frame) { Run([&] { return connection.Send(&frame); }); },
           py::arg("frame"))
@@ -24,6 +26,13 @@ void RegisterWire(py::module_& module) {
             Run([&] { return connection.SendControl(type, stream, range, payload.value); });
           },
           py::arg("type"), py::arg("payload") = Bytes{}, py::arg("stream") = 0, py::arg("range") = 0)
+      .def(
+          "try_send_control",
+          [](Connection& connection, FrameType type, uint32_t stream) {
+            return Get([&] { return connection.TrySendControl(type, stream); });
+          },
+          py::arg("type"), py::arg("stream") = 0,
+          "Sends an empty control frame if that need not wait, for any thread; whether it was sent.")
       .def(
           "receive", [](Connection& connection, Frame& frame) { Run([&] { return connection.Receive(&frame); }); },
           py::arg("frame"), "Waits for the next frame; ClosedError when the peer is done.")
@@ -72,6 +81,11 @@ void RegisterWire(py::module_& module) {
       .def_property_readonly("peer", [](const Connection& connection) { return Text{connection.peer()}; })
       .def_property_readonly("pending_file_bytes", &Connection::pending_file_bytes,
                              "Of the FILE frame that `receive` has just told of; 0 when there is none.")
+      .def_property_readonly(
+          "send_seconds",
+          [](const Connection& connection) { return std::chrono::duration<double>(connection.send_time()).count(); },
+          "Inside the calls that send: waiting for the link, once the socket's buffer is full.")
+      .def_property_readonly("unread_bytes", &Connection::UnreadBytes, "What has arrived and was not received yet.")
       .def_property_readonly("bytes_sent", &Connection::bytes_sent)
       .def_property_readonly("bytes_received", &Connection::bytes_received)
       .def_property_readonly("frames_sent", &Connection::frames_sent);

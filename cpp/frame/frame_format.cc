@@ -78,7 +78,7 @@ Result<FrameHeader> DecodeFrameHeader(std::string_view bytes, const FrameLimits&
     return Status(Code::kCorruption, "frame header fails its crc32c");
   }
   const auto type = static_cast<uint8_t>(bytes[5]);
-  if (type < static_cast<uint8_t>(FrameType::kHello) || type > static_cast<uint8_t>(FrameType::kFileEnd)) {
+  if (type < static_cast<uint8_t>(FrameType::kHello) || type > static_cast<uint8_t>(FrameType::kHeartbeat)) {
     return Status(Code::kProtocol, "unknown frame type " + std::to_string(type));
   }
   const auto codec = static_cast<uint8_t>(bytes[6]);

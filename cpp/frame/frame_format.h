@@ -44,6 +44,7 @@ enum class FrameType : uint8_t {
   kDrain = 10,
   kFile = 11,
   kFileEnd = 12,
+  kHeartbeat = 13,
 };
 
 struct FrameHeader {

@@ -20,6 +20,8 @@ Result<FillResult> RangeReader::Fill(Frame* frame, size_t batch_bytes, Codec cod
   if (Status status = frame->Reserve(batch_bytes, codec); !status.ok()) {
     return status;
   }
+  using Clock = std::chrono::steady_clock;
+  const auto began = Clock::now();
   BatchBuilder builder(frame->raw(), batch_bytes);
   FillResult result;
   std::string_view last_key;
@@ -54,7 +56,12 @@ Result<FillResult> RangeReader::Fill(Frame* frame, size_t batch_bytes, Codec cod
   if (result.entries > 0) {
     last_key_.assign(last_key);
     digest_ = ChainDigest(digest_, batch);
+  }
+  const auto packed = Clock::now();
+  read_time_ += packed - began;
+  if (result.entries > 0) {
     frame->Compress(codec);
+    compress_time_ += Clock::now() - packed;
   }
   return result;
 }

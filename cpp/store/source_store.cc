@@ -62,6 +62,7 @@ Result<std::shared_ptr<SourceStore>> SourceStore::Open(const std::string& path, 
   }
 
   rocksdb::DBOptions options;
+  options.env = store->env_.get();
   options.info_log = SilentLogger();
   options.max_open_files = kMaxOpenFiles;
   options.skip_stats_update_on_db_open = true;

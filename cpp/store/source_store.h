@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "store/metered_file_system.h"
 #include "store/recorded_checksums.h"
 #include "store/store_description.h"
 #include "store/store_lock.h"
@@ -48,6 +49,10 @@ class SourceStore {
   Result<rocksdb::ColumnFamilyHandle*> Family(const std::string& name) const;
   rocksdb::DB* db() const { return db_.get(); }
   uint64_t LatestSequence() const { return db_->GetLatestSequenceNumber(); }
+
+  // Everything that is read of the store's tables goes through it; what is sent of them by other ways is charged by who
+  // sends it.
+  ReadMeter& reads() const { return *reads_; }
 
   // RocksDB's id of this store, which no other store has.
   Result<std::string> Identity() const;
@@ -91,6 +96,8 @@ class SourceStore {
   std::shared_ptr<StoreLock> lock_;
   std::vector<ColumnFamilyDescription> families_;
   std::map<std::string, rocksdb::ColumnFamilyHandle*> handles_;
+  const std::shared_ptr<ReadMeter> reads_ = std::make_shared<ReadMeter>();
+  const std::unique_ptr<rocksdb::Env> env_ = MeteredEnv(reads_);
   std::unique_ptr<rocksdb::DB> db_;
   mutable std::mutex mutex_;
   mutable std::map<rocksdb::ColumnFamilyHandle*, TableLayout> layouts_;

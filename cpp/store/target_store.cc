@@ -170,6 +170,20 @@ std::vector<ColumnFamilyDescription> TargetStore::Families() const {
   return families;
 }
 
+Result<TargetHealth> TargetStore::Health() const {
+  if (Status status = CheckOpen(); !status.ok()) {
+    return status;
+  }
+  std::vector<rocksdb::ColumnFamilyHandle*> families;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [id, handle] : handles_) {
+      families.push_back(handle);
+    }
+  }
+  return MeasureHealth(db_.get(), families);
+}
+
 Result<std::string> TargetStore::Identity() const {
   if (Status status = CheckOpen(); !status.ok()) {
     return status;

@@ -20,6 +20,7 @@
 #include "store/cursor.h"
 #include "store/finisher.h"
 #include "store/store_description.h"
+#include "store/target_health.h"
 
 namespace kvbatch {
 
@@ -72,6 +73,8 @@ class TargetStore : public std::enable_shared_from_this<TargetStore> {
   // kCorruption, and nothing written, for whatever RocksDB itself would notice only behind its WAL.
   Status Write(Frame* frame);
   Status SyncWal();
+  // How near it is to making writers wait.
+  Result<TargetHealth> Health() const;
   // Memtables to files, so that the store is whole in its SST files.
   Status Flush();
   // Waits for background work and closes; a store that is nobody's unfinished target gets automatic compactions back.

@@ -1,6 +1,7 @@
 #include "wire/connection.h"
 
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/uio.h>
@@ -16,19 +17,36 @@ namespace {
 
 constexpr size_t kDroppedBytes = 256 << 10;
 
+// At most `size` bytes, from the front.
+std::string_view Front(std::string_view bytes, uint64_t size) { return bytes.substr(0, size); }
+
 }  // namespace
+
+SendTimer::~SendTimer() {
+  total_->fetch_add(std::chrono::nanoseconds(std::chrono::steady_clock::now() - start_).count(),
+                    std::memory_order_relaxed);
+}
 
 Connection::Connection(UniqueFd fd, std::string peer, const FrameLimits& limits)
     : fd_(std::move(fd)), peer_(std::move(peer)), limits_(limits) {}
 
 Status Connection::SendAll(std::string_view header, std::string_view payload, int flags) {
+  uint64_t allowed = 0;
   while (!header.empty() || !payload.empty()) {
-    iovec parts[2] = {{const_cast<char*>(header.data()), header.size()},
-                      {const_cast<char*>(payload.data()), payload.size()}};
+    if (allowed == 0) {
+      allowed = Allowed(header.size() + payload.size());
+    }
+    const std::string_view first = Front(header, allowed);
+    const std::string_view second = Front(payload, allowed - first.size());
+    iovec parts[2] = {{const_cast<char*>(first.data()), first.size()},
+                      {const_cast<char*>(second.data()), second.size()}};
     msghdr message{};
-    message.msg_iov = header.empty() ? parts + 1 : parts;
-    message.msg_iovlen = header.empty() || payload.empty() ? 1 : 2;
-    const ssize_t sent = ::sendmsg(fd_.get(), &message, MSG_NOSIGNAL | flags);
+    message.msg_iov = first.empty() ? parts + 1 : parts;
+    message.msg_iovlen = first.empty() || second.empty() ? 1 : 2;
+    const ssize_t sent = [&] {
+      const SendTimer timer(&send_nanoseconds_);
+      return ::sendmsg(fd_.get(), &message, MSG_NOSIGNAL | flags);
+    }();
     if (sent < 0) {
       if (errno == EINTR) {
         continue;
@@ -39,6 +57,7 @@ Status Connection::SendAll(std::string_view header, std::string_view payload, in
       return FromErrno(Code::kTransport, "send to " + peer_, errno);
     }
     auto moved = static_cast<size_t>(sent);
+    allowed -= moved;
     bytes_sent_.fetch_add(moved, std::memory_order_relaxed);
     const size_t of_header = moved < header.size() ? moved : header.size();
     header.remove_prefix(of_header);
@@ -80,6 +99,7 @@ void Connection::SetRoute(uint64_t job, uint32_t stream, uint32_t range) {
 }
 
 Status Connection::Send(Frame* frame) {
+  const std::lock_guard sending(send_mutex_);
   FrameHeader& header = frame->header();
   const std::string_view payload = frame->payload();
   header.job = job_;
@@ -97,6 +117,25 @@ Status Connection::Send(Frame* frame) {
 }
 
 Status Connection::SendControl(FrameType type, uint32_t stream, uint32_t range, std::string_view payload) {
+  const std::lock_guard sending(send_mutex_);
+  return SendControlLocked(type, stream, range, payload);
+}
+
+Result<bool> Connection::TrySendControl(FrameType type, uint32_t stream) {
+  const std::unique_lock sending(send_mutex_, std::try_to_lock);
+  if (!sending.owns_lock()) {
+    return false;
+  }
+  // A socket that says it is writable takes a header at once.
+  pollfd entry{fd_.get(), POLLOUT, 0};
+  if (::poll(&entry, 1, 0) <= 0 || (entry.revents & POLLOUT) == 0) {
+    return false;
+  }
+  const Status status = SendControlLocked(type, stream, 0, {});
+  return status.ok() ? Result(true) : status;
+}
+
+Status Connection::SendControlLocked(FrameType type, uint32_t stream, uint32_t range, std::string_view payload) {
   FrameHeader header;
   header.type = type;
   header.stream = stream;
@@ -199,6 +238,11 @@ Status Connection::SetTimeout(int64_t milliseconds) {
     }
   }
   return Status::Ok();
+}
+
+uint64_t Connection::UnreadBytes() const {
+  int unread = 0;
+  return ::ioctl(fd_.get(), FIONREAD, &unread) == 0 && unread > 0 ? static_cast<uint64_t>(unread) : 0;
 }
 
 void Connection::Shutdown() { ::shutdown(fd_.get(), SHUT_RDWR); }

@@ -2,20 +2,36 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <utility>
 
+#include "base/rate_limiter.h"
 #include "base/status.h"
 #include "base/unique_fd.h"
 #include "frame/frame.h"
 
 namespace kvbatch {
 
-// One thread may send while another receives; two senders or two receivers at once are not allowed. Shutdown() may be
-// called from any thread and makes the blocked calls return. After the first error the connection is unusable.
+// Adds the time that it lives to a total.
+class SendTimer {
+ public:
+  explicit SendTimer(std::atomic<int64_t>* total) : total_(total), start_(std::chrono::steady_clock::now()) {}
+  ~SendTimer();
+  SendTimer(const SendTimer&) = delete;
+  SendTimer& operator=(const SendTimer&) = delete;
+
+ private:
+  std::atomic<int64_t>* const total_;
+  const std::chrono::steady_clock::time_point start_;
+};
+
+// Threads may send at once, frame by frame, while another receives; two receivers at once are not allowed. Shutdown()
+// may be called from any thread and makes the blocked calls return. After the first error the connection is unusable.
 class Connection {
  public:
   // Takes ownership of `fd`, a connected blocking stream socket. `peer` is for messages.
@@ -24,12 +40,19 @@ class Connection {
   // What the data frames sent from now on belong to: job (xxh3-64 of its id), stream and range.
   void SetRoute(uint64_t job, uint32_t stream, uint32_t range);
 
+  // What is sent from now on waits for `limiter`, piece by piece. Called by the thread that sends, before it does.
+  void SetRateLimiter(std::shared_ptr<RateLimiter> limiter) { limiter_ = std::move(limiter); }
+
   // Sends header and payload with one vectored call where the socket takes it. Fills in route, sequence and crc32c.
   // kTransport when the connection breaks or no byte moves for the time-out.
   Status Send(Frame* frame);
 
   // Sends `payload` as a control frame.
   Status SendControl(FrameType type, uint32_t stream, uint32_t range, std::string_view payload);
+
+  // As SendControl, an empty payload, but only where it need not wait: whether it was sent. For who must not be held up
+  // by one peer of many.
+  Result<bool> TrySendControl(FrameType type, uint32_t stream);
 
   // Receives the next frame into `frame`: header checked, lengths held against the limits before memory is taken,
   // payload against its crc32c. Of a FILE frame it takes the header only; ReceiveFile takes the rest before anything
@@ -73,8 +96,18 @@ class Connection {
   uint64_t bytes_sent() const { return bytes_sent_.load(std::memory_order_relaxed); }
   uint64_t bytes_received() const { return bytes_received_.load(std::memory_order_relaxed); }
   uint64_t frames_sent() const { return next_send_sequence_; }
+  // Inside the calls that send, which is waiting for the link once the socket's buffer is full; not for the limiter.
+  std::chrono::nanoseconds send_time() const {
+    return std::chrono::nanoseconds(send_nanoseconds_.load(std::memory_order_relaxed));
+  }
+  // What has arrived and was not received yet.
+  uint64_t UnreadBytes() const;
 
  private:
+  // How many of `wanted` bytes may be sent at once.
+  uint64_t Allowed(uint64_t wanted) { return limiter_ ? limiter_->Acquire(wanted) : wanted; }
+  // Requires send_mutex_, as all below that send.
+  Status SendControlLocked(FrameType type, uint32_t stream, uint32_t range, std::string_view payload);
   Status SendAll(std::string_view header, std::string_view payload, int flags = 0);
   Status SendFileAll(int fd, uint64_t offset, uint64_t length, std::string_view file);
   // Of the next FILE frame, encoded into `out`.
@@ -90,12 +123,15 @@ class Connection {
   uint64_t job_ = 0;
   uint32_t stream_ = 0;
   uint32_t range_ = 0;
+  std::mutex send_mutex_;  // held for a whole frame
   uint64_t next_send_sequence_ = 0;
   uint64_t next_receive_sequence_ = 0;
   FrameHeader pending_file_;  // a piece of a file whose bytes ReceiveFile has still to take; payload_length > 0
   std::unique_ptr<char[]> file_buffer_;  // made when the first piece comes
   std::atomic<uint64_t> bytes_sent_{0};
   std::atomic<uint64_t> bytes_received_{0};
+  std::atomic<int64_t> send_nanoseconds_{0};
+  std::shared_ptr<RateLimiter> limiter_;  // null: none
 };
 
 }  // namespace kvbatch

@@ -28,6 +28,7 @@ Result<uint32_t> Connection::SendFile(int fd, uint64_t offset, uint64_t length, 
   if (!crc.ok()) {
     return crc;
   }
+  const std::lock_guard sending(send_mutex_);
   char bytes[kFrameHeaderSize];
   Status status = SendAll(FileHeader(offset, length, crc.value(), bytes), {}, MSG_MORE);
   if (status.ok()) {
@@ -42,6 +43,7 @@ Result<uint32_t> Connection::SendFile(int fd, uint64_t offset, uint64_t length, 
 
 Result<uint32_t> Connection::SendPiece(std::string_view piece, uint64_t offset) {
   const uint32_t crc = Crc32c(piece);
+  const std::lock_guard sending(send_mutex_);
   char bytes[kFrameHeaderSize];
   if (Status status = SendAll(FileHeader(offset, piece.size(), crc, bytes), piece); !status.ok()) {
     return status;
@@ -66,10 +68,18 @@ std::string_view Connection::FileHeader(uint64_t offset, uint64_t length, uint32
 
 Status Connection::SendFileAll(int fd, uint64_t offset, uint64_t length, std::string_view file) {
   auto position = static_cast<off_t>(offset);
+  uint64_t allowed = 0;
   while (length > 0) {
-    const ssize_t sent = ::sendfile(fd_.get(), fd, &position, length);
+    if (allowed == 0) {
+      allowed = Allowed(length);
+    }
+    const ssize_t sent = [&] {
+      const SendTimer timer(&send_nanoseconds_);
+      return ::sendfile(fd_.get(), fd, &position, allowed);
+    }();
     if (sent > 0) {
       length -= static_cast<uint64_t>(sent);
+      allowed -= static_cast<uint64_t>(sent);
       bytes_sent_.fetch_add(static_cast<uint64_t>(sent), std::memory_order_relaxed);
       continue;
     }

@@ -87,14 +87,42 @@ StateOption = Annotated[
     Path | None, typer.Option("--state-dir", help="Where the sender keeps its jobs (default: the XDG state directory).")
 ]
 LaneOption = Annotated[LaneChoice, typer.Option(help="How bytes travel.")]
-StreamsOption = Annotated[int | None, typer.Option(help="Ranges moved at once (default: the cores, 4 at most).")]
+StreamsOption = Annotated[
+    str | None,
+    typer.Option(metavar="N", help="Ranges moved at once: auto, or a number (default: the cores, 4 at most)."),
+]
+MaxStreamsOption = Annotated[int, typer.Option(help="Most connections that --streams auto makes to the target.")]
 CompressionOption = Annotated[CompressionChoice, typer.Option(help="Compression on the wire.")]
 TargetCompressionOption = Annotated[
     str, typer.Option(help="Compression of the target's files: auto (as the source), none, lz4, zstd, snappy, zlib.")
 ]
 MemoryOption = Annotated[str, typer.Option(help="Memory for frames on this side.")]
 BatchOption = Annotated[str, typer.Option(help="Bytes in a batch: auto, or 4KiB to 64MiB.")]
-WindowOption = Annotated[int, typer.Option(help="Frames in flight per stream.")]
+WindowOption = Annotated[str, typer.Option(help="Frames in flight per stream: auto, or 1 to 1024.")]
+RateOption = Annotated[
+    str, typer.Option(metavar="RATE", help="Most bytes a second on the wire, like 20MiB/s; 0 for no limit.")
+]
+ScheduleOption = Annotated[
+    str | None,
+    typer.Option(metavar="SCHEDULE", help="The same by local time of day, like 09:00-18:00=20MiB/s,*=0."),
+]
+ReadRateOption = Annotated[
+    str,
+    typer.Option(
+        "--max-source-read-rate", metavar="RATE", help="Most bytes a second read of the source's files; 0 for no limit."
+    ),
+]
+CheckOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CHECK",
+        help="A shell command or URL asked every second; unless it exits 0, or answers 2xx, the job waits.",
+    ),
+]
+TimeoutOption = Annotated[
+    float,
+    typer.Option(metavar="SECONDS", help="How long a receiver may say nothing before the connection counts as broken."),
+]
 FamilyOption = Annotated[
     list[str] | None, typer.Option("--cf", metavar="NAME", help="Only this column family; may be repeated.")
 ]
@@ -111,15 +139,25 @@ LinkOption = Annotated[
 RetriesOption = Annotated[int, typer.Option(help="Attempts after a broken connection before giving up with exit 75.")]
 
 
+def _number_or_auto(text: str) -> int | str:
+    return int(text) if text.strip().lstrip("-").isdecimal() else text
+
+
 def _options(
     *,
     lane: LaneChoice,
-    streams: int | None,
+    streams: str | None,
+    max_streams: int,
     compression: CompressionChoice,
     target_compression: str,
     max_memory: str,
     batch_size: str,
-    window: int,
+    window: str,
+    rate_limit: str,
+    rate_schedule: str | None,
+    source_read_rate: str,
+    throttle_check: str | None,
+    peer_timeout: float,
     column_families: list[str] | None,
     key_range: str | None,
     job: str | None,
@@ -134,7 +172,13 @@ def _options(
         "target_compression": target_compression,
         "max_memory": max_memory,
         "batch_bytes": batch_size,
-        "window": window,
+        "window": _number_or_auto(window),
+        "max_streams": max_streams,
+        "rate_limit": rate_limit,
+        "rate_schedule": rate_schedule,
+        "source_read_rate": source_read_rate,
+        "throttle_check": throttle_check,
+        "peer_timeout": peer_timeout,
         "column_families": tuple(column_families or ()),
         "key_range": key_range,
         "job": job,
@@ -144,7 +188,7 @@ def _options(
         "state_dir": state_dir or default_state_dir(),
     }
     if streams is not None:
-        options["streams"] = streams
+        options["streams"] = _number_or_auto(streams)
     return options
 
 
@@ -157,11 +201,17 @@ def migrate(
     target: TargetArgument,
     lane: LaneOption = LaneChoice.AUTO,
     streams: StreamsOption = None,
+    max_streams: MaxStreamsOption = 8,
     compression: CompressionOption = CompressionChoice.AUTO,
     target_compression: TargetCompressionOption = "auto",
     max_memory: MemoryOption = "256MiB",
     batch_size: BatchOption = "auto",
-    window: WindowOption = 16,
+    window: WindowOption = "auto",
+    rate_limit: RateOption = "0",
+    rate_schedule: ScheduleOption = None,
+    source_read_rate: ReadRateOption = "0",
+    throttle_check: CheckOption = None,
+    peer_timeout: TimeoutOption = 60.0,
     column_families: FamilyOption = None,
     key_range: RangeOption = None,
     job: JobOption = None,
@@ -177,11 +227,17 @@ def migrate(
     options = _options(
         lane=lane,
         streams=streams,
+        max_streams=max_streams,
         compression=compression,
         target_compression=target_compression,
         max_memory=max_memory,
         batch_size=batch_size,
         window=window,
+        rate_limit=rate_limit,
+        rate_schedule=rate_schedule,
+        source_read_rate=source_read_rate,
+        throttle_check=throttle_check,
+        peer_timeout=peer_timeout,
         column_families=column_families,
         key_range=key_range,
         job=job,
@@ -269,7 +325,7 @@ def plan(
         "link": link,
     }
     if streams is not None:
-        options["streams"] = streams
+        options["streams"] = _number_or_auto(streams)
     show_plan(api.plan(source, target, **options), as_json)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,8 @@ from kvbatch._core.frame import BufferPool, Frame
 from kvbatch._core.store import Cursor, OverlayReader, RangeReader, SourceStore, SstBuilder, StopReason, record_sent
 from kvbatch.compression import CodecChooser
 from kvbatch.errors import KvbatchError, SourceError, StoppedError
+from kvbatch.flow.job_flow import JobFlow
+from kvbatch.flow.stream_meter import StreamMeter
 from kvbatch.ranges import Range
 from kvbatch.sent_log import SentLog
 from kvbatch.source_image import is_never_rewritten
@@ -53,6 +57,12 @@ class RangeQueue:
         with self._lock:
             return self._ranges.pop() if self._ranges else None
 
+    @property
+    def waiting(self) -> int:
+        """Ranges that nobody has taken."""
+        with self._lock:
+            return len(self._ranges)
+
 
 @dataclass(slots=True)
 class StreamCounters:
@@ -62,16 +72,44 @@ class StreamCounters:
     raw_bytes: int = 0
     batches: int = 0
     wire_bytes: int = 0
+    payload_bytes: int = 0
+    read_seconds: float = 0.0
+    compress_seconds: float = 0.0
+    network_seconds: float = 0.0
+    apply_seconds: float = 0.0
+    applied_frames: int = 0
 
     def add(self, entries: int, raw_bytes: int, batches: int = 1) -> None:
         self.entries += entries
         self.raw_bytes += raw_bytes
         self.batches += batches
 
+    def include(self, other: StreamCounters) -> None:
+        for each in dataclasses.fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+
+
+@dataclass(frozen=True, slots=True)
+class _Figures:
+    """What a stream and its meter had counted when they were last looked at."""
+
+    wire_bytes: int = 0
+    sent_bytes: int = 0
+    network_seconds: float = 0.0
+    apply_seconds: float = 0.0
+    applied_frames: int = 0
+
+    @staticmethod
+    def of(stream: TargetStream, meter: StreamMeter) -> _Figures:
+        return _Figures(
+            stream.wire_bytes, stream.sent_bytes, stream.network_seconds, meter.apply_seconds, meter.applied_frames
+        )
+
 
 @dataclass(slots=True)
 class JobStream:
-    """What one stream needs; `run` is its thread."""
+    """What one stream needs; `run` is its thread. The job's thread may change `batch_bytes`, `codecs`, `retiring` and
+    the window of `meter` meanwhile: they hold from the next frame on."""
 
     index: int
     source: SourceStore
@@ -80,6 +118,8 @@ class JobStream:
     cursors: dict[int, Cursor]
     sent: SentLog
     pool: BufferPool
+    flow: JobFlow
+    meter: StreamMeter
     batch_bytes: int
     codecs: CodecChooser
     link: bool
@@ -90,7 +130,17 @@ class JobStream:
     on_ended: Callable[[], None]
     error: KvbatchError | Exception | None = None
     ended: bool = False
+    # Ends behind the range that it has.
+    retiring: bool = False
+    part: Range | None = field(default=None, init=False)
+    range_bytes: int = field(default=0, init=False)  # of `part`, what an earlier session moved included
     _stream: TargetStream | None = field(default=None, init=False)
+    _figures: _Figures = field(default_factory=_Figures, init=False)
+
+    @property
+    def compression(self) -> str:
+        """What the next frame gets."""
+        return self.codecs.codec().name.lower()
 
     def run(self) -> None:
         try:
@@ -109,18 +159,19 @@ class JobStream:
     def _run(self) -> None:
         if self.stopping.is_set():
             return
-        stream = self._stream = self.session.stream(self.index)
+        stream = self._stream = self.session.stream(self.index, self.meter)
         frame = Frame(self.pool)
         try:
-            while (part := self.queue.take()) is not None:
+            while not self.retiring and (part := self.queue.take()) is not None:
+                self.part, self.range_bytes = part, 0
                 self.on_started(part)
                 self._move(stream, frame, part)
+            self.part = None
             frame.release()
             stream.drain()
         finally:
             stream.close()
             self._take_durable(stream)
-            self.counters.wire_bytes += stream.wire_bytes
 
     def _move(self, stream: TargetStream, frame: Frame, part: Range) -> None:
         manifest = self.session.reply.manifest
@@ -138,6 +189,7 @@ class JobStream:
 
     def _copy(self, stream: TargetStream, frame: Frame, part: Range) -> None:
         cursor = self.cursors.get(part.id, Cursor(part.id))
+        self.range_bytes = cursor.raw_bytes
         reader = RangeReader(
             self.source,
             part.column_family,
@@ -177,7 +229,7 @@ class JobStream:
         codec = self.codecs.codec()
         filled = overlay.fill(frame, self.batch_bytes, codec)
         while True:
-            self._check_stopping()
+            self._turn(stream)
             if filled.stop is StopReason.LARGE_ENTRY:
                 self._check_large(part, overlay, filled.needed_bytes)
                 frame.release()
@@ -186,9 +238,10 @@ class JobStream:
                 break
             self.sent.record(part.id, sent, sent + filled.raw_bytes)
             sent += filled.raw_bytes
-            self.counters.add(filled.entries, filled.raw_bytes)
+            self._count(filled.entries, filled.raw_bytes)
             codec = self.codecs.learn(frame)
             stream.put(frame, overlay.digest)
+            self._take_figures(stream)
             if filled.stop is StopReason.END:
                 break
             filled = overlay.fill(frame, self.batch_bytes, codec)
@@ -200,15 +253,16 @@ class JobStream:
         if self.link and is_never_rewritten(part.file):
             stream.begin(part)
             stream.link_file(str(path))
-            self.counters.add(part.estimated_entries, part.file_bytes)
+            self._count(part.estimated_entries, part.file_bytes)
         else:
-            start, sums = self._agreed_start(part, path)
+            start, sums = self._agreed_start(stream, part, path)
             stream.begin(part, start)
+            self.range_bytes = start
             digest = self._put_file(stream, part, path, part.estimated_entries, start, sums)
         stream.end(0, part.file_bytes, digest)
         self._take_durable(stream)
 
-    def _agreed_start(self, part: Range, path: Path) -> tuple[int, FileSums]:
+    def _agreed_start(self, stream: TargetStream, part: Range, path: Path) -> tuple[int, FileSums]:
         """How far the target's part of a file is the source's, and the sums there: all of it or nothing."""
         cursor = self.cursors.get(part.id, Cursor(part.id))
         sums = FileSums()
@@ -216,12 +270,15 @@ class JobStream:
             return 0, sums
         with open_source_file(path) as fd:
             for offset in range(0, cursor.raw_bytes, FILE_PIECE_BYTES):
-                self._check_stopping()
+                self._turn(stream)
                 length = min(FILE_PIECE_BYTES, cursor.raw_bytes - offset)
+                self.flow.read_limiter.charge(length)
                 sums = sums.behind(offset, length, file_crc32c(fd, offset, length, str(path)))
         return (cursor.raw_bytes, sums) if sums.digest == cursor.digest else (0, FileSums())
 
-    def _check_stopping(self) -> None:
+    def _turn(self, stream: TargetStream) -> None:
+        """Before each frame: waits while something holds the job. StoppedError when it is to stop."""
+        self.flow.wait_while_held(self.index, self.stopping, stream.heartbeat)
         if self.stopping.is_set():
             raise StoppedError("stopped on request")
 
@@ -233,12 +290,14 @@ class JobStream:
         counted = entries * start // max(1, part.file_bytes)
         with open_source_file(path) as fd:
             for offset in range(start, part.file_bytes, FILE_PIECE_BYTES):
-                self._check_stopping()
+                self._turn(stream)
                 length = min(FILE_PIECE_BYTES, part.file_bytes - offset)
+                self.flow.read_limiter.charge(length)
                 self.sent.record(part.id, offset, offset + length)
                 sums = stream.put_file(fd, offset, length, str(path), sums)
                 due = entries * (offset + length) // part.file_bytes
-                self.counters.add(due - counted, length)
+                self._count(due - counted, length)
+                self._take_figures(stream)
                 counted = due
         self._check_recorded(path, sums.crc32c)
         return sums.digest
@@ -256,6 +315,7 @@ class JobStream:
     def _build(self, stream: TargetStream, part: Range) -> None:
         """Moves a range as SST files, each sent while it is built."""
         cursor = self.cursors.get(part.id, Cursor(part.id))
+        self.range_bytes = cursor.raw_bytes
         manifest = self.session.reply.manifest
         builder = SstBuilder(
             self.source,
@@ -281,13 +341,16 @@ class JobStream:
         entries, raw_bytes, digest = cursor.entries, cursor.raw_bytes, cursor.digest
         file_entries = file_bytes = 0
         while True:
-            self._check_stopping()
+            self._turn(stream)
+            began = time.monotonic()
             piece = builder.build(min(self.batch_bytes, FILE_PIECE_BYTES))
+            self.counters.read_seconds += time.monotonic() - began
             record_sent(mark, raw_bytes + file_bytes, raw_bytes + piece.raw_bytes)
-            self.counters.add(piece.entries - file_entries, piece.raw_bytes - file_bytes)
+            self._count(piece.entries - file_entries, piece.raw_bytes - file_bytes)
             file_entries, file_bytes = piece.entries, piece.raw_bytes
             if piece.length:
                 digest = stream.put_piece(builder, piece, digest)
+                self._take_figures(stream)
             if piece.ends_file:
                 stream.end_file(FileTotals(file_entries, file_bytes, piece.last_key, graft=False))
                 entries += file_entries
@@ -303,10 +366,11 @@ class JobStream:
         """Everything behind `cursor`; entries and bytes of the whole range."""
         entries, raw_bytes = cursor.entries, cursor.raw_bytes
         looked_at = self.counters.batches
+        read_before, compress_before = self.counters.read_seconds, self.counters.compress_seconds
         codec = self.codecs.codec()
         filled = reader.fill(frame, self.batch_bytes, codec)
         while True:
-            self._check_stopping()
+            self._turn(stream)
             large = filled.stop is StopReason.LARGE_ENTRY
             if large:
                 self._check_large(part, reader, filled.needed_bytes)
@@ -318,7 +382,7 @@ class JobStream:
             record_sent(mark, raw_bytes, raw_bytes + filled.raw_bytes)
             entries += filled.entries
             raw_bytes += filled.raw_bytes
-            self.counters.add(filled.entries, filled.raw_bytes)
+            self._count(filled.entries, filled.raw_bytes)
             codec = self.codecs.learn(frame)
             if ended or large:
                 stream.put(frame, reader.digest)
@@ -338,16 +402,35 @@ class JobStream:
                 )
                 entries += run.entries
                 raw_bytes += run.raw_bytes
-                self.counters.add(run.entries, run.raw_bytes, run.frames - 1)
+                self._count(run.entries, run.raw_bytes, run.frames - 1)
                 filled = run.next
             if self.counters.batches >= looked_at + _FRAMES_PER_LOOK:
                 looked_at = self.counters.batches
                 self._take_durable(stream)
+            self.counters.read_seconds = read_before + reader.read_seconds
+            self.counters.compress_seconds = compress_before + reader.compress_seconds
+            self._take_figures(stream)
         return entries, raw_bytes
+
+    def _count(self, entries: int, raw_bytes: int, batches: int = 1) -> None:
+        self.counters.add(entries, raw_bytes, batches)
+        self.range_bytes += raw_bytes
+
+    def _take_figures(self, stream: TargetStream) -> None:
+        """Adds to the counters what stream and meter counted since the last time."""
+        before, now = self._figures, _Figures.of(stream, self.meter)
+        counters = self.counters
+        counters.wire_bytes += now.wire_bytes - before.wire_bytes
+        counters.payload_bytes += now.sent_bytes - before.sent_bytes
+        counters.network_seconds += now.network_seconds - before.network_seconds
+        counters.apply_seconds += now.apply_seconds - before.apply_seconds
+        counters.applied_frames += now.applied_frames - before.applied_frames
+        self._figures = now
 
     def _take_durable(self, stream: TargetStream) -> None:
         for cursor in stream.take_durable():
             self.on_durable(cursor)
+        self._take_figures(stream)
 
     def _check_large(self, part: Range, reader: RangeReader | OverlayReader, needed: int) -> None:
         limit = min(self.session.reply.max_frame_bytes, self.pool.max_bytes // 2)

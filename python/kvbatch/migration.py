@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import stamina
 
@@ -17,15 +18,21 @@ from kvbatch.at_exit import AT_EXIT_SECONDS, stop_at_exit
 from kvbatch.compression import CodecChooser
 from kvbatch.endpoints import DirectoryEndpoint, check_apart, parse_endpoint
 from kvbatch.errors import KvbatchError, RefusedError, SourceError, StoppedError, TransportError
-from kvbatch.events import SAMPLE_SECONDS, Event, EventBus, Progress, RateMeter, Summary
+from kvbatch.events import SAMPLE_SECONDS, Event, EventBus, Progress, Summary
 from kvbatch.fingerprint import fingerprint_directory
+from kvbatch.flow.job_flow import JobFlow
+from kvbatch.flow.settings import JobSettings
+from kvbatch.flow.stream_meter import StreamMeter
+from kvbatch.flow.throttle import ThrottleLedger
+from kvbatch.flow_policy import FlowPolicy
+from kvbatch.job_figures import JobFigures
 from kvbatch.job_recorder import JobRecorder
 from kvbatch.job_stream import JobStream, RangeQueue, StreamCounters
 from kvbatch.migration_plan import make_plan, open_source
 from kvbatch.options import MigrationOptions
-from kvbatch.process import peak_rss_bytes
 from kvbatch.sent_log import SentLog
 from kvbatch.state import JobState, job_lock, state_after
+from kvbatch.stream_group import StreamGroup
 from kvbatch.target import TargetSession
 from kvbatch.target_local import LocalSession
 from kvbatch.target_remote import RemoteSession
@@ -45,7 +52,6 @@ class Migration:
     def __init__(self, source: str, target: str, options: MigrationOptions) -> None:
         """Checks and plans: raises UsageError, RefusedError or SourceError before anything is written."""
         self._options = options
-        self._started_monotonic = time.monotonic()
         self._source_endpoint = parse_endpoint(source)
         self._target_endpoint = parse_endpoint(target)
         check_apart(self._source_endpoint, self._target_endpoint)
@@ -61,21 +67,11 @@ class Migration:
         self._wake = threading.Event()
         self._finished = threading.Event()
         self._session: TargetSession | None = None
-        self._streams: list[JobStream] = []
-        self._finished_counters = StreamCounters()
         self._manifest = self.plan.manifest
-        self._lock = threading.Lock()
-        self._cursors: dict[int, Cursor] = {}
-        # What was durable when the present session began.
-        self._base_entries = 0
-        self._base_bytes = 0
         self._resumed = False
-        self._progress = Progress(
-            estimated_entries=self.plan.estimated_entries,
-            estimated_bytes=self.plan.estimated_bytes,
-            ranges=len(self.plan.ranges),
-        )
-        self._rates = RateMeter()
+        self._flow = JobFlow(options.settings, self._store.read_limiter, ThrottleLedger())
+        self._figures = JobFigures(self.plan, self._flow)
+        self._policy = FlowPolicy(options, self._flow, self._target_endpoint, self._bus)
         self._summary: Summary | None = None
         self._error: BaseException | None = None
         self._attempt: stamina.Attempt
@@ -95,7 +91,31 @@ class Migration:
         return self._bus.subscribe()
 
     def progress(self) -> Progress:
-        return self._progress
+        return self._figures.progress
+
+    @property
+    def settings(self) -> JobSettings:
+        """What holds now of all that `set` can change."""
+        return self._flow.settings
+
+    def set(self, **changes: Any) -> JobSettings:
+        """Changes rate_limit, source_read_rate, streams, batch_bytes, window, compression or max_memory of the running
+        job, given as to `migrate`; they hold from the next frame on. Raises UsageError, and changes nothing, for what
+        makes no sense."""
+        changed = self._options.changed(self._flow.settings, **changes)
+        self._flow.change(**changed)
+        self._bus.publish("settings", **changed)
+        self._wake.set()
+        return self._flow.settings
+
+    def pause(self) -> None:
+        """Holds the job between two frames until `resume`. What was sent becomes durable. Idempotent."""
+        if self._flow.pause():
+            self._bus.publish("state", state="paused")
+
+    def resume(self) -> None:
+        if self._flow.resume():
+            self._bus.publish("state", state="running")
 
     def cancel(self) -> None:
         """Stops cleanly: what was applied is made durable and the job stays resumable. `wait` raises StoppedError."""
@@ -130,6 +150,7 @@ class Migration:
             self._bus.publish("done", state=state_after(error), error=str(error))
         finally:
             del self._store
+            self._policy.close()
             self._recorder.close()
             self._finished.set()
 
@@ -142,19 +163,15 @@ class Migration:
             if known is None and not self._opened:
                 self._recorder.forget()  # nothing anywhere could be carried on
                 raise
-            self._sample()
             self._recorder.update(
-                state=state_after(error), error=str(error), progress=dataclasses.asdict(self._progress)
+                state=state_after(error), error=str(error), progress=dataclasses.asdict(self._figures.sample())
             )
             raise
         if already_finished is not None:
             return already_finished
-        self._sample()
-        summary = self._summarize()
+        progress, summary = self._figures.sample(), self._summarize()
         self._recorder.update(
-            state=JobState.DONE,
-            summary=dataclasses.asdict(summary),
-            progress=dataclasses.asdict(self._progress),
+            state=JobState.DONE, summary=dataclasses.asdict(summary), progress=dataclasses.asdict(progress)
         )
         self._recorder.remove_sent_log()
         return summary
@@ -165,7 +182,7 @@ class Migration:
 
         Returns the recorded summary when an earlier session had finished the job already."""
         while True:
-            before = self._durable_bytes()
+            before = self._figures.durable_bytes()
             try:
                 for attempt in stamina.retry_context(
                     on=self._note_retry,
@@ -179,7 +196,7 @@ class Migration:
                     with attempt:
                         return self._run_session()
             except KvbatchError as error:
-                if not error.retryable or self._stopping.is_set() or self._durable_bytes() == before:
+                if not error.retryable or self._stopping.is_set() or self._figures.durable_bytes() == before:
                     raise
         raise AssertionError("unreachable")
 
@@ -194,7 +211,7 @@ class Migration:
         target = self._target_endpoint
         if isinstance(target, DirectoryEndpoint):
             return LocalSession(target.path, self.plan.manifest, self._options.max_memory // 2)
-        return RemoteSession(target, self.plan.manifest, self._options.window)
+        return RemoteSession(target, self.plan.manifest, self._policy.window, self._policy.silence_seconds)
 
     def _run_session(self) -> Summary | None:
         if self._stopping.is_set():
@@ -214,9 +231,7 @@ class Migration:
             self._session = session
             self._resumed = self._resumed or reply.resumed
             self._manifest = reply.manifest
-            self._cursors = {cursor.range: cursor for cursor in reply.cursors}
-            self._base_entries = sum(self._entries(cursor) for cursor in reply.cursors)
-            self._base_bytes = sum(cursor.raw_bytes for cursor in reply.cursors)
+            self._figures.begin_session(reply.manifest, reply.cursors)
             # A store that is moved as it is keeps its identity.
             identity = self._store.identity if self._manifest.lane == "files" else reply.identity
             self._recorder.update(identity=identity, fingerprint=self.plan.manifest.fingerprint, summary=None)
@@ -233,7 +248,7 @@ class Migration:
             self._check_source_unchanged()
             self._recorder.update(
                 state=JobState.FINISHING,
-                progress=dataclasses.asdict(self._progress),
+                progress=dataclasses.asdict(self._figures.progress),
                 summary=dataclasses.asdict(self._summarize()),
             )
             session.finish()
@@ -258,25 +273,25 @@ class Migration:
         return Summary(**{**summary, "finished_before": not self._opened})
 
     def _run_streams(self, session: TargetSession, sent: SentLog) -> None:
-        remaining = [
-            part
-            for part in self._manifest.ranges
-            if part.id not in self._cursors or not self._cursors[part.id].complete
-        ]
+        cursors = self._figures.cursors()
+        remaining = [part for part in self._manifest.ranges if part.id not in cursors or not cursors[part.id].complete]
         queue = RangeQueue(remaining)
-        pool = BufferPool(self._options.max_memory)
+        pool = BufferPool(self._flow.settings.max_memory)
         halt = threading.Event()
-        streams = [
-            JobStream(
+
+        def make_stream(index: int) -> JobStream:
+            return JobStream(
                 index=index,
                 source=self._store,
                 session=session,
                 queue=queue,
-                cursors=dict(self._cursors),
+                cursors=cursors,
                 sent=sent,
                 pool=pool,
-                batch_bytes=self._options.batch_bytes,
-                codecs=CodecChooser(self._options.compression, self._target_endpoint),
+                flow=self._flow,
+                meter=StreamMeter(index, self._flow.wire_limiter, self._flow.ledger, self._policy.window),
+                batch_bytes=self._policy.batch_bytes,
+                codecs=CodecChooser(self._flow.settings.compression, self._target_endpoint),
                 link=self._options.link,
                 counters=StreamCounters(),
                 stopping=halt,
@@ -284,45 +299,40 @@ class Migration:
                 on_durable=self._note_durable,
                 on_ended=self._wake.set,
             )
-            for index in range(min(self._options.streams, len(remaining)))
-        ]
-        with self._lock:
-            self._streams = streams
-        threads = [
-            threading.Thread(target=stream.run, name=f"kvbatch-stream-{stream.index}", daemon=True)
-            for stream in streams
-        ]
-        for thread in threads:
-            thread.start()
+
+        group = StreamGroup(make_stream, queue, halt)
+        self._flow.take_hold()
+        self._policy.begin_session(group, pool)
+        self._figures.begin_streams(group.streams)
+        group.adjust(self._policy.streams)
         give_up = float("inf")
         next_sample = time.monotonic() + SAMPLE_SECONDS
-        for stream, thread in zip(streams, threads, strict=True):
-            while not stream.ended:
-                # Until this stream ends, somebody stops the job, or a sample or a deadline is due.
-                self._wake.wait(max(0.0, min(next_sample, give_up) - time.monotonic()))
-                self._wake.clear()
-                if self._stopping.is_set() or any(each.error is not None for each in streams):
-                    if not halt.is_set():
-                        halt.set()
-                        give_up = time.monotonic() + _STOP_GRACE_SECONDS
-                    if self._stopping.is_set():
-                        pool.close()
-                    if time.monotonic() >= give_up:
-                        for each in streams:
-                            each.interrupt()
-                        give_up = float("inf")
-                if time.monotonic() >= next_sample:
-                    next_sample += SAMPLE_SECONDS
-                    self._sample()
-                    self._recorder.sample(dataclasses.asdict(self._progress))
-                    self._bus.publish("sample", **dataclasses.asdict(self._progress))
-            thread.join()
-        with self._lock:
-            for stream in streams:
-                _add(self._finished_counters, stream.counters)
-            self._streams = []
-        self._sample()
-        self._raise_first([stream.error for stream in streams if stream.error is not None])
+        while not group.ended:
+            # Until a stream ends, somebody stops or changes the job, or a sample or a deadline is due.
+            self._wake.wait(max(0.0, min(next_sample, give_up) - time.monotonic()))
+            self._wake.clear()
+            if self._stopping.is_set() or group.errors:
+                if not halt.is_set():
+                    halt.set()
+                    self._flow.wake()
+                    give_up = time.monotonic() + _STOP_GRACE_SECONDS
+                if self._stopping.is_set():
+                    pool.close()
+                if time.monotonic() >= give_up:
+                    self._flow.let_go()
+                    group.interrupt()
+                    give_up = float("inf")
+            elif time.monotonic() >= next_sample:
+                next_sample += SAMPLE_SECONDS
+                progress = self._figures.sample()
+                self._recorder.sample(dataclasses.asdict(progress))
+                self._bus.publish("sample", **dataclasses.asdict(progress))
+                self._policy.look(progress, self._figures.observation)
+            self._policy.apply()
+        group.join()
+        self._figures.end_streams()
+        self._figures.sample()
+        self._raise_first(group.errors)
 
     def _raise_first(self, errors: list[Exception]) -> None:
         """What ended the streams; a stream that only stopped because of another's error does not count."""
@@ -343,8 +353,7 @@ class Migration:
         return StoppedError(f"job {self.job} was stopped on request; nothing is lost")
 
     def _note_durable(self, cursor: Cursor) -> None:
-        with self._lock:
-            self._cursors[cursor.range] = cursor
+        self._figures.note_durable(cursor)
         if cursor.complete:
             self._bus.publish("range", range=cursor.range, state="complete")
 
@@ -356,70 +365,7 @@ class Migration:
                 "unfinished; remove it and migrate again while nothing writes to the source"
             )
 
-    # -- figures ------------------------------------------------------------------------------------------------------
-
-    def _durable_bytes(self) -> int:
-        with self._lock:
-            return sum(cursor.raw_bytes for cursor in self._cursors.values())
-
-    def _entries(self, cursor: Cursor) -> int:
-        """What a cursor covers. The lane `files` does not look at entries: of them it is the planner's estimate."""
-        if self._manifest.lane != "files":
-            return cursor.entries
-        part = self._manifest.ranges[cursor.range]
-        if cursor.complete:
-            return part.estimated_entries
-        return part.estimated_entries * cursor.raw_bytes // max(1, part.file_bytes)
-
-    def _sample(self) -> None:
-        with self._lock:
-            session = StreamCounters()
-            for stream in self._streams:
-                _add(session, stream.counters)
-            counters = dataclasses.replace(self._finished_counters)
-            _add(counters, session)
-            cursors = list(self._cursors.values())
-        durable_entries = sum(self._entries(cursor) for cursor in cursors)
-        durable_bytes = sum(cursor.raw_bytes for cursor in cursors)
-        entries_per_second, bytes_per_second = self._rates.sample(counters.entries, counters.raw_bytes)
-        self._progress = Progress(
-            entries=max(durable_entries, self._base_entries + session.entries),
-            raw_bytes=max(durable_bytes, self._base_bytes + session.raw_bytes),
-            durable_entries=durable_entries,
-            durable_bytes=durable_bytes,
-            estimated_entries=max(self.plan.estimated_entries, durable_entries),
-            estimated_bytes=max(self.plan.estimated_bytes, durable_bytes),
-            entries_per_second=entries_per_second,
-            bytes_per_second=bytes_per_second,
-            seconds=time.monotonic() - self._started_monotonic,
-            ranges_complete=sum(cursor.complete for cursor in cursors),
-            ranges=len(self._manifest.ranges),
-        )
-
     def _summarize(self) -> Summary:
-        seconds = time.monotonic() - self._started_monotonic
-        with self._lock:
-            cursors = list(self._cursors.values())
-            counters = self._finished_counters
-        return Summary(
-            job=self.job,
-            state=JobState.DONE,
-            lane=self._manifest.lane,
-            lane_reason=self._lane_reason(),
-            entries=sum(self._entries(cursor) for cursor in cursors),
-            raw_bytes=sum(cursor.raw_bytes for cursor in cursors),
-            wire_bytes=counters.wire_bytes,
-            seconds=seconds,
-            entries_per_second=counters.entries / seconds if seconds > 0 else 0.0,
-            batches=counters.batches,
-            resumed=self._resumed,
-            resent_bytes=self._sent.resent_bytes,
-            throttled_seconds=0.0,
-            peak_rss_bytes=peak_rss_bytes(),
-            ranges=len(self._manifest.ranges),
+        return self._figures.summary(
+            self.job, self._lane_reason(), resumed=self._resumed, resent_bytes=self._sent.resent_bytes
         )
-
-
-def _add(total: StreamCounters, part: StreamCounters) -> None:
-    for field in dataclasses.fields(StreamCounters):
-        setattr(total, field.name, getattr(total, field.name) + getattr(part, field.name))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from kvbatch._core import store
 from kvbatch.errors import UsageError
+from kvbatch.flow.rate_schedule import RateSchedule, parse_rate
+from kvbatch.flow.settings import JobSettings
+from kvbatch.flow.source_check import SourceCheck
 from kvbatch.ranges import KeyRange, parse_key_range
 from kvbatch.units import parse_bytes
 
@@ -18,10 +22,18 @@ __all__ = ["MigrationOptions", "check_family_names", "default_state_dir", "defau
 
 KIB = 1 << 10
 MIB = 1 << 20
+# Where `auto` begins.
 AUTO_BATCH_BYTES = 2 * MIB
+AUTO_WINDOW = 16
 MIN_BATCH_BYTES = 4 * KIB
 MAX_BATCH_BYTES = 64 * MIB
 MAX_STREAMS = 64
+MIN_RATE = 64 * KIB
+# What `auto` may choose.
+MIN_AUTO_BATCH_BYTES = 64 * KIB
+MAX_AUTO_BATCH_BYTES = 8 * MIB
+# Each stream holds one frame, which takes twice the batch when it is compressed.
+_FRAME_PARTS = 2
 
 # No machine has more, and it stays far from where sums of sizes would overflow in the core.
 MAX_SIZE = 1 << 50
@@ -57,7 +69,41 @@ def _read_by(parse: Callable[[Any], Any]) -> BeforeValidator:
 
 
 def _parse_batch_size(value: Any) -> int:
-    return AUTO_BATCH_BYTES if value == "auto" else parse_bytes(value)
+    size = _parse_auto(value)
+    return 0 if size == 0 else parse_bytes(size)
+
+
+def _parse_auto(value: Any) -> Any:
+    """`auto` is held as 0, which nobody may give."""
+    if value == "auto":
+        return 0
+    if value == 0:
+        raise ValueError
+    return value
+
+
+def _parse_limit(value: Any) -> int:
+    """A limit that holds a frame up for longer than a peer waits would break the connection."""
+    rate = parse_rate(value)
+    if 0 < rate < MIN_RATE:
+        raise UsageError(f"{value!r} is less than 64KiB/s")
+    return rate
+
+
+def _parse_schedule(value: Any) -> RateSchedule | None:
+    return RateSchedule.parse(value) if isinstance(value, str) else value
+
+
+def _known_check(value: Any) -> Any:
+    if value is not None:
+        SourceCheck(value)
+    return value
+
+
+def _batch_in_bounds(value: int) -> int:
+    if value and not MIN_BATCH_BYTES <= value <= MAX_BATCH_BYTES:
+        raise ValueError
+    return value
 
 
 def _parse_optional_range(value: Any) -> KeyRange:
@@ -87,13 +133,24 @@ def _size(command_line: str, default: int) -> Any:
     )
 
 
+_SETTINGS = tuple(field.name for field in dataclasses.fields(JobSettings))
+_A_RATE = "bytes a second, 64KiB/s or more, like 20MiB/s; 0 for no limit"
+
+
 class MigrationOptions(BaseModel):
     """What `migrate` and `plan` take besides source and target. Sizes are bytes, or text like `1MiB`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     lane: Literal["auto", "batch", "sst", "files"] = _option("--lane", "auto, batch, sst or files", default="auto")
-    streams: int = _number("--streams", 1, MAX_STREAMS, default_factory=default_streams)
+    streams: Annotated[int, BeforeValidator(_parse_auto)] = _option(
+        "--streams",
+        f"auto, or a whole number from 1 to {MAX_STREAMS}",
+        ge=0,
+        le=MAX_STREAMS,
+        default_factory=default_streams,
+    )
+    max_streams: int = _number("--max-streams", 1, MAX_STREAMS, default=8)
     compression: Literal["auto", "lz4", "zstd", "none"] = _option(
         "--compression", "auto, lz4, zstd or none", default="auto"
     )
@@ -101,14 +158,21 @@ class MigrationOptions(BaseModel):
         "--target-compression", "auto, none, lz4, lz4hc, zstd, snappy, zlib or bzip2", default="auto"
     )
     max_memory: Annotated[int, _read_by(parse_bytes)] = _size("--max-memory", 256 * MIB)
-    batch_bytes: Annotated[int, _read_by(_parse_batch_size)] = _option(
-        "--batch-size",
-        "auto, or a size from 4KiB to 64MiB",
-        ge=MIN_BATCH_BYTES,
-        le=MAX_BATCH_BYTES,
-        default=AUTO_BATCH_BYTES,
+    batch_bytes: Annotated[int, _read_by(_parse_batch_size), AfterValidator(_batch_in_bounds)] = _option(
+        "--batch-size", "auto, or a size from 4KiB to 64MiB", default=0
     )
-    window: int = _number("--window", 1, 1024, default=16)
+    window: Annotated[int, BeforeValidator(_parse_auto)] = _option(
+        "--window", "auto, or a whole number from 1 to 1024", ge=0, le=1024, default=0
+    )
+    rate_limit: Annotated[int, _read_by(_parse_limit)] = _option("--rate-limit", _A_RATE, default=0)
+    rate_schedule: Annotated[RateSchedule | None, _read_by(_parse_schedule)] = _option(
+        "--rate-schedule", "limits by local time of day, like 09:00-18:00=20MiB/s,*=0", default=None
+    )
+    source_read_rate: Annotated[int, _read_by(_parse_limit)] = _option("--max-source-read-rate", _A_RATE, default=0)
+    throttle_check: Annotated[Any, _read_by(_known_check)] = _option(
+        "--throttle-check", "a shell command, an http:// or https:// URL or a callable", default=None
+    )
+    peer_timeout: float = _option("--peer-timeout", "seconds, from 1 to 86400", ge=1, le=86_400, default=60.0)
     column_families: Annotated[tuple[str, ...], BeforeValidator(check_family_names)] = _option(
         "--cf", 'a sequence of names, such as ("default",)', default=()
     )
@@ -143,14 +207,39 @@ class MigrationOptions(BaseModel):
                 known = ", ".join(cls.model_fields)
                 raise UsageError(f"there is no option {name!r}; there are {known}") from error
             raise UsageError(f"{_shown(name, field.title)} {options[name]!r}: give {field.description}") from error
-        # Each stream holds one frame, which takes twice the batch when it is compressed.
-        needed = 2 * made.batch_bytes * made.streams
+        if made.rate_limit and made.rate_schedule is not None:
+            raise UsageError("--rate-limit and --rate-schedule exclude each other: a limit for all times is *=20MiB/s")
+        batch_bytes = made.batch_bytes or MIN_AUTO_BATCH_BYTES
+        streams = made.streams or made.max_streams
+        needed = _FRAME_PARTS * batch_bytes * streams
         if made.max_memory < needed:
             raise UsageError(
-                f"--max-memory {made.max_memory} is too little for {made.streams} streams of {made.batch_bytes}-byte "
+                f"--max-memory {made.max_memory} is too little for {streams} streams of {batch_bytes}-byte "
                 f"batches: give at least {needed}, or fewer streams"
             )
         return made
+
+    @property
+    def settings(self) -> JobSettings:
+        """Those that can be changed while the job runs."""
+        return JobSettings(**{name: getattr(self, name) for name in _SETTINGS})
+
+    def changed(self, settings: JobSettings, **changes: Any) -> dict[str, Any]:
+        """`changes` of the settings that hold now, as `checked` reads them. Raises UsageError."""
+        unknown = next((name for name in changes if name not in _SETTINGS), None)
+        if unknown is not None:
+            raise UsageError(f"{unknown!r} cannot be changed while a job runs; {', '.join(_SETTINGS)} can")
+        if not changes:
+            raise UsageError(f"nothing to change was given: {', '.join(_SETTINGS)}")
+        now = {name: getattr(settings, name) or "auto" for name in ("streams", "batch_bytes", "window")}
+        now |= {name: getattr(settings, name) for name in _SETTINGS if name not in now}
+        now["max_streams"] = self.max_streams
+        checked = MigrationOptions.checked(**(now | changes))
+        return {name: getattr(checked, name) for name in changes}
+
+    def most_batch_bytes(self, streams: int) -> int:
+        """What `auto` may choose, so that the frames of as many streams have room."""
+        return min(MAX_AUTO_BATCH_BYTES, self.max_memory // (_FRAME_PARTS * max(1, streams)))
 
 
 def _shown(name: str, command_line: str | None) -> str:

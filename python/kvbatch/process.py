@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
-__all__ = ["peak_rss_bytes"]
+__all__ = ["peak_rss_bytes", "rss_bytes"]
+
+_PAGE_BYTES = resource.getpagesize()
 
 
 def peak_rss_bytes() -> int:
@@ -13,3 +16,8 @@ def peak_rss_bytes() -> int:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return 0
+
+
+def rss_bytes() -> int:
+    """Memory that is resident now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES

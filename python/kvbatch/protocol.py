@@ -40,8 +40,11 @@ _NO_SUCH_HOST = (socket.EAI_NONAME, socket.EAI_NODATA)
 _WELCOME_MILLISECONDS = 30_000
 # A resolver that does not know one of these any more has a fault too.
 _reached_hosts: set[str] = set()
-# A dead peer is noticed by TCP itself; a silent but living one after this long.
-SILENCE_MILLISECONDS = 300_000
+# A dead peer is noticed by TCP itself; a silent but living one after this long. A receiver that is at work says every
+# HEARTBEAT_SECONDS that it is, so that slow is not taken for dead.
+SILENCE_SECONDS = 60.0
+# What a receiver gives a sender to go on with a frame that has begun.
+SENDER_SILENCE_MILLISECONDS = 300_000
 # A peer that does not close gets this long to hear why the connection ends.
 _LAST_WORD_MILLISECONDS = 5_000
 # A larger buffer goes back to the pool as soon as it is read.
@@ -112,9 +115,13 @@ class Peer:
         self.connection.send_control(type_, payload, stream, range_)
 
     def receive(self, *expected: FrameType) -> tuple[FrameType, dict[str, Any]]:
-        """The next control frame, which must be of an expected type. ERROR frames are raised as what they say."""
-        self.connection.receive(self._frame)
-        type_ = self._frame.type
+        """The next control frame, which must be of an expected type. ERROR frames are raised as what they say, a
+        HEARTBEAT that was not expected only says that the peer is at work."""
+        while True:
+            self.connection.receive(self._frame)
+            type_ = self._frame.type
+            if type_ != FrameType.HEARTBEAT or FrameType.HEARTBEAT in expected:
+                break
         if type_ == FrameType.DATA:
             raise ProtocolError(f"{self.name} sent a data frame where {_names(expected)} was due")
         value = decode_payload(self._frame)
@@ -197,11 +204,17 @@ def ignore_peer(peer: Peer) -> None:
 
 
 def connect(
-    host: str, port: int, role: str, *, on_connected: Callable[[Peer], None] = ignore_peer, **more: Any
+    host: str,
+    port: int,
+    role: str,
+    *,
+    on_connected: Callable[[Peer], None] = ignore_peer,
+    silence_seconds: float | None = None,
+    **more: Any,
 ) -> tuple[Peer, dict[str, Any]]:
-    """Connects and shakes hands; the peer and its WELCOME. `on_connected` gets the peer before anything is waited for,
-    so that another thread can close it. Raises UsageError for a host that does not exist, TransportError,
-    ProtocolError."""
+    """Connects and shakes hands; the peer and its WELCOME. A peer that is silent for `silence_seconds` is given up.
+    `on_connected` gets the peer before anything is waited for, so that another thread can close it. Raises UsageError
+    for a host that does not exist, TransportError, ProtocolError."""
     try:
         sock = socket.create_connection((host, port), timeout=_CONNECT_SECONDS)
     except OSError as error:
@@ -215,7 +228,7 @@ def connect(
         peer.connection.set_timeout(_WELCOME_MILLISECONDS)
         peer.send(FrameType.HELLO, hello(role, **more))
         welcome = peer.receive(FrameType.WELCOME)[1]
-        peer.connection.set_timeout(SILENCE_MILLISECONDS)
+        peer.connection.set_timeout(round(1000 * (silence_seconds or SILENCE_SECONDS)))
     except BaseException:
         peer.close()
         raise

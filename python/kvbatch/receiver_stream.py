@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from kvbatch._core.frame import BufferPool, Frame, FrameType
 from kvbatch.errors import ClosedError, ProtocolError, TransportError
 from kvbatch.protocol import Peer, cursor_to_json, decode_payload, malformed_is_protocol_error
@@ -14,6 +16,8 @@ __all__ = ["ReceiverStream"]
 # that pauses gets one after this.
 _IDLE_ACK_MILLISECONDS = 50
 _MAX_FRAMES_PER_ACK = 64
+# How the store is costs some properties of each column family, and an ack some of its length.
+_HEALTH_SECONDS = 1.0
 # A buffer this large served one large value and goes back to the pool at once.
 _LARGE_FRAME_BYTES = 8 << 20
 
@@ -23,12 +27,17 @@ class ReceiverStream:
 
     def __init__(self, peer: Peer, ranges: AppliedRanges, pool: BufferPool, window: int) -> None:
         """`window`: how many frames the sender keeps unacknowledged."""
-        self._frames_per_ack = max(1, min(3 * window // 4, _MAX_FRAMES_PER_ACK))
+        self._use_window(window)
+        self._apply_seconds = 0.0
+        self._health_due = 0.0
         self._peer = peer
         self._ranges = ranges
         self._frame = Frame(pool)
         self._unacknowledged = 0
         self._digest = bytes(16)
+
+    def _use_window(self, window: int) -> None:
+        self._frames_per_ack = max(1, min(3 * window // 4, _MAX_FRAMES_PER_ACK))
 
     def run(self) -> None:
         """Serves frames until the sender closes (ClosedError) or something fails."""
@@ -42,7 +51,9 @@ class ReceiverStream:
                 applier = self._ranges.current()
                 if frame.range != applier.applied.range:
                     raise ProtocolError(f"data of range {frame.range} while range {applier.applied.range} is open")
+                began = time.monotonic()
                 applier.apply(frame)
+                self._apply_seconds += time.monotonic() - began
                 self._digest = applier.applied.digest
                 self._unacknowledged += 1
                 if frame.raw_length >= _LARGE_FRAME_BYTES:
@@ -68,6 +79,12 @@ class ReceiverStream:
             elif type_ is FrameType.DRAIN:
                 self._ranges.drain()
                 self._acknowledge(drained=True)
+            elif type_ is FrameType.HEARTBEAT:
+                beat = decode_payload(frame)
+                with malformed_is_protocol_error(self._peer.name, "HEARTBEAT"):
+                    self._use_window(int(beat["window"]))
+                self._health_due = 0.0
+                self._acknowledge()
             else:
                 raise ProtocolError(f"{self._peer.name} sent {FrameType(type_).name} on a stream")
             # Whatever came last: a sender may pause behind any frame.
@@ -86,7 +103,19 @@ class ReceiverStream:
 
     def _acknowledge(self, *, drained: bool = False) -> None:
         durable = [cursor_to_json(cursor) for cursor in self._ranges.take_durable()]
-        ack = {"frames": self._unacknowledged, "digest": self._digest.hex(), "durable": durable, "drained": drained}
+        ack = {
+            "frames": self._unacknowledged,
+            "digest": self._digest.hex(),
+            "durable": durable,
+            "drained": drained,
+            "apply_seconds": round(self._apply_seconds, 6),
+            "queued": self._peer.connection.unread_bytes,
+        }
+        self._apply_seconds = 0.0
+        if (now := time.monotonic()) >= self._health_due:
+            self._health_due = now + _HEALTH_SECONDS
+            if (health := self._ranges.health()) is not None:
+                ack["health"] = health
         try:
             self._peer.send(FrameType.ACK, ack)
         except TransportError as error:

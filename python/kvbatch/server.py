@@ -20,11 +20,12 @@ from kvbatch.errors import (
     TransportError,
     UsageError,
 )
+from kvbatch.flow.job_flow import HEARTBEAT_SECONDS
 from kvbatch.logs import get_logger
 from kvbatch.manifest import Manifest
 from kvbatch.options import MAX_SIZE, MIB
 from kvbatch.protocol import (
-    SILENCE_MILLISECONDS,
+    SENDER_SILENCE_MILLISECONDS,
     Peer,
     hello,
     malformed_is_protocol_error,
@@ -83,6 +84,8 @@ class Receiver:
         self._peers: dict[Peer, threading.Thread] = {}
         self._sessions: dict[str, Session] = {}
         self._opening: set[Path] = set()
+        # Connections whose senders are to hear that this is alive, whatever it is at.
+        self._greeted: set[Peer] = set()
         self._thread: threading.Thread | None = None
         stop_at_exit(self)
 
@@ -97,6 +100,7 @@ class Receiver:
 
     def serve_forever(self) -> None:
         """Accepts connections until `stop`."""
+        threading.Thread(target=self._beat, name="kvbatch-heartbeat", daemon=True).start()
         while not self._stopping.is_set():
             try:
                 sock, _ = self._socket.accept()
@@ -116,6 +120,16 @@ class Receiver:
                     thread.start()
             if stopping:
                 peer.close()
+
+    def _beat(self) -> None:
+        """A thread that applies a frame, or waits for a stalled disk, says nothing; its sender would think it dead."""
+        while not self._stopping.wait(HEARTBEAT_SECONDS):
+            with self._lock:
+                greeted = list(self._greeted)
+            for peer in greeted:
+                # Its own thread finds out what is wrong with it.
+                with contextlib.suppress(KvbatchError):
+                    peer.connection.try_send_control(FrameType.HEARTBEAT)
 
     def stop(self) -> None:
         """Stops accepting, makes durable what was applied, closes every job. Idempotent."""
@@ -169,15 +183,17 @@ class Receiver:
             peer.close()
             with self._lock:
                 self._peers.pop(peer, None)
+                self._greeted.discard(peer)
 
     def _converse(self, peer: Peer) -> None:
         peer.connection.set_timeout(_FIRST_FRAME_MILLISECONDS)
         _, greeting = peer.receive(FrameType.HELLO)
-        peer.connection.set_timeout(SILENCE_MILLISECONDS)
+        peer.connection.set_timeout(SENDER_SILENCE_MILLISECONDS)
         role = greeting.get("role")
         if role == "control":
             peer.connection.set_limits(CONTROL_LIMITS)
             peer.send(FrameType.WELCOME, hello("receiver", max_frame_bytes=self.limits.max_data_bytes))
+            self._greet(peer)
             ReceiverControl(self, peer).run()
         elif role == "stream":
             with self._lock:
@@ -190,12 +206,17 @@ class Receiver:
         else:
             raise ProtocolError(f"unknown role {role!r}")
 
+    def _greet(self, peer: Peer) -> None:
+        with self._lock:
+            self._greeted.add(peer)
+
     def _serve_stream(self, peer: Peer, session: Session, window: int) -> None:
         session.join(peer)
         peer.connection.set_limits(self.limits)
         ranges = AppliedRanges(session.job)
         try:
             peer.send(FrameType.WELCOME, hello("receiver"))
+            self._greet(peer)
             ReceiverStream(peer, ranges, self.pool, window).run()
         except ClosedError:
             pass  # the sender is done, or gone; what it sent is kept below

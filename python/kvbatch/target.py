@@ -13,6 +13,7 @@ from kvbatch._core.base import chain_file_piece, combine_crc32c
 from kvbatch._core.codec import Codec
 from kvbatch._core.frame import Frame
 from kvbatch._core.store import BatchRun, BuiltPiece, Cursor, RangeReader, SstBuilder
+from kvbatch.flow.stream_meter import StreamMeter
 from kvbatch.ranges import Range
 from kvbatch.target_job import FileTotals, OpenReply
 
@@ -42,7 +43,15 @@ class TargetStream(Protocol):
 
     @property
     def wire_bytes(self) -> int:
-        """Bytes that went over the wire, 0 where there is none."""
+        """Bytes that went over the wire both ways, 0 where there is none."""
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that were handed over: over the wire, or payloads where there is none."""
+
+    @property
+    def network_seconds(self) -> float:
+        """Spent in sending, which is waiting for the link; 0 where there is none."""
 
     def begin(self, part: Range, offset: int = 0) -> None:
         """Starts a range behind its cursor. A file of the store starts at `offset`: its cursor's, or 0 where what the
@@ -84,6 +93,9 @@ class TargetStream(Protocol):
     def end(self, entries: int, raw_bytes: int, digest: bytes) -> None:
         """Ends the range with its totals, what an earlier attempt moved included."""
 
+    def heartbeat(self) -> None:
+        """For a stream that puts nothing for a while: the target hears that it is alive, and answers."""
+
     def take_durable(self) -> list[Cursor]:
         """Cursors that became durable since the last call, in their order."""
 
@@ -103,7 +115,8 @@ class TargetSession(Protocol):
     @property
     def reply(self) -> OpenReply: ...
 
-    def stream(self, index: int) -> TargetStream: ...
+    def stream(self, index: int, meter: StreamMeter | None = None) -> TargetStream:
+        """`meter` gets what is measured, and says the window and what to wait for."""
 
     def finish(self) -> None:
         """Every range is complete: makes the target an ordinary store."""

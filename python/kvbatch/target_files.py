@@ -165,6 +165,9 @@ class FilesJob:
         with self._lock:
             self._active.discard(range_id)
 
+    def health(self) -> None:
+        """There is no store before the job's end."""
+
     @property
     def staging(self) -> Staging:
         return self._staging

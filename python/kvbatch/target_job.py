@@ -38,6 +38,17 @@ __all__ = [
 
 # What RocksDB leaves when it dies before a new store has its CURRENT file.
 _BIRTH_FILE = re.compile(r"LOCK|LOG(\.old\.\d+)?|IDENTITY|(MANIFEST|OPTIONS)-\d+|\d+\.(log|dbtmp)|\.kvbatch")
+_HEALTH_FIELDS = (
+    "l0_files",
+    "immutable_memtables",
+    "pending_compaction_bytes",
+    "delayed_write_rate",
+    "write_stopped",
+    "l0_slowdown_trigger",
+    "l0_stop_trigger",
+    "soft_pending_compaction_bytes",
+    "hard_pending_compaction_bytes",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +125,10 @@ class Job(Protocol):
         Raises ProtocolError when it is taken or done."""
 
     def release_range(self, range_id: int) -> None: ...
+    def health(self) -> dict[str, int] | None:
+        """How near the store is to making its writers wait: the fields of _core.store.TargetHealth. None where no store
+        is open."""
+
     def finish(self) -> None:
         """Ends the job. Raises ProtocolError unless every range is complete."""
 
@@ -236,6 +251,11 @@ class TargetJob:
     def release_range(self, range_id: int) -> None:
         with self._lock:
             self._active.discard(range_id)
+
+    def health(self) -> dict[str, int]:
+        with self._lock:
+            health = self._store.health()
+        return {name: int(getattr(health, name)) for name in _HEALTH_FIELDS}
 
     def finish(self) -> None:
         """Ends the job: every range complete, memtables in files, records dropped. Raises ProtocolError otherwise."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from kvbatch._core.codec import Codec
 from kvbatch._core.frame import Frame
 from kvbatch._core.store import BatchRun, BuiltPiece, Cursor, RangeReader, SstBuilder
 from kvbatch.errors import CorruptionError, KvbatchError, NoSpaceError, ProtocolError, SourceError, TargetError
+from kvbatch.flow.stream_meter import StreamMeter
 from kvbatch.manifest import Manifest
 from kvbatch.ranges import Range
 from kvbatch.target import FileSums
@@ -72,6 +74,9 @@ class AppliedRanges:
         applier.finish(entries, raw_bytes, digest)
         self._finishing.append(applier)
         self._open = None
+
+    def health(self) -> dict[str, int] | None:
+        return self._job.health()
 
     def take_durable(self) -> list[Cursor]:
         left_over, self._left_over = self._left_over, []
@@ -142,16 +147,28 @@ def copy_piece(source: int, source_offset: int, target: int, target_offset: int,
 
 class LocalStream:
     wire_bytes = 0
+    network_seconds = 0.0
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, meter: StreamMeter) -> None:
+        self._job = job
         self._ranges = AppliedRanges(job)
+        self._meter = meter
+        self.sent_bytes = 0
+
+    def _hand_over(self, length: int) -> None:
+        """There is no wire, but a limit holds here too."""
+        self._meter.limiter.charge(length)
+        self.sent_bytes += length
 
     def begin(self, part: Range, offset: int = 0) -> None:
         self._ranges.begin(part.id, offset)
 
     def put(self, frame: Frame, digest: bytes) -> None:
+        self._hand_over(frame.payload_length)
         applier = self._ranges.current()
+        began = time.monotonic()
         applier.apply(frame)
+        self._meter.applied(time.monotonic() - began)
         if applier.applied.digest != digest:
             raise CorruptionError("the target's running digest is not the source's: memory changed on the way")
 
@@ -179,11 +196,15 @@ class LocalStream:
             crc32c = file_crc32c(fd, offset, length, name)
             return crc32c
 
+        self._hand_over(length)
+        began = time.monotonic()
         self._ranges.take_piece(copy, length)
+        self._meter.applied(time.monotonic() - began)
         return sums.behind(offset, length, crc32c)
 
     def put_piece(self, builder: SstBuilder, piece: BuiltPiece, digest: bytes) -> bytes:
         del digest
+        self._hand_over(piece.length)
         return self._ranges.take_piece(builder.write, piece.length)
 
     def end_file(self, totals: FileTotals) -> None:
@@ -194,6 +215,9 @@ class LocalStream:
 
     def end(self, entries: int, raw_bytes: int, digest: bytes) -> None:
         self._ranges.finish(entries, raw_bytes, digest)
+
+    def heartbeat(self) -> None:
+        self._meter.health = self._job.health()
 
     def take_durable(self) -> list[Cursor]:
         return self._ranges.take_durable()
@@ -217,9 +241,8 @@ class LocalSession:
     def reply(self) -> OpenReply:
         return self._reply
 
-    def stream(self, index: int) -> LocalStream:
-        del index
-        return LocalStream(self._job)
+    def stream(self, index: int, meter: StreamMeter | None = None) -> LocalStream:
+        return LocalStream(self._job, meter or StreamMeter(index))
 
     def finish(self) -> None:
         self._job.finish()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 
 from kvbatch._core.base import chain_file_piece, xxh3_64
@@ -10,6 +11,8 @@ from kvbatch._core.frame import Frame, FrameType
 from kvbatch._core.store import BatchRun, BuiltPiece, Cursor, RangeReader, SstBuilder
 from kvbatch.endpoints import ReceiverEndpoint
 from kvbatch.errors import CorruptionError, ProtocolError, RefusedError, TransportError
+from kvbatch.flow.stream_meter import StreamMeter
+from kvbatch.flow.throttle import ThrottleReason
 from kvbatch.manifest import Manifest
 from kvbatch.protocol import MALFORMED, Peer, connect, cursor_from_json, malformed_is_protocol_error
 from kvbatch.ranges import Range
@@ -22,21 +25,35 @@ __all__ = ["RemoteSession"]
 class RemoteStream:
     """Keeps up to `window` frames unacknowledged; every ack must name the digest that was sent."""
 
-    def __init__(self, peer: Peer, index: int, job_hash: int, window: int) -> None:
+    def __init__(self, peer: Peer, index: int, job_hash: int, meter: StreamMeter) -> None:
         self._peer = peer
         self._index = index
         self._job_hash = job_hash
+        self._meter = meter
+        self._use_window(meter.window)
+        self._range = 0
+        self._begun: set[int] = set()
+        # The running digest behind each frame, and when it had been sent.
+        self._unacknowledged: deque[tuple[bytes, float]] = deque()
+        self._durable: list[Cursor] = []
+        peer.connection.set_rate_limiter(meter.limiter)
+
+    def _use_window(self, window: int) -> None:
         self._window = window
         # A receiver acknowledges three quarters of a window at once; looking earlier is in vain.
         self._look_from = max(1, 3 * window // 4)
-        self._range = 0
-        self._begun: set[int] = set()
-        self._unacknowledged: deque[bytes] = deque()
-        self._durable: list[Cursor] = []
 
     @property
     def wire_bytes(self) -> int:
         return self._peer.connection.bytes_sent + self._peer.connection.bytes_received
+
+    @property
+    def sent_bytes(self) -> int:
+        return self._peer.connection.bytes_sent
+
+    @property
+    def network_seconds(self) -> float:
+        return self._peer.connection.send_seconds
 
     def _send(self, type_: FrameType, value: dict[str, object] | None = None) -> None:
         try:
@@ -52,8 +69,7 @@ class RemoteStream:
 
     def put(self, frame: Frame, digest: bytes) -> None:
         self._peer.send_frame(frame)
-        self._unacknowledged.append(digest)
-        self._take_acks()
+        self._sent(digest)
 
     def put_run(
         self,
@@ -72,8 +88,7 @@ class RemoteStream:
             run = reader.send_run(self._peer.connection, frame, batch_bytes, codec, frames, mark, sent_bytes)
         except TransportError as error:
             self._peer.raise_reported(error)
-        self._unacknowledged += run.digests
-        self._take_acks()
+        self._sent(*run.digests)
         return run
 
     def put_file(self, fd: int, offset: int, length: int, name: str, sums: FileSums) -> FileSums:
@@ -82,7 +97,7 @@ class RemoteStream:
         except TransportError as error:
             self._peer.raise_reported(error)
         behind = sums.behind(offset, length, crc32c)
-        self._piece_sent(behind.digest)
+        self._sent(behind.digest)
         return behind
 
     def put_piece(self, builder: SstBuilder, piece: BuiltPiece, digest: bytes) -> bytes:
@@ -90,12 +105,14 @@ class RemoteStream:
             crc32c = builder.send(self._peer.connection)
         except TransportError as error:
             self._peer.raise_reported(error)
-        return self._piece_sent(chain_file_piece(digest, piece.offset, piece.length, crc32c))
+        behind = chain_file_piece(digest, piece.offset, piece.length, crc32c)
+        self._sent(behind)
+        return behind
 
-    def _piece_sent(self, digest: bytes) -> bytes:
-        self._unacknowledged.append(digest)
+    def _sent(self, *digests: bytes) -> None:
+        now = time.monotonic()
+        self._unacknowledged += [(digest, now) for digest in digests]
         self._take_acks()
-        return digest
 
     def end_file(self, totals: FileTotals) -> None:
         self._send(FrameType.FILE_END, totals.to_json())
@@ -105,9 +122,20 @@ class RemoteStream:
 
     def _take_acks(self) -> None:
         """Those that are there; waits for one while the window is full."""
+        if self._meter.window != self._window:
+            self._use_window(self._meter.window)
+            self.heartbeat()
         while len(self._unacknowledged) >= self._look_from and self._peer.connection.wait_readable(0):
             self._take_ack()
-        while len(self._unacknowledged) >= self._window:
+        if len(self._unacknowledged) >= self._window:
+            with self._meter.ledger.waiting(self._index, ThrottleReason.WINDOW):
+                while len(self._unacknowledged) >= self._window:
+                    self._take_ack()
+
+    def heartbeat(self) -> None:
+        self._send(FrameType.HEARTBEAT, {"window": self._window})
+        # Its answer comes when it comes; those to earlier ones have come.
+        while self._peer.connection.wait_readable(0):
             self._take_ack()
 
     def _take_ack(self) -> bool:
@@ -115,11 +143,15 @@ class RemoteStream:
         _, ack = self._peer.receive(FrameType.ACK)
         # As malformed_is_protocol_error, whose generator would be a good part of what an ack costs.
         try:
-            frames, digest = int(ack["frames"]), b""
+            frames, digest, sent = int(ack["frames"]), b"", 0.0
             if not 0 <= frames <= len(self._unacknowledged):
                 raise ValueError(f"{frames} frames where {len(self._unacknowledged)} are unacknowledged")
             for _ in range(frames):
-                digest = self._unacknowledged.popleft()
+                digest, sent = self._unacknowledged.popleft()
+            if frames:
+                self._meter.acknowledged(time.monotonic() - sent, ack)
+            elif "health" in ack:
+                self._meter.note_health(ack["health"])
             if frames and digest.hex() != ack["digest"]:
                 raise CorruptionError(f"range {self._range}: the receiver's running digest is not the sender's")
             for value in ack["durable"]:
@@ -151,11 +183,15 @@ class RemoteStream:
 
 
 class RemoteSession:
-    def __init__(self, endpoint: ReceiverEndpoint, manifest: Manifest, window: int) -> None:
+    def __init__(
+        self, endpoint: ReceiverEndpoint, manifest: Manifest, window: int, silence_seconds: float | None = None
+    ) -> None:
+        """`window`: of streams that no meter gives one. `silence_seconds`: see kvbatch.protocol.connect."""
         self._endpoint = endpoint
         self._window = window
+        self._silence_seconds = silence_seconds
         self._job_hash = xxh3_64(manifest.job.encode())
-        self._control, welcome = connect(endpoint.host, endpoint.port, "control")
+        self._control, welcome = connect(endpoint.host, endpoint.port, "control", silence_seconds=silence_seconds)
         try:
             answer = self._control.request("open", name=endpoint.name, manifest=manifest.to_json())
             with malformed_is_protocol_error(self._control.name, "answer to open"):
@@ -184,16 +220,18 @@ class RemoteSession:
     def reply(self) -> OpenReply:
         return self._reply
 
-    def stream(self, index: int) -> RemoteStream:
+    def stream(self, index: int, meter: StreamMeter | None = None) -> RemoteStream:
+        meter = meter or StreamMeter(index, window=self._window)
         peer, _ = connect(
             self._endpoint.host,
             self._endpoint.port,
             "stream",
+            silence_seconds=self._silence_seconds,
             session=self._session,
             stream=index,
-            window=self._window,
+            window=meter.window,
         )
-        return RemoteStream(peer, index, self._job_hash, self._window)
+        return RemoteStream(peer, index, self._job_hash, meter)
 
     def finish(self) -> None:
         self._control.request("finish")

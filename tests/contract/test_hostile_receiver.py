@@ -158,7 +158,6 @@ def test_a_receiver_that_falls_silent_is_given_up(
     source: Path, monkeypatch: pytest.MonkeyPatch, answers: list[bytes]
 ) -> None:
     monkeypatch.setattr("kvbatch.protocol._WELCOME_MILLISECONDS", 200)
-    monkeypatch.setattr("kvbatch.protocol.SILENCE_MILLISECONDS", 200)
 
     def silent(sock: socket.socket) -> None:
         says(*answers)(sock)
@@ -166,7 +165,7 @@ def test_a_receiver_that_falls_silent_is_given_up(
             pass
 
     with fake_receiver(silent) as port, pytest.raises(kvbatch.TransportError, match="time-out"):
-        migrate(source, port)
+        migrate(source, port, peer_timeout=1)
 
 
 def test_nonsense_on_the_command_line_is_a_message_and_an_exit_code(source: Path) -> None:

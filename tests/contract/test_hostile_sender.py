@@ -70,7 +70,7 @@ def flipped_data(peer: RawPeer) -> None:
 
 
 def unknown_type(peer: RawPeer) -> None:
-    peer.send(patch_header(peer.frame(FrameType.DRAIN), 5, b"\x0d"))
+    peer.send(patch_header(peer.frame(FrameType.DRAIN), 5, b"\x0e"))
 
 
 def huge(peer: RawPeer) -> None:
@@ -96,7 +96,7 @@ STREAMS: list[tuple[str, Send, str, str]] = [
     ("a second HELLO", frames((FrameType.HELLO, {"role": "stream"}, {})), "ProtocolError", "HELLO on a stream"),
     ("a request", frames((FrameType.REQUEST, {"operation": "finish"}, {})), "ProtocolError", "REQUEST on a stream"),
     ("an ack", frames((FrameType.ACK, {"frames": 1}, {})), "ProtocolError", "ACK on a stream"),
-    ("an unknown type", unknown_type, "ProtocolError", "unknown frame type 13"),
+    ("an unknown type", unknown_type, "ProtocolError", "unknown frame type 14"),
     ("a length of 2^63", huge, "ProtocolError", str(1 << 63)),
     ("a flipped bit", flipped_data, "CorruptionError", "crc32c"),
     ("an empty batch frame", data(b""), "CorruptionError", "batch"),

@@ -164,7 +164,7 @@ TEST(FrameFormat, UnknownTypesAndCodecsAreRefused) {
     std::string bytes = Encoded(FrameHeader());
     bytes[5] = static_cast<char>(value);
     const auto by_type = Decoded(Resealed(bytes));
-    if ((value >= 1 && value <= 10) || value == 12) {
+    if ((value >= 1 && value <= 10) || value == 12 || value == 13) {
       ASSERT_THAT(by_type, IsOk());
       EXPECT_EQ(static_cast<int>(by_type.value().type), value);
     } else if (value == 11) {

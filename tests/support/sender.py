@@ -16,6 +16,10 @@ from kvbatch._core.store import Cursor, RangeReader, SourceStore, StopReason
 from kvbatch.compression import CodecChooser
 from kvbatch.endpoints import ReceiverEndpoint
 from kvbatch.fingerprint import fingerprint_directory
+from kvbatch.flow.job_flow import JobFlow
+from kvbatch.flow.settings import JobSettings
+from kvbatch.flow.stream_meter import StreamMeter
+from kvbatch.flow.throttle import ThrottleLedger
 from kvbatch.job_stream import JobStream, RangeQueue, StreamCounters
 from kvbatch.manifest import Manifest
 from kvbatch.ranges import KeyRange, Range
@@ -153,6 +157,8 @@ class SmallSource:
             # A directory cannot keep it: it counts in memory.
             sent=SentLog(self.path, len(self.ranges), anew=True, on_lost=lambda error: None),
             pool=BufferPool(8 << 20),
+            flow=JobFlow(JobSettings(), self.store.read_limiter, ThrottleLedger()),
+            meter=StreamMeter(),
             batch_bytes=self.batch_bytes,
             # For a directory it would choose none.
             codecs=CodecChooser(self.codec.name.lower(), ReceiverEndpoint("127.0.0.1", 1, "target")),

@@ -9,6 +9,8 @@ import typer.main
 
 from kvbatch.cli import app
 from kvbatch.errors import UsageError
+from kvbatch.flow.rate_schedule import RateSchedule
+from kvbatch.flow.settings import JobSettings
 from kvbatch.options import MigrationOptions, default_state_dir, default_streams
 from kvbatch.ranges import KeyRange
 
@@ -18,7 +20,7 @@ MIB = 1 << 20
 def test_the_defaults_are_those_that_the_command_line_documents() -> None:
     options = MigrationOptions.checked()
     assert (options.lane, options.compression, options.target_compression) == ("auto", "auto", "auto")
-    assert (options.max_memory, options.batch_bytes, options.window) == (256 * MIB, 2 * MIB, 16)
+    assert (options.max_memory, options.batch_bytes, options.window) == (256 * MIB, 0, 0)
     assert (options.key_range, options.column_families, options.job) == (KeyRange(), (), None)
     assert not options.allow_nonempty
     assert 1 <= options.streams == default_streams() <= 4
@@ -28,7 +30,14 @@ def test_the_defaults_are_those_that_the_command_line_documents() -> None:
     ("name", "given", "held"),
     [
         ("max_memory", "1GiB", 1 << 30),
-        ("batch_bytes", "auto", 2 * MIB),
+        ("batch_bytes", "auto", 0),
+        ("streams", "auto", 0),
+        ("window", "auto", 0),
+        ("rate_limit", "20MiB/s", 20 * MIB),
+        ("rate_limit", 0, 0),
+        ("source_read_rate", "1GiB", 1 << 30),
+        ("rate_schedule", "09:00-18:00=20MiB/s,*=0", RateSchedule.parse("09:00-18:00=20MiB,*=unlimited")),
+        ("throttle_check", "exit 0", "exit 0"),
         ("batch_bytes", "64KiB", 64 << 10),
         ("sst_file_bytes", "8M", 8 * MIB),
         ("key_range", "61..", KeyRange(b"a")),
@@ -46,9 +55,9 @@ def test_options_are_read(name: str, given: Any, held: Any) -> None:
     ("name", "given", "message"),
     [
         ("lane", "fast", "--lane 'fast': give auto, batch, sst or files"),
-        ("streams", 0, "--streams 0: give a whole number from 1 to 64"),
-        ("streams", 65, "--streams 65: give a whole number from 1 to 64"),
-        ("streams", "many", "--streams 'many': give a whole number from 1 to 64"),
+        ("streams", 0, "--streams 0: give auto, or a whole number from 1 to 64"),
+        ("streams", 65, "--streams 65: give auto, or a whole number from 1 to 64"),
+        ("streams", "many", "--streams 'many': give auto, or a whole number from 1 to 64"),
         ("compression", "rar", "--compression 'rar': give auto, lz4, zstd or none"),
         ("target_compression", "rar", "--target-compression 'rar': give auto, none, lz4, "),
         ("target_compression", 5, "--target-compression 5: give auto, "),
@@ -60,8 +69,15 @@ def test_options_are_read(name: str, given: Any, held: Any) -> None:
         ("batch_bytes", 4095, "--batch-size (batch_bytes) 4095: give auto, or a size from 4KiB to 64MiB"),
         ("batch_bytes", "65MiB", "--batch-size (batch_bytes) '65MiB': give auto, or a size from 4KiB to 64MiB"),
         ("batch_bytes", 1.5, "--batch-size (batch_bytes) 1.5: give auto, "),
-        ("window", 0, "--window 0: give a whole number from 1 to 1024"),
-        ("window", 1025, "--window 1025: give a whole number from 1 to 1024"),
+        ("window", 0, "--window 0: give auto, or a whole number from 1 to 1024"),
+        ("window", 1025, "--window 1025: give auto, or a whole number from 1 to 1024"),
+        ("rate_limit", "1KiB/s", "--rate-limit '1KiB/s': give bytes a second, 64KiB/s or more, like 20MiB/s; 0 for no"),
+        ("rate_limit", "fast", "--rate-limit 'fast': give bytes a second"),
+        ("source_read_rate", -1, "--max-source-read-rate (source_read_rate) -1: give bytes a second"),
+        ("rate_schedule", "9=1MiB", "--rate-schedule '9=1MiB': give limits by local time of day, like 09:00-18:00=2"),
+        ("throttle_check", "http://", "--throttle-check 'http://': give a shell command, an http:// or https:// URL"),
+        ("peer_timeout", 0, "--peer-timeout 0: give seconds, from 1 to 86400"),
+        ("max_streams", 0, "--max-streams 0: give a whole number from 1 to 64"),
         ("key_range", "61", "--range (key_range) '61': give HEX..HEX, for example"),
         ("key_range", 5, "--range (key_range) 5: give HEX..HEX, for example"),
         ("column_families", "users", "column_families 'users': give a sequence of names, ('users',) for this one"),
@@ -100,6 +116,29 @@ def test_memory_must_hold_a_frame_for_each_stream() -> None:
     with pytest.raises(UsageError, match=f"at least {32 * MIB}"):
         MigrationOptions.checked(streams=4, batch_bytes="4MiB", max_memory=32 * MIB - 1)
     assert MigrationOptions.checked(streams=4, batch_bytes="4MiB", max_memory=32 * MIB).streams == 4
+
+
+def test_what_may_change_while_a_job_runs_is_checked_as_at_its_start() -> None:
+    options = MigrationOptions.checked(streams=2, max_memory="64MiB")
+    assert options.settings == JobSettings(streams=2, max_memory=64 * MIB)
+    assert options.changed(options.settings, rate_limit="20MiB/s", batch_bytes="auto") == {
+        "rate_limit": 20 * MIB,
+        "batch_bytes": 0,
+    }
+    for changes, message in (
+        ({}, "nothing to change"),
+        ({"lane": "sst"}, "'lane' cannot be changed"),
+        ({"streams": 0}, "--streams 0: give auto"),
+        # With the 2 streams that there are.
+        ({"batch_bytes": "32MiB"}, "at least"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            options.changed(options.settings, **changes)
+
+
+def test_a_limit_and_a_schedule_exclude_each_other() -> None:
+    with pytest.raises(UsageError, match="exclude each other"):
+        MigrationOptions.checked(rate_limit="1MiB", rate_schedule="*=2MiB")
 
 
 def test_the_state_directory_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def shown(mode: ProgressMode, events: list[Event], stream: io.StringIO | None = 
 
 def test_json_is_one_event_a_line() -> None:
     lines = shown("json", EVENTS).splitlines()
-    assert [json.loads(line) for line in lines] == [event.to_json() for event in EVENTS]
+    assert [json.loads(line) for line in lines] == json.loads(json.dumps([event.to_json() for event in EVENTS]))
 
 
 @pytest.mark.parametrize("mode", ["plain", "auto"])

@@ -11,6 +11,7 @@ import typing
 import typing_extensions
 
 __all__: list[str] = [
+    "RateLimiter",
     "chain_file_piece",
     "combine_crc32c",
     "core_cpu_seconds",
@@ -20,6 +21,36 @@ __all__: list[str] = [
     "sum_digests",
     "xxh3_64",
 ]
+
+class RateLimiter:
+    """
+    A token bucket of bytes that threads share; it holds a tenth of a second, 64 KiB at least.
+    """
+    def __init__(self, bytes_per_second: typing.SupportsIndex = 0) -> None:
+        """
+        0: no limit.
+        """
+    def charge(self, bytes: typing.SupportsIndex) -> None:
+        """
+        Waits until so many bytes may pass.
+        """
+    @property
+    def bytes_per_second(self) -> int:
+        """
+        Holds from when it is set, for those who wait too; 0: no limit.
+        """
+    @bytes_per_second.setter
+    def bytes_per_second(self, arg1: typing.SupportsIndex) -> None: ...
+    @property
+    def waited_seconds(self) -> float:
+        """
+        What all threads together waited so far.
+        """
+    @property
+    def waiting(self) -> int:
+        """
+        Threads that wait at this moment.
+        """
 
 def chain_file_piece(
     digest: bytes, offset: typing.SupportsIndex, length: typing.SupportsIndex, crc32c: typing.SupportsIndex

@@ -31,6 +31,7 @@ class FrameType(enum.IntEnum):
     ERROR = 5
     FILE = 11
     FILE_END = 12
+    HEARTBEAT = 13
     HELLO = 1
     RANGE_BEGIN = 6
     RANGE_END = 8

@@ -11,6 +11,7 @@ import typing
 
 import typing_extensions
 
+import kvbatch._core.base
 import kvbatch._core.codec
 import kvbatch._core.frame
 import kvbatch._core.wire
@@ -34,6 +35,7 @@ __all__: list[str] = [
     "SstBuilder",
     "StopReason",
     "TableFile",
+    "TargetHealth",
     "TargetStore",
     "check_compression",
     "check_table_file",
@@ -237,6 +239,11 @@ class SourceStore:
         The SST files of a family in the order of their smallest keys.
         """
     @property
+    def bytes_read(self) -> int:
+        """
+        Of its tables, compressed as they are; without what is sent of them as it is.
+        """
+    @property
     def column_families(self) -> list[ColumnFamilyDescription]: ...
     @property
     def identity(self) -> str:
@@ -247,6 +254,11 @@ class SourceStore:
     def latest_sequence(self) -> int: ...
     @property
     def path(self) -> str: ...
+    @property
+    def read_limiter(self) -> kvbatch._core.base.RateLimiter:
+        """
+        What reading the store's tables waits for.
+        """
 
 class StopReason(enum.IntEnum):
     """
@@ -342,12 +354,22 @@ class RangeReader:
         Sends the batch that stands in `frame`, packs the next one into it, and so on while whole batches come, `frames` at most. `mark` is the range's in the sent log, which has the first batch already; `sent_bytes` is where that one ends.
         """
     @property
+    def compress_seconds(self) -> float:
+        """
+        Compressing in all calls so far.
+        """
+    @property
     def digest(self) -> bytes:
         """
         Running digest of the batches, 16 bytes.
         """
     @property
     def last_key(self) -> bytes: ...
+    @property
+    def read_seconds(self) -> float:
+        """
+        Reading and packing in all calls so far.
+        """
 
 class OverlayReader:
     """
@@ -455,6 +477,32 @@ class SstBuilder:
         Writes the piece into a file; its crc32c. TargetError, NoSpaceError.
         """
 
+class TargetHealth:
+    """
+    The worst of a store's column families; a trigger of 0 is none.
+    """
+    @property
+    def delayed_write_rate(self) -> int:
+        """
+        Bytes a second; 0: writers are not slowed.
+        """
+    @property
+    def hard_pending_compaction_bytes(self) -> int: ...
+    @property
+    def immutable_memtables(self) -> int: ...
+    @property
+    def l0_files(self) -> int: ...
+    @property
+    def l0_slowdown_trigger(self) -> int: ...
+    @property
+    def l0_stop_trigger(self) -> int: ...
+    @property
+    def pending_compaction_bytes(self) -> int: ...
+    @property
+    def soft_pending_compaction_bytes(self) -> int: ...
+    @property
+    def write_stopped(self) -> bool: ...
+
 class TargetStore:
     """
     A RocksDB directory that a job writes into, with the job's records.
@@ -486,6 +534,10 @@ class TargetStore:
     def has_data(self, name: str, start: bytes | None = None, end: bytes | None = None) -> bool:
         """
         Whether the family holds an entry in [start, end).
+        """
+    def health(self) -> TargetHealth:
+        """
+        How near it is to making writers wait.
         """
     def put_record(self, key: bytes, value: bytes) -> None:
         """

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import typing
 
+import kvbatch._core.base
 import kvbatch._core.frame
 
 __all__: list[str] = ["Connection"]
 
 class Connection:
     """
-    Frames over a connected stream socket. One thread may send while another receives. Every failure raises TransportError, ProtocolError, CorruptionError or ClosedError, and ends the connection's use.
+    Frames over a connected stream socket. Threads may send while another receives. Every failure raises TransportError, ProtocolError, CorruptionError or ClosedError, and ends the connection's use.
     """
     def __init__(self, fd: typing.SupportsIndex, peer: str, limits: kvbatch._core.frame.FrameLimits = ...) -> None:
         """
@@ -49,6 +50,10 @@ class Connection:
         """
         What `receive` accepts from now on; for the thread that receives.
         """
+    def set_rate_limiter(self, limiter: kvbatch._core.base.RateLimiter) -> None:
+        """
+        What is sent from now on waits for it, piece by piece; for the thread that sends.
+        """
     def set_route(self, job: typing.SupportsIndex, stream: typing.SupportsIndex, range: typing.SupportsIndex) -> None:
         """
         What the data frames sent from now on belong to: job (xxh3_64 of its id), stream and range.
@@ -60,6 +65,10 @@ class Connection:
     def shutdown(self) -> None:
         """
         Ends both directions; calls blocked in other threads return.
+        """
+    def try_send_control(self, type: kvbatch._core.frame.FrameType, stream: typing.SupportsIndex = 0) -> bool:
+        """
+        Sends an empty control frame if that need not wait, for any thread; whether it was sent.
         """
     def wait_readable(self, timeout_ms: typing.SupportsIndex) -> bool:
         """
@@ -77,4 +86,14 @@ class Connection:
     def pending_file_bytes(self) -> int:
         """
         Of the FILE frame that `receive` has just told of; 0 when there is none.
+        """
+    @property
+    def send_seconds(self) -> float:
+        """
+        Inside the calls that send: waiting for the link, once the socket's buffer is full.
+        """
+    @property
+    def unread_bytes(self) -> int:
+        """
+        What has arrived and was not received yet.
         """

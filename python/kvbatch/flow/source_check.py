@@ -9,9 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable
 
 from kvbatch.errors import UsageError
@@ -152,6 +150,10 @@ class SourceCheck:
                 self._stopping.wait(_LOOK_SECONDS)
 
     def _ask_url(self, url: str) -> str | None:
+        # Its import takes as long as a dozen others, and hardly a job needs it.
+        import urllib.error
+        import urllib.request
+
         try:
             with urllib.request.urlopen(url, timeout=self._timeout) as answer:
                 # Redirections were followed, and all but 2xx raised.

@@ -1,0 +1,233 @@
+"""The figures of a running job: what its streams count, put together."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Sequence
+
+from kvbatch._core.store import Cursor
+from kvbatch.events import Progress, RateMeter, StreamProgress, Summary
+from kvbatch.flow.job_flow import JobFlow
+from kvbatch.job_stream import JobStream, StreamCounters
+from kvbatch.manifest import Manifest
+from kvbatch.migration_plan import Plan
+from kvbatch.process import peak_rss_bytes, rss_bytes
+from kvbatch.state import JobState
+
+__all__ = ["JobFigures", "Observation"]
+
+_STAGES = ("read", "compress", "network", "apply")
+# A stage that took less than this share of its streams' time is no bottleneck.
+_BOTTLENECK_SHARE = 0.2
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Observation:
+    """What was measured between two samples, all streams together: seconds that passed, bytes of keys and values that
+    went out, payload bytes they became, seconds by stage, and of the target: frames it applied and what that took,
+    round trips, bytes that waited there, what its store says of its health."""
+
+    seconds: float
+    raw_bytes: int
+    payload_bytes: int
+    stage_seconds: dict[str, float]
+    applied_frames: int
+    apply_seconds: float
+    round_trips: list[float]
+    queued_bytes: int
+    health: dict[str, int] | None
+
+
+class JobFigures:
+    """`sample` and what begins and ends sessions are for the job's thread, the rest is for any."""
+
+    def __init__(self, plan: Plan, flow: JobFlow) -> None:
+        self._plan = plan
+        self._flow = flow
+        self._started = time.monotonic()
+        self._rates = RateMeter()
+        self._wire_rates = RateMeter()
+        self._lock = threading.Lock()
+        self._manifest = plan.manifest
+        self._cursors: dict[int, Cursor] = {}
+        # What was durable when the present session began.
+        self._base_entries = 0
+        self._base_bytes = 0
+        self._streams: Sequence[JobStream] = ()
+        self._before = StreamCounters()  # of earlier sessions
+        self._most_streams = 0
+        self._last = StreamCounters()
+        self._last_at = self._started
+        self._round_trip: float | None = None
+        self._apply: float | None = None
+        self.observation: Observation | None = None
+        self.progress = Progress(
+            estimated_entries=plan.estimated_entries,
+            estimated_bytes=plan.estimated_bytes,
+            ranges=len(plan.ranges),
+            rate_limit=flow.settings.rate_limit,
+        )
+
+    # -- sessions -----------------------------------------------------------------------------------------------------
+
+    def begin_session(self, manifest: Manifest, cursors: Sequence[Cursor]) -> None:
+        with self._lock:
+            self._manifest = manifest
+            self._cursors = {cursor.range: cursor for cursor in cursors}
+            self._base_entries = sum(self._entries(cursor) for cursor in cursors)
+            self._base_bytes = sum(cursor.raw_bytes for cursor in cursors)
+
+    def begin_streams(self, streams: Sequence[JobStream]) -> None:
+        """`streams` may grow while the session lasts."""
+        with self._lock:
+            self._streams = streams
+
+    def end_streams(self) -> None:
+        with self._lock:
+            for stream in self._streams:
+                self._before.include(stream.counters)
+            self._most_streams = max(self._most_streams, len(self._streams))
+            self._streams = ()
+
+    def note_durable(self, cursor: Cursor) -> None:
+        with self._lock:
+            self._cursors[cursor.range] = cursor
+
+    def cursors(self) -> dict[int, Cursor]:
+        with self._lock:
+            return dict(self._cursors)
+
+    def durable_bytes(self) -> int:
+        return sum(cursor.raw_bytes for cursor in self.cursors().values())
+
+    def _entries(self, cursor: Cursor) -> int:
+        """What a cursor covers. The lane `files` does not look at entries: of them it is the planner's estimate."""
+        if self._manifest.lane != "files":
+            return cursor.entries
+        part = self._manifest.ranges[cursor.range]
+        if cursor.complete:
+            return part.estimated_entries
+        return part.estimated_entries * cursor.raw_bytes // max(1, part.file_bytes)
+
+    # -- figures ------------------------------------------------------------------------------------------------------
+
+    def sample(self) -> Progress:
+        """The newest figures; kept as `progress`, with what was observed since the last in `observation`."""
+        with self._lock:
+            streams = list(self._streams)
+            session = StreamCounters()
+            for stream in streams:
+                session.include(stream.counters)
+            counters = dataclasses.replace(self._before)
+            counters.include(session)
+            cursors = list(self._cursors.values())
+        durable_entries = sum(self._entries(cursor) for cursor in cursors)
+        durable_bytes = sum(cursor.raw_bytes for cursor in cursors)
+        entries_per_second, bytes_per_second = self._rates.sample(counters.entries, counters.raw_bytes)
+        _, wire_bytes_per_second = self._wire_rates.sample(0, counters.wire_bytes)
+        alive = [stream for stream in streams if not stream.ended]
+        observed = self._observe(counters, streams)
+        settings = self._flow.settings
+        self._flow.count_waits()
+        reason = self._flow.ledger.main_reason(len(alive))
+        self.progress = Progress(
+            entries=max(durable_entries, self._base_entries + session.entries),
+            raw_bytes=max(durable_bytes, self._base_bytes + session.raw_bytes),
+            durable_entries=durable_entries,
+            durable_bytes=durable_bytes,
+            estimated_entries=max(self._plan.estimated_entries, durable_entries),
+            estimated_bytes=max(self._plan.estimated_bytes, durable_bytes),
+            entries_per_second=entries_per_second,
+            bytes_per_second=bytes_per_second,
+            seconds=time.monotonic() - self._started,
+            ranges_complete=sum(cursor.complete for cursor in cursors),
+            ranges=len(self._manifest.ranges),
+            state="paused" if self._flow.paused else "running",
+            streams=len(alive),
+            batch_bytes=max((stream.batch_bytes for stream in alive), default=0),
+            window=max((stream.meter.window for stream in alive), default=0),
+            compression=next((stream.compression for stream in alive), "none"),
+            compression_ratio=counters.raw_bytes / counters.payload_bytes if counters.payload_bytes else 1.0,
+            wire_bytes=counters.wire_bytes,
+            wire_bytes_per_second=wire_bytes_per_second,
+            batches=counters.batches,
+            round_trip_seconds=self._round_trip,
+            apply_seconds=self._apply,
+            throttle=reason.value if reason is not None else None,
+            throttled_seconds=self._throttled(max(len(streams), self._most_streams)),
+            stage_seconds={stage: getattr(counters, f"{stage}_seconds") for stage in _STAGES},
+            bottleneck=_bottleneck(observed, len(alive)),
+            rate_limit=settings.rate_limit,
+            rss_bytes=rss_bytes(),
+            stream_progress=tuple(
+                StreamProgress(stream.index, part.id, stream.range_bytes, part.estimated_bytes, self._reason(stream))
+                for stream in alive
+                if (part := stream.part) is not None
+            ),
+        )
+        return self.progress
+
+    def _reason(self, stream: JobStream) -> str | None:
+        reason = self._flow.ledger.reason_of(stream.index)
+        return reason.value if reason is not None else None
+
+    def _throttled(self, streams: int) -> dict[str, float]:
+        """The mean over the streams, so that a job that waited all the time waited as long as it took."""
+        seconds = self._flow.ledger.seconds()
+        return {reason.value: waited / max(1, streams) for reason, waited in seconds.items() if waited > 0}
+
+    def _observe(self, counters: StreamCounters, streams: Sequence[JobStream]) -> Observation:
+        now = time.monotonic()
+        last, self._last = self._last, dataclasses.replace(counters)
+        seconds, self._last_at = max(1e-6, now - self._last_at), now
+        frames = counters.applied_frames - last.applied_frames
+        apply_seconds = counters.apply_seconds - last.apply_seconds
+        round_trips = [seconds for stream in streams for seconds in stream.meter.take_round_trips()]
+        if round_trips:
+            self._round_trip = min(round_trips)
+        if frames:
+            self._apply = apply_seconds / frames
+        self.observation = Observation(
+            seconds=seconds,
+            raw_bytes=counters.raw_bytes - last.raw_bytes,
+            payload_bytes=counters.payload_bytes - last.payload_bytes,
+            stage_seconds={
+                stage: getattr(counters, f"{stage}_seconds") - getattr(last, f"{stage}_seconds") for stage in _STAGES
+            },
+            applied_frames=frames,
+            apply_seconds=apply_seconds,
+            round_trips=round_trips,
+            queued_bytes=max((stream.meter.queued_bytes for stream in streams if not stream.ended), default=0),
+            health=next((stream.meter.health for stream in streams if stream.meter.health is not None), None),
+        )
+        return self.observation
+
+    def summary(self, job: str, lane_reason: str, *, resumed: bool, resent_bytes: int) -> Summary:
+        seconds = time.monotonic() - self._started
+        cursors = self.cursors().values()
+        counters = self._before
+        return Summary(
+            job=job,
+            state=JobState.DONE,
+            lane=self._manifest.lane,
+            lane_reason=lane_reason,
+            entries=sum(self._entries(cursor) for cursor in cursors),
+            raw_bytes=sum(cursor.raw_bytes for cursor in cursors),
+            wire_bytes=counters.wire_bytes,
+            seconds=seconds,
+            entries_per_second=counters.entries / seconds if seconds > 0 else 0.0,
+            batches=counters.batches,
+            resumed=resumed,
+            resent_bytes=resent_bytes,
+            throttled_seconds=sum(self._throttled(self._most_streams).values()),
+            peak_rss_bytes=peak_rss_bytes(),
+            ranges=len(self._manifest.ranges),
+        )
+
+
+def _bottleneck(observed: Observation, streams: int) -> str | None:
+    stage = max(observed.stage_seconds, key=lambda name: observed.stage_seconds[name])
+    enough = _BOTTLENECK_SHARE * observed.seconds * max(1, streams)
+    return stage if observed.stage_seconds[stage] > enough else None
