@@ -112,9 +112,10 @@ class JobControl:
                 f"`{self._command('status')}` shows what it did"
             )
         why = f" ({record.error})" if state == JobState.FAILED and record.error else ""
+        carry_on = migrate_command(record, self._state_dir)
         message = (
-            f"job {self.job} is {state}{why}: no process runs it, so that there is nothing to {request.verb}. Nothing is "
-            f"lost; carry it on with `{migrate_command(record, self._state_dir)}` and the options that it was begun with"
+            f"job {self.job} is {state}{why}: no process runs it, so that there is nothing to {request.verb}. Nothing "
+            f"is lost; carry it on with `{carry_on}` and the options that it was begun with"
         )
         if request.verb == "cancel":
             message += f", or remove what it wrote with `{self._command('cancel --discard')}`"
@@ -149,15 +150,16 @@ class JobControl:
 
     def _not_ours(self) -> RefusedError:
         return RefusedError(
-            f"job {self.job} is run by another user, to whom {control_path(self._state_dir, self.job)} belongs. Nothing "
-            "was changed; run the command as that user, or as root"
+            f"job {self.job} is run by another user, to whom {control_path(self._state_dir, self.job)} belongs. "
+            "Nothing was changed; run the command as that user, or as root"
         )
 
     def _unreachable(self, error: OSError) -> TransportError:
         what = f"no answer within {_ANSWER_SECONDS:.0f} s" if isinstance(error, TimeoutError) else error.strerror
         return TransportError(
-            f"job {self.job} does not answer at {control_path(self._state_dir, self.job)}: {what}. Its process may hang "
-            f"or be stopped by SIGSTOP; nothing is lost, and `{self._command('status')}` shows what it recorded last"
+            f"job {self.job} does not answer at {control_path(self._state_dir, self.job)}: {what}. Its process may "
+            f"hang or be stopped by SIGSTOP; nothing is lost, and `{self._command('status')}` shows what it recorded "
+            "last"
         )
 
 

@@ -144,8 +144,8 @@ def find_record(job: str, state_dir: Path) -> JobRecord:
     record = find_job(state_dir, job)
     if record is None:
         raise UsageError(
-            f"no job {job!r} in the state directory {state_dir}; `kvbatch status{_state_option(state_dir)}` lists those "
-            "there are"
+            f"no job {job!r} in the state directory {state_dir}; `kvbatch status{_state_option(state_dir)}` lists "
+            "those there are"
         )
     return record
 
