@@ -100,20 +100,6 @@ class JobRecord:
             return "interrupted"
         return "paused" if self.state == JobState.RUNNING and self.progress.get("state") == "paused" else self.state
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "job": self.job,
-            "source": self.source,
-            "target": self.target,
-            "state": self.shown_state,
-            "created": self.created,
-            "updated": self.updated,
-            "pid": self.pid if self.alive else None,
-            "progress": self.progress,
-            "summary": self.summary,
-            "error": self.error,
-        }
-
 
 class StateStore:
     """One SQLite database (WAL mode) in the state directory. Safe to use from several processes and threads. Every
