@@ -6,6 +6,7 @@ TYPE_CHECKING = False  # as in typing, whose import takes longer than all of thi
 if TYPE_CHECKING:
     from kvbatch.api import migrate, plan, serve, verify
     from kvbatch.comparison import Difference, VerifyReport
+    from kvbatch.control_client import JobControl, control
     from kvbatch.errors import (
         ClosedError,
         CorruptionError,
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
         UsageError,
     )
     from kvbatch.events import Event, Progress, Summary
+    from kvbatch.job_discard import Discarded, discard
+    from kvbatch.job_status import JobStatus
     from kvbatch.migration import Migration
     from kvbatch.migration_plan import Plan
     from kvbatch.options import MigrationOptions
@@ -32,8 +35,11 @@ __all__ = [
     "ClosedError",
     "CorruptionError",
     "Difference",
+    "Discarded",
     "Event",
     "GapError",
+    "JobControl",
+    "JobStatus",
     "KeyRange",
     "KvbatchError",
     "Migration",
@@ -53,6 +59,8 @@ __all__ = [
     "UsageError",
     "VerifyReport",
     "__version__",
+    "control",
+    "discard",
     "migrate",
     "plan",
     "serve",
@@ -63,8 +71,11 @@ __all__ = [
 _HOMES = (
     "api",
     "comparison",
+    "control_client",
     "errors",
     "events",
+    "job_discard",
+    "job_status",
     "migration",
     "migration_plan",
     "options",

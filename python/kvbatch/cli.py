@@ -23,7 +23,10 @@ import stamina
 import typer
 
 from kvbatch import api
-from kvbatch.cli_output import print_json, print_table, show_jobs, show_plan, show_report, show_summary
+from kvbatch.cli_control import add_control_commands
+from kvbatch.cli_options import JsonOption, StateOption
+from kvbatch.cli_output import print_json, print_table, show_plan, show_report, show_summary
+from kvbatch.cli_status import add_status_command
 from kvbatch.demo import run_demo
 from kvbatch.endpoints import format_address
 from kvbatch.errors import KvbatchError, StoppedError, UsageError
@@ -33,7 +36,6 @@ from kvbatch.migration import Migration
 from kvbatch.options import MigrationOptions, default_state_dir
 from kvbatch.progress_view import follow, print_event
 from kvbatch.server import Receiver
-from kvbatch.state import StateStore
 from kvbatch.units import parse_bytes
 from kvbatch.verification import Verification
 from kvbatch.version import __version__
@@ -81,11 +83,7 @@ SourceArgument = Annotated[str, typer.Argument(metavar="SOURCE", help="A RocksDB
 TargetArgument = Annotated[
     str, typer.Argument(metavar="TARGET", help="PATH, rocksdb:PATH or kvbatch://host:port/NAME.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
 ProgressOption = Annotated[ProgressChoice, typer.Option(help="What to show on stderr.")]
-StateOption = Annotated[
-    Path | None, typer.Option("--state-dir", help="Where the sender keeps its jobs (default: the XDG state directory).")
-]
 LaneOption = Annotated[LaneChoice, typer.Option(help="How bytes travel.")]
 StreamsOption = Annotated[
     str | None,
@@ -400,33 +398,11 @@ def verify(
         raise typer.Exit(EXIT_DIFFERENT)
 
 
-# -- status, demo -----------------------------------------------------------------------------------------------------
+# -- status, control, demo ---------------------------------------------------------------------------------------------
 
 
-@app.command()
-def status(
-    job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="One job; all when left out.")] = None,
-    state_dir: StateOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Show the jobs that this machine sent, the newest first."""
-    state = StateStore(state_dir or default_state_dir())
-    if job is None:
-        records = state.jobs()
-        if as_json:
-            print_json({"jobs": [record.to_json() for record in records]})
-        else:
-            show_jobs(records)
-        return
-    record = state.find(job)
-    if record is None:
-        raise UsageError(f"no job {job!r} in the state directory; `kvbatch status` lists those there are")
-    if as_json:
-        print_json(record.to_json())
-    else:
-        show_jobs([record])
-        if record.error and record.shown_state != "done":
-            print(record.error)
+add_status_command(app)
+add_control_commands(app)
 
 
 def _unwind(number: int, frame: object) -> NoReturn:

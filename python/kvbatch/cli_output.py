@@ -12,10 +12,9 @@ from kvbatch.comparison import VerifyReport
 from kvbatch.events import Summary
 from kvbatch.migration_plan import Plan
 from kvbatch.ranges import describe_key
-from kvbatch.state import JobRecord
 from kvbatch.units import format_bytes, format_count, format_seconds
 
-__all__ = ["print_json", "print_table", "show_jobs", "show_plan", "show_report", "show_summary"]
+__all__ = ["print_json", "print_table", "show_plan", "show_report", "show_summary"]
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -88,22 +87,4 @@ def show_report(report: VerifyReport) -> None:
     rows += [("column family extra", f'"{name}"') for name in report.families_extra]
     rows += [(f'digest of "{family}"', digest) for family, digest in report.digests.items()]
     rows += [(found.kind, f'"{found.column_family}" {describe_key(found.key)}') for found in report.samples]
-    print_table(rows)
-
-
-def _share(record: JobRecord) -> str:
-    expected = record.progress.get("estimated_bytes", 0)
-    if record.shown_state == "done":
-        return "100 %"
-    return f"{100 * record.progress.get('durable_bytes', 0) / expected:.0f} %" if expected else ""
-
-
-def show_jobs(records: list[JobRecord]) -> None:
-    if not records:
-        print("no jobs")
-        return
-    rows = [("job", "state", "done", "entries", "source", "target")]
-    for record in records:
-        entries = format_count(record.progress.get("durable_entries", 0))
-        rows.append((record.job, record.shown_state, _share(record), entries, record.source, record.target))
     print_table(rows)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from kvbatch.errors import UsageError
 from kvbatch.logs import get_logger
 from kvbatch.sent_log import SentLog
-from kvbatch.state import JobRecord, StateStore
+from kvbatch.state import JobRecord, StateStore, sent_path
 
 __all__ = ["JobRecorder"]
 
@@ -73,7 +73,7 @@ class JobRecorder:
 
     @property
     def _sent_path(self) -> Path:
-        return self._directory / "jobs" / f"{self._job}.sent"
+        return sent_path(self._directory, self._job)
 
     def sent_log(self, ranges: int, *, anew: bool) -> SentLog:
         return SentLog(self._sent_path, ranges, anew=anew, on_lost=self._lose)

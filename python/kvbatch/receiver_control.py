@@ -14,6 +14,7 @@ from kvbatch.protocol import Peer, cursor_to_json, malformed_is_protocol_error
 from kvbatch.ranges import optional_bytes
 from kvbatch.receiver_session import Session, resolve_name
 from kvbatch.store_reader import DirectoryReader
+from kvbatch.target_discard import JobIdentity
 
 if TYPE_CHECKING:
     from kvbatch.server import Receiver
@@ -83,6 +84,10 @@ class ReceiverControl:
 
     def _examine(self, request: dict[str, Any]) -> dict[str, Any]:
         return self._receiver.examine(request["name"], Manifest.from_json(request["manifest"])).to_json()
+
+    def _discard(self, request: dict[str, Any]) -> dict[str, Any]:
+        identity = JobIdentity(str(request["job"]), str(request["fingerprint"]))
+        return {"outcome": self._receiver.discard(request["name"], identity).value}
 
     def _probe(self, request: dict[str, Any]) -> dict[str, Any]:
         """The sender measures how long its way here and back takes."""
@@ -155,6 +160,7 @@ _OPERATIONS: dict[str, Callable[[ReceiverControl, dict[str, Any]], dict[str, Any
     "open": ReceiverControl._open,
     "finish": ReceiverControl._finish,
     "examine": ReceiverControl._examine,
+    "discard": ReceiverControl._discard,
     "probe": ReceiverControl._probe,
     "inspect": ReceiverControl._inspect,
     "digest": ReceiverControl._digest,

@@ -34,6 +34,7 @@ from kvbatch.receiver_control import CONTROL_LIMITS, ReceiverControl
 from kvbatch.receiver_session import Session, resolve_name
 from kvbatch.receiver_stream import ReceiverStream
 from kvbatch.target import FILE_PIECE_BYTES
+from kvbatch.target_discard import DiscardOutcome, JobIdentity, discard_directory
 from kvbatch.target_files import open_job
 from kvbatch.target_local import AppliedRanges
 from kvbatch.target_state import TargetState, examine_directory
@@ -231,7 +232,7 @@ class Receiver:
         start anew. Raises RefusedError when another job has the directory."""
         path = resolve_name(self.root, name)
         with self._reserved(path):
-            if (old := self._session_of_job(path, manifest)) is not None:
+            if (old := self._session_of_job(path, manifest.job)) is not None:
                 self.close_session(old)
             session = Session(path, open_job(path, manifest), control)
             with self._lock:
@@ -252,11 +253,22 @@ class Receiver:
         """What `open_job` would find; changes nothing. Raises what it would raise."""
         path = resolve_name(self.root, name)
         with self._reserved(path):
-            session = self._session_of_job(path, manifest)
+            session = self._session_of_job(path, manifest.job)
             if session is None:
                 return examine_directory(path, manifest)
         manifest.check_resumes(session.job.manifest)
         return TargetState.resumable(session.job.manifest, (cursor.complete for cursor in session.job.reply(0).cursors))
+
+    def discard(self, name: str, identity: JobIdentity) -> DiscardOutcome:
+        """Removes what an unfinished job wrote. A session of the job gives way as in `open_job`. Raises RefusedError,
+        TargetError as `discard_directory` does."""
+        path = resolve_name(self.root, name)
+        with self._reserved(path):
+            if (session := self._session_of_job(path, identity.job)) is not None:
+                self.close_session(session)
+            outcome = discard_directory(path, identity)
+        log.info("job discarded", job=identity.job, name=name, outcome=outcome.value)
+        return outcome
 
     @contextlib.contextmanager
     def _reserved(self, path: Path) -> Iterator[None]:
@@ -277,10 +289,10 @@ class Receiver:
         with self._lock:
             return next((session for session in self._sessions.values() if session.path == path), None)
 
-    def _session_of_job(self, path: Path, manifest: Manifest) -> Session | None:
+    def _session_of_job(self, path: Path, job: str) -> Session | None:
         """The session that has `path`. Raises RefusedError when it is another job's."""
         session = self._session_at(path)
-        if session is not None and session.job.manifest.job != manifest.job:
+        if session is not None and session.job.manifest.job != job:
             raise RefusedError(
                 f"{path.relative_to(self.root)} is in use by job {session.job.manifest.job!r}; wait for it or choose "
                 "another name"

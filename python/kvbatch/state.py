@@ -16,8 +16,20 @@ from typing import Any
 
 from kvbatch.errors import KvbatchError, RefusedError, UsageError
 
-__all__ = ["JobRecord", "JobState", "StateStore", "find_job", "job_lock", "state_after"]
+__all__ = [
+    "JobRecord",
+    "JobState",
+    "StateStore",
+    "control_path",
+    "find_job",
+    "job_lock",
+    "list_jobs",
+    "sent_path",
+    "state_after",
+]
 
+# Whoever only looks whether a job is held, holds it for that moment.
+_LOOKED_AT_SECONDS = 0.5
 _DATABASE = "kvbatch.sqlite3"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -48,6 +60,9 @@ class JobState:
     DONE = "done"
 
 
+_MAY_RUN = (JobState.RUNNING, JobState.FINISHING)
+
+
 def state_after(error: BaseException) -> str:
     return JobState.STOPPED if isinstance(error, KvbatchError) and error.resumable else JobState.FAILED
 
@@ -68,30 +83,22 @@ class JobRecord:
     progress: dict[str, Any]
     summary: dict[str, Any] | None
     error: str | None
+    # Whether a process runs it, which holds the job's lock: a pid may be another process's by now.
+    alive: bool
 
     @property
-    def alive(self) -> bool:
-        """Whether the process that runs the job still exists."""
-        return self.state in (JobState.RUNNING, JobState.FINISHING) and Path(f"/proc/{self.pid}").exists()
+    def may_run(self) -> bool:
+        """Whether nobody recorded its end."""
+        return self.state in _MAY_RUN
 
     @property
     def shown_state(self) -> str:
         """A running job whose process is gone was killed: the same command carries on."""
-        return self.state if self.state not in (JobState.RUNNING, JobState.FINISHING) or self.alive else "interrupted"
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "job": self.job,
-            "source": self.source,
-            "target": self.target,
-            "state": self.shown_state,
-            "created": self.created,
-            "updated": self.updated,
-            "pid": self.pid if self.alive else None,
-            "progress": self.progress,
-            "summary": self.summary,
-            "error": self.error,
-        }
+        if not self.may_run:
+            return self.state
+        if not self.alive:
+            return "interrupted"
+        return "paused" if self.state == JobState.RUNNING and self.progress.get("state") == "paused" else self.state
 
 
 class StateStore:
@@ -148,15 +155,34 @@ class StateStore:
             database.execute("DELETE FROM jobs WHERE job = ?", (job,))
 
     def find(self, job: str) -> JobRecord | None:
-        with self._transaction() as database:
-            row = database.execute("SELECT * FROM jobs WHERE job = ?", (job,)).fetchone()
-        return None if row is None else _record(row)
+        before = None
+        while True:
+            with self._transaction() as database:
+                row = database.execute("SELECT * FROM jobs WHERE job = ?", (job,)).fetchone()
+            if row is None:
+                return None
+            record = self._record(row)
+            # A job that nobody holds may have ended after its row was read.
+            if not record.may_run or record.alive or record == before:
+                return record
+            before = record
 
     def jobs(self) -> list[JobRecord]:
         """The newest first."""
         with self._transaction() as database:
             rows = database.execute("SELECT * FROM jobs ORDER BY updated DESC").fetchall()
-        return [_record(row) for row in rows]
+        records = [self._record(row) for row in rows]
+        looked_at = [self.find(each.job) if each.may_run and not each.alive else each for each in records]
+        return [record for record in looked_at if record is not None]
+
+    def _record(self, row: sqlite3.Row) -> JobRecord:
+        columns = dict(row)
+        columns["progress"] = json.loads(columns["progress"])
+        columns["summary"] = json.loads(columns["summary"]) if columns["summary"] else None
+        may_run = columns["state"] in _MAY_RUN
+        with _usable(self._directory):
+            alive = may_run and _is_held(_lock_path(self._directory, columns["job"]))
+        return JobRecord(**columns, alive=alive)
 
 
 def _text(path: str) -> str:
@@ -172,11 +198,38 @@ def find_job(directory: Path, job: str) -> JobRecord | None:
         return state.find(job)
 
 
-def _record(row: sqlite3.Row) -> JobRecord:
-    columns = dict(row)
-    columns["progress"] = json.loads(columns["progress"])
-    columns["summary"] = json.loads(columns["summary"]) if columns["summary"] else None
-    return JobRecord(**columns)
+def list_jobs(directory: Path) -> list[JobRecord]:
+    """As StateStore.jobs, but makes no state directory where there is none."""
+    if not (directory / _DATABASE).exists():
+        return []
+    with closing(StateStore(directory)) as state:
+        return state.jobs()
+
+
+def control_path(directory: Path, job: str) -> Path:
+    """The socket at which a running job answers; see kvbatch.control_server."""
+    return directory / "jobs" / f"{job}.sock"
+
+
+def sent_path(directory: Path, job: str) -> Path:
+    """See kvbatch.sent_log."""
+    return directory / "jobs" / f"{job}.sent"
+
+
+def _lock_path(directory: Path, job: str) -> Path:
+    return directory / "jobs" / f"{job}.lock"
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether a process runs the job of this lock file."""
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 @contextmanager
@@ -190,15 +243,19 @@ def _usable(directory: Path) -> Iterator[None]:
 @contextmanager
 def job_lock(directory: Path, job: str) -> Iterator[None]:
     """Holds the job for this process. Raises RefusedError when another one runs it."""
-    path = directory / "jobs" / f"{job}.lock"
+    path = _lock_path(directory, job)
+    give_up = time.monotonic() + _LOOKED_AT_SECONDS
     while True:
         with _usable(directory):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             file = path.open("a+")
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
+                if time.monotonic() < give_up:
+                    time.sleep(0.01)
+                    continue
                 raise RefusedError(f"job {job} is being run by another process; see `kvbatch status {job}`") from error
             # Its last holder may have removed the file between our open and our lock.
             if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,7 +34,9 @@ __all__ = [
     "OpenReply",
     "TargetJob",
     "check_writable",
+    "discarded_name",
     "family_with_data",
+    "find_discarded",
     "is_unfinished",
 ]
 
@@ -49,6 +53,8 @@ _HEALTH_FIELDS = (
     "soft_pending_compaction_bytes",
     "hard_pending_compaction_bytes",
 )
+# What CURRENT of a store becomes when its job is discarded, until the rest is gone: see kvbatch.target_discard.
+_DISCARDED = "kvbatch-discarded."
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +154,16 @@ def family_with_data(path: Path) -> str | None:
     return next((name for name in names if store.first_and_last_key(name) is not None), None)
 
 
+def discarded_name(job: str, fingerprint: str) -> str:
+    """Whose remains they are, in a name that is a file's whatever a sender calls its job."""
+    return _DISCARDED + hashlib.sha256(f"{job}\0{fingerprint}".encode(errors="surrogatepass")).hexdigest()[:32]
+
+
+def find_discarded(names: Iterable[str]) -> str | None:
+    """The name of that kind among these, if there is one."""
+    return next((name for name in names if name.startswith(_DISCARDED)), None)
+
+
 def check_writable(path: Path, manifest: Manifest) -> None:
     """Raises RefusedError when a job must not write to `path`; changes nothing there."""
     if manifest.lane != "files" and (staged := staged_manifest(path)) is not None:
@@ -160,6 +176,11 @@ def check_writable(path: Path, manifest: Manifest) -> None:
         names = [entry.name for entry in path.iterdir()]
     if "CURRENT" not in names:
         foreign = [name for name in names if not _BIRTH_FILE.fullmatch(name)]
+        if find_discarded(foreign) is not None:
+            raise RefusedError(
+                f"the target {path} holds what is left of a job that was being discarded; that job's `kvbatch cancel "
+                "--discard JOB`, run again, removes the rest"
+            )
         if foreign:
             raise RefusedError(
                 f"the target {path} is not empty and no RocksDB directory "

@@ -12,7 +12,7 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -189,6 +189,21 @@ class Staging:
             # Until now the record said whose files these are; a store does not mind it. Whoever finds it in the store
             # may have removed it already.
             (self.target / _RECORD).unlink(missing_ok=True)
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Takes back everything: these files, whole or in part, and behind them the manifest, so that who finds the
+        rest knows whose it is. Raises RefusedError, before anything is removed, when there is another file."""
+        known = [*names, *(name + _PARTIAL for name in names), _TEMPORARY_RECORD, _RECORD]
+        with translate_os_errors(f"remove {self.path}"):
+            foreign = sorted({entry.name for entry in self.path.iterdir()} - set(known))
+            if foreign:
+                raise RefusedError(
+                    f"{self.path} holds {foreign[0]!r}, which is not the job's. Nothing was changed; move it away and "
+                    "run the same command again, or remove the directory yourself"
+                )
+            for name in known:
+                (self.path / name).unlink(missing_ok=True)
+            self.path.rmdir()
 
     def close(self) -> None:
         """Idempotent."""

@@ -18,6 +18,10 @@ SUMMARY_KEYS = {
     "job", "state", "lane", "lane_reason", "entries", "raw_bytes", "wire_bytes", "seconds", "entries_per_second",
     "batches", "resumed", "resent_bytes", "throttled_seconds", "peak_rss_bytes", "ranges", "finished_before",
 }  # fmt: skip
+STATUS_KEYS = {
+    "job", "source", "target", "state", "created", "updated", "pid", "percent", "entries_per_second",
+    "bytes_per_second", "remaining_seconds", "throttle", "progress", "settings", "summary", "error",
+}  # fmt: skip
 VERIFY_KEYS = {
     "equal", "entries_source", "entries_target", "ranges_differing", "keys_missing", "keys_extra", "keys_different",
     "digests",
@@ -161,11 +165,21 @@ def test_status_lists_jobs_and_shows_one(source: Path, tmp_path: Path) -> None:
     state = ("--state-dir", tmp_path / "state")
     nothing = kvbatch("status", *state, "--json")
     assert one_object(nothing.stdout) == {"jobs": []}
+    assert not (tmp_path / "state").exists()
     kvbatch("migrate", source, tmp_path / "copy", "--job", "nightly", *state)
     table = kvbatch("status", *state).stdout.splitlines()
-    assert table[0].split() == ["job", "state", "done", "entries", "source", "target"]
-    assert table[1].split() == ["nightly", "done", "100", "%", "4", "k", str(source), str(tmp_path / "copy")]
+    header = ["job", "state", "done", "entries", "rate", "left", "throttle", "source", "target", "last", "error"]
+    assert table[0].split() == header
+    assert re.split(r"\s{2,}", table[1])[:4] == ["nightly", "done", "100 %", "4 k"]
+    assert table[1].split()[-2:] == [str(source), str(tmp_path / "copy")]
+    rows = dict(
+        re.split(r"\s{2,}", line, maxsplit=1) for line in kvbatch("status", "nightly", *state).stdout.splitlines()
+    )
+    assert (rows["state"], rows["done"], rows["ranges"]) == ("done", "100 %", "2 of 2 complete")
+    assert (rows["durable entries"], rows["summary entries"]) == ("4,000", "4,000")
     record = one_object(kvbatch("status", "nightly", *state, "--json").stdout)
+    assert record.keys() == STATUS_KEYS
+    assert (record["percent"], record["remaining_seconds"], record["settings"]) == (100.0, 0.0, None)
     assert (record["job"], record["state"], record["pid"], record["error"]) == ("nightly", "done", None, None)
     assert record["summary"].keys() == SUMMARY_KEYS
     assert record["progress"]["durable_entries"] == 4000
@@ -215,7 +229,10 @@ def test_version() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, f"kvbatch {package.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["", "demo", "plan", "migrate", "serve", "verify", "status"])
+CONTROL = ["pause", "resume", "cancel", "set"]
+
+
+@pytest.mark.parametrize("command", ["", "demo", "plan", "migrate", "serve", "verify", "status", *CONTROL])
 def test_help_says_what_a_command_does(command: str) -> None:
     done = kvbatch(*command.split(), "--help")
     assert (done.returncode, done.stderr) == (0, "")

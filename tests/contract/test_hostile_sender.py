@@ -219,14 +219,14 @@ def test_a_name_that_leads_out_of_the_root_is_refused(
     assert [entry.name for entry in receiver.root.iterdir()] == ["link"]
 
 
-@pytest.mark.parametrize("operation", ["inspect", "repair"])
+@pytest.mark.parametrize("operation", ["inspect", "repair", "discard"])
 @pytest.mark.parametrize("name", ["../outside", "link"])
-def test_no_store_outside_of_the_root_is_read_or_repaired(
+def test_no_store_outside_of_the_root_is_read_repaired_or_discarded(
     receiver: kvbatch.Receiver, source: SmallSource, operation: str, name: str
 ) -> None:
     (receiver.root / "link").symlink_to(source.path)
     with control(receiver) as peer:
-        error = peer.request(operation, name=name)
+        error = peer.request(operation, name=name, job="contract", fingerprint=source.manifest.fingerprint)
     assert (error.type, error.json["kind"]) == (FrameType.ERROR, "RefusedError")
 
 
@@ -244,6 +244,9 @@ REQUESTS: list[tuple[str, object, dict[str, Any], str]] = [
      "ProtocolError"),
     ("examine without anything", "examine", {}, "ProtocolError"),
     ("examine with null for a manifest", "examine", {"name": "job", "manifest": None}, "CorruptionError"),
+    ("discard without anything", "discard", {}, "ProtocolError"),
+    ("discard of no job", "discard", {"name": "job", "fingerprint": ""}, "ProtocolError"),
+    ("discard of a list", "discard", {"name": ["job"], "job": "contract", "fingerprint": ""}, "ProtocolError"),
     ("inspect without a name", "inspect", {}, "ProtocolError"),
     ("inspect with a list for a name", "inspect", {"name": ["job"]}, "ProtocolError"),
     ("repair of a number", "repair", {"name": 1.5}, "ProtocolError"),

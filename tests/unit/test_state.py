@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kvbatch.errors import RefusedError, UsageError
-from kvbatch.state import JobState, StateStore, job_lock
+from kvbatch.state import JobState, StateStore, find_job, job_lock, list_jobs
 
 
 @pytest.fixture
@@ -19,8 +20,9 @@ def state(tmp_path: Path) -> StateStore:
 
 
 def test_a_job_is_kept_from_its_start_to_its_end(state: StateStore, tmp_path: Path) -> None:
-    state.start("nightly", "/source", "/target", "f" * 32)
-    record = state.find("nightly")
+    with job_lock(tmp_path / "state", "nightly"):
+        state.start("nightly", "/source", "/target", "f" * 32)
+        record = state.find("nightly")
     assert record is not None
     assert (record.source, record.target, record.fingerprint) == ("/source", "/target", "f" * 32)
     assert (record.state, record.pid, record.alive) == (JobState.RUNNING, os.getpid(), True)
@@ -53,16 +55,66 @@ def test_jobs_are_listed_the_newest_first_and_unknown_ones_are_none(state: State
     assert state.find("d") is None
 
 
-def test_a_running_job_whose_process_is_gone_is_shown_as_interrupted(state: StateStore) -> None:
-    child = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
-    )
+def test_a_running_job_that_nobody_holds_is_shown_as_interrupted_whoever_has_its_pid_now(state: StateStore) -> None:
     state.start("nightly", "/source", "/target", "")
     for stored in (JobState.RUNNING, JobState.FINISHING):
-        state.update("nightly", state=stored, pid=int(child.stdout))
+        state.update("nightly", state=stored, pid=os.getpid())
         record = state.find("nightly")
         assert record is not None
-        assert (record.alive, record.shown_state, record.to_json()["pid"]) == (False, "interrupted", None)
+        assert [record] == state.jobs()
+        assert (record.alive, record.shown_state) == (False, "interrupted")
+
+
+@pytest.mark.parametrize(
+    ("stored", "progress", "shown"),
+    [
+        (JobState.RUNNING, {}, "running"),
+        (JobState.RUNNING, {"state": "paused"}, "paused"),
+        (JobState.FINISHING, {"state": "paused"}, "finishing"),
+        (JobState.STOPPED, {"state": "paused"}, "stopped"),
+    ],
+)
+def test_a_job_that_is_held_is_paused_when_it_says_so(
+    state: StateStore, tmp_path: Path, stored: str, progress: dict[str, str], shown: str
+) -> None:
+    with job_lock(tmp_path / "state", "nightly"):
+        state.start("nightly", "/source", "/target", "")
+        state.update("nightly", state=stored, progress=progress)
+        assert [record.shown_state for record in state.jobs()] == [shown]
+
+
+def test_a_job_that_ends_while_it_is_looked_at_is_not_shown_as_interrupted(
+    state: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state.start("nightly", "/source", "/target", "")
+    ended: list[str] = []
+
+    def nobody_holds_it_any_more(lock: Path) -> bool:
+        if not ended:
+            ended.append("now")
+            state.update("nightly", state=JobState.DONE)
+        return False
+
+    monkeypatch.setattr("kvbatch.state._is_held", nobody_holds_it_any_more)
+    record = state.find("nightly")
+    assert record is not None
+    assert record.shown_state == "done"
+
+
+def test_looking_at_a_job_makes_no_state_directory(tmp_path: Path) -> None:
+    assert find_job(tmp_path / "nowhere", "nightly") is None
+    assert list_jobs(tmp_path / "nowhere") == []
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_who_looks_at_a_job_does_not_keep_it_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look holds the lock for a moment."""
+    (tmp_path / "jobs").mkdir()
+    with (tmp_path / "jobs" / "nightly.lock").open("w") as looked_at:
+        fcntl.flock(looked_at, fcntl.LOCK_SH)
+        monkeypatch.setattr("time.sleep", lambda seconds: fcntl.flock(looked_at, fcntl.LOCK_UN))
+        with job_lock(tmp_path, "nightly"):
+            pass
 
 
 def test_a_directory_that_cannot_be_used_is_wrong_usage(tmp_path: Path) -> None:

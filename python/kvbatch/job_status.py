@@ -1,0 +1,155 @@
+"""What there is to say of a job: its record, and what it answers itself while it runs."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kvbatch.errors import UsageError
+from kvbatch.options import default_state_dir
+from kvbatch.state import JobRecord, JobState, find_job, list_jobs
+
+__all__ = ["JobStatus", "command", "find_record", "list_status", "migrate_command"]
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """Where a job stands, whether a process runs it or not.
+
+    state     "running", "paused", "stopping" (told to stop), "finishing", or, when no process runs it, "stopped",
+              "interrupted" (the process is gone), "failed", "done"
+    created, updated  seconds since the epoch; what is known is as old as `updated`
+    pid       the process that runs it; None when none does
+    progress  the fields of Progress; of a job that does not run, the last that are known; {} before the first
+    settings  the fields of JobSettings that are valid now; None when no process runs it, or it does not answer
+    summary   the fields of Summary of the run that finished it, or None
+    error     what ended the last run, or None
+    """
+
+    job: str
+    source: str
+    target: str
+    state: str
+    created: float
+    updated: float
+    pid: int | None
+    progress: dict[str, Any]
+    settings: dict[str, Any] | None
+    summary: dict[str, Any] | None
+    error: str | None
+
+    @staticmethod
+    def of(record: JobRecord, answer: dict[str, Any] | None = None) -> JobStatus:
+        """From its record and what the job itself answered."""
+        return JobStatus(
+            job=record.job,
+            source=record.source,
+            target=record.target,
+            state=record.shown_state if answer is None else answer["state"],
+            created=record.created,
+            updated=record.updated,
+            pid=record.pid if record.alive else None,
+            progress=record.progress if answer is None else answer["progress"],
+            settings=None if answer is None else answer["settings"],
+            summary=record.summary,
+            error=record.error,
+        )
+
+    @property
+    def runs(self) -> bool:
+        """Whether a process runs it."""
+        return self.pid is not None
+
+    def _figure(self, name: str) -> float:
+        return float(self.progress.get(name) or 0)
+
+    @property
+    def percent(self) -> float | None:
+        """Of the estimated bytes, those that are durable at the target; None while there is no estimate."""
+        if self.state == JobState.DONE:
+            return 100.0
+        expected = self._figure("estimated_bytes")
+        return min(100.0, 100 * self._figure("durable_bytes") / expected) if expected else None
+
+    @property
+    def remaining_seconds(self) -> float | None:
+        """At the rate of now; of a job that does not run, at the last that is known, once it is carried on. None while
+        nothing moves."""
+        if self.state == JobState.DONE:
+            return 0.0
+        rate = self._figure("bytes_per_second")
+        return max(0.0, self._figure("estimated_bytes") - self._figure("raw_bytes")) / rate if rate > 0 else None
+
+    @property
+    def entries_per_second(self) -> float:
+        """Now; 0 when no process runs it; of a finished job the mean of the run that finished it."""
+        if self.state == JobState.DONE and self.summary is not None:
+            return float(self.summary["entries_per_second"])
+        return self._figure("entries_per_second") if self.runs else 0.0
+
+    @property
+    def bytes_per_second(self) -> float:
+        """Keys and values, now; 0 when no process runs it."""
+        return self._figure("bytes_per_second") if self.runs else 0.0
+
+    @property
+    def throttle(self) -> str | None:
+        """The reason that limits it now, as in Progress; None for none, and when no process runs it."""
+        if not self.runs:
+            return None
+        reason = self.progress.get("throttle")
+        return None if reason is None else str(reason)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "job": self.job,
+            "source": self.source,
+            "target": self.target,
+            "state": self.state,
+            "created": self.created,
+            "updated": self.updated,
+            "pid": self.pid,
+            "percent": self.percent,
+            "entries_per_second": self.entries_per_second,
+            "bytes_per_second": self.bytes_per_second,
+            "remaining_seconds": self.remaining_seconds,
+            "throttle": self.throttle,
+            "progress": self.progress,
+            "settings": self.settings,
+            "summary": self.summary,
+            "error": self.error,
+        }
+
+
+def _state_option(state_dir: Path) -> str:
+    """What a command needs to find this state directory again."""
+    return "" if state_dir == default_state_dir() else f" --state-dir {shlex.quote(str(state_dir))}"
+
+
+def command(verb: str, job: str, state_dir: Path) -> str:
+    """A command about this job, to type next."""
+    return f"kvbatch {verb} {job}{_state_option(state_dir)}"
+
+
+def migrate_command(job: JobRecord | JobStatus, state_dir: Path) -> str:
+    """What carries the job on. The options that it was begun with are not known here."""
+    endpoints = shlex.join([job.source, job.target])
+    return f"kvbatch migrate {endpoints} --job {job.job}{_state_option(state_dir)}"
+
+
+def find_record(job: str, state_dir: Path) -> JobRecord:
+    """Raises UsageError for a job that is not known."""
+    record = find_job(state_dir, job)
+    if record is None:
+        raise UsageError(
+            f"no job {job!r} in the state directory {state_dir}; `kvbatch status{_state_option(state_dir)}` lists "
+            "those there are"
+        )
+    return record
+
+
+def list_status(state_dir: Path) -> list[JobStatus]:
+    """Every job that this machine sent, the newest first, by their records. None where there is no state directory."""
+    return [JobStatus.of(record) for record in list_jobs(state_dir)]

@@ -1,0 +1,290 @@
+"""The commands that control jobs and show them: what they print, their exit codes, and what they ask."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvbatch.endpoints import parse_endpoint
+from kvbatch.state import JobState, control_path, sent_path
+from kvbatch.target_local import LocalSession
+from support.fake_job import ERROR, FakeJob, record_job
+from support.sender import SmallSource
+from support.stores import kvbatch, kvbatch_command, read_store, write_store
+from support.targets import ENTRIES, TargetCase
+
+WAIT_SECONDS = 60.0
+
+
+@pytest.fixture
+def state_dir(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+def control(state_dir: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return kvbatch(*arguments, "--state-dir", state_dir, stdin=subprocess.DEVNULL)
+
+
+def one_object(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
+    value: dict[str, Any] = json.loads(done.stdout)
+    return value
+
+
+def test_a_running_job_is_paused_changed_resumed_and_stopped(state_dir: Path) -> None:
+    with FakeJob(state_dir) as migration:
+        paused = control(state_dir, "pause", "nightly")
+        assert paused.stdout == f"job nightly is paused; `kvbatch resume nightly --state-dir {state_dir}` goes on\n"
+        assert control(state_dir, "resume", "nightly").stdout == "job nightly is running\n"
+        done = control(state_dir, "set", "nightly", "--window", 4, "--rate-limit", "20MiB/s", "--streams", 3)
+        rows = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in done.stdout.splitlines())
+        assert (rows["state"], rows["setting window"], rows["setting streams"]) == ("running", "4", "3")
+        assert (rows["setting batch bytes"], rows["setting source read rate"]) == ("auto", "none")
+        changed = one_object(control(state_dir, "set", "nightly", "--batch-size", "1MiB", "--json"))
+        assert changed["settings"]["batch_bytes"] == "1MiB"
+        status = one_object(control(state_dir, "status", "nightly", "--json"))
+        assert status["settings"] == {**changed["settings"]}
+        assert (status["state"], status["pid"], status["percent"]) == ("running", os.getpid(), 25.0)
+        stopped = control(state_dir, "cancel", "nightly")
+        assert stopped.returncode == 0
+        assert stopped.stdout == (
+            "job nightly is stopped; nothing is lost. Carry it on with: kvbatch migrate /data/source /data/copy --job "
+            f"nightly --state-dir {state_dir}\n"
+        )
+        assert migration.calls == ["pause", "resume", "set", "set", "cancel"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["pause", "nobody"], 2, "no job 'nobody'"),
+        (["set", "nightly"], 2, "--source-read-rate"),
+        (["set", "nightly", "--streams", "many"], 2, "--streams"),
+        (["resume", "nightly"], 4, "kvbatch migrate /data/source /data/copy --job nightly"),
+        (["set", "nightly", "--window", "4"], 4, "job nightly is stopped"),
+        (["cancel", "nightly"], 4, "kvbatch cancel --discard nightly"),
+        (["cancel", "nightly", "--yes"], 2, "--discard"),
+        (["cancel", "nightly", "--discard"], 2, "kvbatch cancel --discard --yes nightly"),
+        (["cancel", "weekly", "--discard"], 4, "job weekly is done"),
+        (["cancel", "nobody", "--discard", "--yes"], 2, "no job 'nobody'"),
+        (["status", "nobody"], 2, "no job 'nobody'"),
+        (["status", "--interval", "1"], 2, "--watch"),
+        (["status", "--watch", "--json"], 2, "--watch"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_makes_no_sense_ends_with_its_exit_code(
+    state_dir: Path, arguments: list[str], code: int, words: str
+) -> None:
+    record_job(state_dir, "nightly", JobState.STOPPED)
+    record_job(state_dir, "weekly", JobState.DONE)
+    done = control(state_dir, *arguments)
+    assert (done.returncode, done.stdout, words in done.stderr) == (code, "", True), done.stderr
+    listed = one_object(control(state_dir, "status", "--json"))["jobs"]
+    assert sorted(job["job"] for job in listed) == ["nightly", "weekly"]
+
+
+def test_the_list_says_of_every_job_where_it_stands(state_dir: Path) -> None:
+    for state in (JobState.STOPPED, JobState.FAILED, JobState.DONE, "interrupted"):
+        record_job(state_dir, f"was-{state}", state)
+    with FakeJob(state_dir, "is-running"):
+        lines = control(state_dir, "status").stdout.splitlines()
+        listed = one_object(control(state_dir, "status", "--json"))["jobs"]
+    rows = {cells[0]: cells[1:] for cells in (re.split(r"\s{2,}", line) for line in lines[1:])}
+    rate = "100/s, 9.77 KiB/s"
+    assert rows["is-running"] == ["running", "25 %", "500", rate, "14.0 s", "window", "/data/source", "/data/copy"]
+    assert rows["was-done"] == ["done", "100 %", "500", "500/s", "/data/source", "/data/copy"]
+    assert rows["was-interrupted"] == ["interrupted", "25 %", "500", "14.0 s", "/data/source", "/data/copy"]
+    assert rows["was-stopped"] == ["stopped", "25 %", "500", "14.0 s", "/data/source", "/data/copy", ERROR]
+    assert {job["job"]: job["error"] for job in listed}["was-failed"] == ERROR
+
+
+# -- discard ----------------------------------------------------------------------------------------------------------
+
+
+def begin(target: TargetCase, source: SmallSource, state_dir: Path) -> None:
+    """An unfinished job that no process runs, as a stopped `migrate` leaves it."""
+    session = target.open(source.manifest)
+    source.move(session, source.ranges[:1])
+    session.close()
+    target.settle()
+    record_job(
+        state_dir,
+        "contract",
+        JobState.STOPPED,
+        source=str(source.path),
+        target=str(target.endpoint),
+        fingerprint=source.manifest.fingerprint,
+    )
+    sent_path(state_dir, "contract").parent.mkdir(exist_ok=True)
+    sent_path(state_dir, "contract").write_bytes(bytes(48))
+
+
+@pytest.mark.parametrize("source_way", ["batch", "files"])
+def test_a_stopped_job_is_discarded_with_its_record(
+    target: TargetCase, source_store: Path, state_dir: Path, source_way: str, tmp_path: Path
+) -> None:
+    source = SmallSource(source_store, [("default", None, None), ("users", None, None)], way=source_way)
+    begin(target, source, state_dir)
+    done = control(state_dir, "cancel", "contract", "--discard", "--yes")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"job contract was discarded: what it had written at {target.endpoint} was removed\n"
+    assert [entry for entry in target.path.parent.iterdir() if "target" in entry.name] == []
+    assert one_object(control(state_dir, "status", "--json")) == {"jobs": []}
+    assert list((state_dir / "jobs").iterdir()) == []
+
+
+def test_a_finished_target_is_refused_and_the_record_stays(
+    target: TargetCase, source: SmallSource, state_dir: Path
+) -> None:
+    begin(target, source, state_dir)
+    session = target.open(source.manifest)
+    source.move(session)
+    session.finish()
+    session.close()
+    target.settle()
+    done = control(state_dir, "cancel", "contract", "--discard", "--yes", "--json")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "Nothing was changed" in done.stderr
+    assert read_store(target.path) == ENTRIES
+    assert control(state_dir, "status", "contract").returncode == 0
+    assert sent_path(state_dir, "contract").exists()
+
+
+def test_a_receiver_that_does_not_answer_leaves_all_as_it_is(source: SmallSource, state_dir: Path) -> None:
+    record_job(state_dir, "nightly", JobState.STOPPED, target="kvbatch://127.0.0.1:1/copy")
+    done = control(state_dir, "cancel", "nightly", "--discard", "--yes")
+    assert done.returncode == 75
+    assert "try again with: kvbatch cancel nightly --discard --yes" in done.stderr
+    assert control(state_dir, "status", "nightly").returncode == 0
+
+
+def test_a_running_job_is_stopped_before_it_is_discarded(state_dir: Path) -> None:
+    with FakeJob(state_dir) as migration:
+        discarded = one_object(control(state_dir, "cancel", "nightly", "--discard", "--yes", "--json"))
+        assert migration.calls == ["cancel"]
+    assert (discarded["job"], discarded["target"], discarded["outcome"]) == ("nightly", "/data/copy", "nothing")
+    assert "nothing of it stood at /data/copy" in discarded["message"]
+    assert not control_path(state_dir, "nightly").exists()
+
+
+def test_entries_among_other_data_stay_and_the_message_says_so(tmp_path: Path, state_dir: Path) -> None:
+    path = write_store(tmp_path / "target", {"default": {b"a-theirs": b"1"}})
+    source = SmallSource(
+        write_store(tmp_path / "source", ENTRIES), [("default", None, None), ("users", None, None)],
+        options={"allow_nonempty": True},
+    )  # fmt: skip
+    target = TargetCase("directory", parse_endpoint(path), path, lambda manifest: LocalSession(path, manifest, 1 << 20))
+    begin(target, source, state_dir)
+    done = control(state_dir, "cancel", "contract", "--discard", "--yes")
+    assert "The entries that it had written there stay" in done.stdout
+    assert read_store(path) == {"default": {b"a-theirs": b"1", **ENTRIES["default"]}, "users": {}}
+
+
+# -- on a terminal ----------------------------------------------------------------------------------------------------
+
+
+class Terminal:
+    """A command with a terminal for all that it reads and writes."""
+
+    def __init__(self, *arguments: object, **environment: str) -> None:
+        self.said = ""
+        self._master, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            kvbatch_command(arguments),
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "200", **environment},
+        )
+        os.close(slave)
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._master)
+
+    def until(self, words: str) -> None:
+        while words not in self.said:
+            assert self._read(), f"it ended without saying {words!r}: {self.said}"
+
+    def _read(self) -> bool:
+        try:
+            data = os.read(self._master, 1 << 16)
+        except OSError:  # nobody has the other side any more
+            return False
+        self.said += data.decode()
+        return bool(data)
+
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
+    def end(self) -> int:
+        while self._read():
+            pass
+        return self.process.wait(WAIT_SECONDS)
+
+
+@pytest.mark.parametrize(("answer", "code", "kept"), [("y", 0, False), ("n", 75, True), ("", 75, True)])
+def test_discard_asks(source: SmallSource, tmp_path: Path, state_dir: Path, answer: str, code: int, kept: bool) -> None:
+    path = tmp_path / "target"
+    target = TargetCase("directory", parse_endpoint(path), path, lambda manifest: LocalSession(path, manifest, 1 << 20))
+    begin(target, source, state_dir)
+    with Terminal("cancel", "contract", "--discard", "--state-dir", state_dir) as terminal:
+        terminal.until("?")
+        assert f"Remove what job contract wrote at {path}" in terminal.said
+        terminal.type(answer + "\n")
+        assert (terminal.end(), path.exists()) == (code, kept), terminal.said
+        assert ("nothing was done" in terminal.said) == kept
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_list_is_watched_in_place_until_a_signal_comes(state_dir: Path, number: signal.Signals) -> None:
+    with FakeJob(state_dir), Terminal("status", "--watch", "--interval", 0.1, "--state-dir", state_dir) as terminal:
+        terminal.until("nightly")
+        terminal.until("\x1b[1A")  # up again, over what was shown
+        assert "\x1b[32mrunning" in terminal.said
+        terminal.process.send_signal(number)
+        assert terminal.end() == -number
+        assert terminal.said.endswith("\x1b[?25h"), "the cursor is shown again"
+
+
+def test_no_colour_where_none_is_wanted(state_dir: Path) -> None:
+    arguments = ("status", "--watch", "--interval", 0.1, "--state-dir", state_dir)
+    with FakeJob(state_dir), Terminal(*arguments, NO_COLOR="1") as terminal:
+        terminal.until("running")
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.end()
+        assert "\x1b[32m" not in terminal.said
+
+
+def test_a_job_is_watched_in_lines_until_nobody_runs_it(state_dir: Path) -> None:
+    job = FakeJob(state_dir)
+    migration = job.__enter__()
+    command = kvbatch_command(["status", "nightly", "--watch", "--interval", "0.1", "--state-dir", state_dir])
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        line = watching.stdout.readline()
+        assert re.fullmatch(
+            r"\S+ job nightly: running, 25 %, 500 entries, 100/s, 9\.77 KiB/s, 14\.0 s left, held back by window\n",
+            line,
+        )
+        migration.pause()
+        while "paused" not in line:
+            line = watching.stdout.readline()
+            assert line, "it ended while the job was running"
+        job.__exit__(None, None, None)
+        *_, last = watching.stdout
+        assert re.fullmatch(r"\S+ job nightly: stopped, 25 %, 500 entries, 14\.0 s left, job nightly was .*\n", last)
+        assert watching.wait(WAIT_SECONDS) == 0
