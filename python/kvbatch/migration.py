@@ -135,7 +135,9 @@ class Migration:
 
     def _run_job(self) -> Summary:
         known = self._recorder.find()
-        self._recorder.start(self.plan.source, self.plan.target, self.plan.manifest.fingerprint)
+        self._recorder.start(
+            self.plan.source, self.plan.target, self.plan.manifest.fingerprint, self._options, self._bus.subscribe()
+        )
         try:
             already_finished = self._attempt_until_done()
         except BaseException as error:
@@ -314,7 +316,6 @@ class Migration:
                 if time.monotonic() >= next_sample:
                     next_sample += SAMPLE_SECONDS
                     self._sample()
-                    self._recorder.sample(dataclasses.asdict(self._progress))
                     self._bus.publish("sample", **dataclasses.asdict(self._progress))
             thread.join()
         with self._lock:

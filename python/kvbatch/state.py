@@ -15,26 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from kvbatch.errors import KvbatchError, RefusedError, UsageError
+from kvbatch.state_schema import upgrade
 
-__all__ = ["JobRecord", "JobState", "StateStore", "find_job", "job_lock", "state_after"]
+__all__ = ["JobRecord", "JobState", "StateStore", "existing_state", "find_job", "job_lock", "state_after"]
 
 _DATABASE = "kvbatch.sqlite3"
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS jobs (
-    job TEXT PRIMARY KEY,
-    source TEXT NOT NULL,
-    target TEXT NOT NULL,
-    fingerprint TEXT NOT NULL,
-    identity TEXT NOT NULL,
-    state TEXT NOT NULL,
-    created REAL NOT NULL,
-    updated REAL NOT NULL,
-    pid INTEGER NOT NULL,
-    progress TEXT NOT NULL,
-    summary TEXT,
-    error TEXT
-) STRICT
-"""
+_SELECT = "SELECT jobs.*, options, verification FROM jobs LEFT JOIN job_details USING (job)"
 
 
 class JobState:
@@ -54,7 +40,10 @@ def state_after(error: BaseException) -> str:
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """All that is kept of a job. Times are seconds since the epoch."""
+    """What is kept of a job besides its history (kvbatch.samples). Times are seconds since the epoch.
+
+    `options` are those that the newest run was started with; `verification` is what the newest `verify` of this source
+    and target found, with `time`, `column_families` and `key_range`."""
 
     job: str
     source: str
@@ -68,6 +57,8 @@ class JobRecord:
     progress: dict[str, Any]
     summary: dict[str, Any] | None
     error: str | None
+    options: dict[str, Any] | None = None
+    verification: dict[str, Any] | None = None
 
     @property
     def alive(self) -> bool:
@@ -105,13 +96,13 @@ class StateStore:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._database = sqlite3.connect(directory / _DATABASE, timeout=10, check_same_thread=False)
             self._database.row_factory = sqlite3.Row
-            with self._transaction() as database:
-                database.execute("PRAGMA journal_mode = WAL")
-                database.execute("PRAGMA synchronous = NORMAL")
-                database.execute(_SCHEMA)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = NORMAL")
+            upgrade(self._database)
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """What is done to the database inside is done whole or not at all."""
         with _usable(self._directory), self._lock, self._database:
             yield self._database
 
@@ -124,7 +115,7 @@ class StateStore:
         Identity, fingerprint and summary stay as they are until the target is opened anew: they say that a finished job
         is finished, whatever befalls the runs that ask for it again."""
         now = time.time()
-        with self._transaction() as database:
+        with self.transaction() as database:
             database.execute(
                 "INSERT INTO jobs VALUES (?, ?, ?, ?, '', ?, ?, ?, ?, '{}', NULL, NULL) "
                 "ON CONFLICT (job) DO UPDATE SET "
@@ -140,23 +131,47 @@ class StateStore:
             for name, value in {**columns, "updated": time.time()}.items()
         }
         assignments = ", ".join(f"{name} = :{name}" for name in encoded)
-        with self._transaction() as database:
+        with self.transaction() as database:
             database.execute(f"UPDATE jobs SET {assignments} WHERE job = :job", {**encoded, "job": job})
 
     def forget(self, job: str) -> None:
-        with self._transaction() as database:
+        """Removes the job's record and its history."""
+        with self.transaction() as database:
             database.execute("DELETE FROM jobs WHERE job = ?", (job,))
 
     def find(self, job: str) -> JobRecord | None:
-        with self._transaction() as database:
-            row = database.execute("SELECT * FROM jobs WHERE job = ?", (job,)).fetchone()
+        with self.transaction() as database:
+            row = database.execute(f"{_SELECT} WHERE job = ?", (job,)).fetchone()
         return None if row is None else _record(row)
 
     def jobs(self) -> list[JobRecord]:
         """The newest first."""
-        with self._transaction() as database:
-            rows = database.execute("SELECT * FROM jobs ORDER BY updated DESC").fetchall()
+        with self.transaction() as database:
+            rows = database.execute(f"{_SELECT} ORDER BY updated DESC").fetchall()
         return [_record(row) for row in rows]
+
+    def keep_verification(self, source: str, target: str, verification: dict[str, Any]) -> str | None:
+        """Keeps what a `verify` found for the job of this source and target: the newest one that moved the same
+        selection, else the newest. Returns its id; None, and nothing is kept, when there is no such job."""
+        jobs = [each for each in self.jobs() if (each.source, each.target) == (_text(source), _text(target))]
+        if not jobs:
+            return None
+        selection = ("column_families", "key_range")
+        found = next(
+            (
+                each.job
+                for each in jobs
+                if each.options and all(each.options.get(name) == verification.get(name) for name in selection)
+            ),
+            jobs[0].job,
+        )
+        with self.transaction() as database:
+            database.execute(
+                "INSERT INTO job_details (job, verification) SELECT job, ? FROM jobs WHERE job = ? "
+                "ON CONFLICT (job) DO UPDATE SET verification = excluded.verification",
+                (json.dumps(verification), found),
+            )
+        return found
 
 
 def _text(path: str) -> str:
@@ -164,18 +179,26 @@ def _text(path: str) -> str:
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
+@contextmanager
+def existing_state(directory: Path) -> Iterator[StateStore | None]:
+    """The state store, closed at the end; None instead of making a state directory where there is none."""
+    if not (directory / _DATABASE).exists():
+        yield None
+        return
+    with closing(StateStore(directory)) as state:
+        yield state
+
+
 def find_job(directory: Path, job: str) -> JobRecord | None:
     """As StateStore.find, but makes no state directory where there is none."""
-    if not (directory / _DATABASE).exists():
-        return None
-    with closing(StateStore(directory)) as state:
-        return state.find(job)
+    with existing_state(directory) as state:
+        return None if state is None else state.find(job)
 
 
 def _record(row: sqlite3.Row) -> JobRecord:
     columns = dict(row)
-    columns["progress"] = json.loads(columns["progress"])
-    columns["summary"] = json.loads(columns["summary"]) if columns["summary"] else None
+    for name in ("progress", "summary", "options", "verification"):
+        columns[name] = json.loads(columns[name]) if columns[name] else None
     return JobRecord(**columns)
 
 
