@@ -320,13 +320,21 @@ def verify(
     repair: Annotated[bool, typer.Option("--repair", help="Send the keys that differ, and only those.")] = False,
     column_families: FamilyOption = None,
     key_range: RangeOption = None,
+    state_dir: StateOption = None,
     progress: ProgressOption = ProgressChoice.AUTO,
     as_json: JsonOption = False,
 ) -> None:
     """Compare every entry of SOURCE and TARGET by digests. Exit 0: equal; 3: they differ."""
     with _FailureTold(progress):
+        if progress is not ProgressChoice.NONE:
+            logging.getLogger("kvbatch.state").setLevel(logging.ERROR)  # its warnings are events too
         verification = Verification(
-            source, target, repair=repair, column_families=tuple(column_families or ()), key_range=key_range
+            source,
+            target,
+            repair=repair,
+            column_families=tuple(column_families or ()),
+            key_range=key_range,
+            state_dir=state_dir,
         )
         events = verification.events()
         # Signals are handled in the main thread, which must not wait in the core meanwhile.

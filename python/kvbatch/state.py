@@ -156,15 +156,8 @@ class StateStore:
         jobs = [each for each in self.jobs() if (each.source, each.target) == (_text(source), _text(target))]
         if not jobs:
             return None
-        selection = ("column_families", "key_range")
-        found = next(
-            (
-                each.job
-                for each in jobs
-                if each.options and all(each.options.get(name) == verification.get(name) for name in selection)
-            ),
-            jobs[0].job,
-        )
+        same = [each.job for each in jobs if each.options and _selection(each.options) == _selection(verification)]
+        found = (same or [jobs[0].job])[0]
         with self.transaction() as database:
             database.execute(
                 "INSERT INTO job_details (job, verification) SELECT job, ? FROM jobs WHERE job = ? "
@@ -172,6 +165,10 @@ class StateStore:
                 (json.dumps(verification), found),
             )
         return found
+
+
+def _selection(moved: dict[str, Any]) -> tuple[Any, ...]:
+    return sorted(moved["column_families"]), moved["key_range"]
 
 
 def _text(path: str) -> str:
