@@ -28,13 +28,14 @@ from kvbatch.demo import run_demo
 from kvbatch.endpoints import format_address
 from kvbatch.errors import KvbatchError, StoppedError, UsageError
 from kvbatch.events import Event
+from kvbatch.job_report import render_report
 from kvbatch.logs import configure_for_command_line
 from kvbatch.migration import Migration
 from kvbatch.options import MigrationOptions, default_state_dir
 from kvbatch.progress_view import follow, print_event
 from kvbatch.server import Receiver
 from kvbatch.state import StateStore
-from kvbatch.units import parse_bytes
+from kvbatch.units import format_bytes, parse_bytes
 from kvbatch.verification import Verification
 from kvbatch.version import __version__
 
@@ -350,6 +351,24 @@ def verify(
         show_report(report)
     if not report.equal:
         raise typer.Exit(EXIT_DIFFERENT)
+
+
+# -- report -----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def report(
+    job: Annotated[str, typer.Argument(metavar="JOB", help="As `kvbatch status` lists it.")],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="The page; - is stdout.")],
+    state_dir: StateOption = None,
+) -> None:
+    """Show a job as one HTML page with plots, finished or not. Needs `pip install kvbatch[report]`."""
+    if output == "-":
+        sys.stdout.buffer.write(render_report(job, state_dir).encode(errors="backslashreplace"))
+        sys.stdout.flush()
+        return
+    written = api.report(job, output, state_dir)
+    print(f"wrote {written}, {format_bytes(written.stat().st_size)}")
 
 
 # -- status, demo -----------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ EXPORTS = [
     "ClosedError", "CorruptionError", "Difference", "Event", "GapError", "KeyRange", "KvbatchError", "Migration",
     "MigrationOptions", "NoSpaceError", "Plan", "Progress", "ProtocolError", "Range", "Receiver", "RefusedError",
     "SourceError", "StoppedError", "Summary", "TargetError", "TransportError", "UsageError", "VerifyReport",
-    "__version__", "migrate", "plan", "serve", "verify",
+    "__version__", "migrate", "plan", "report", "serve", "verify",
 ]  # fmt: skip
 CORE = ["base", "batch", "codec", "frame", "store", "wire"]
 
@@ -34,7 +34,7 @@ def test_an_export_is_imported_when_it_is_asked_for() -> None:
     assert done.stderr.strip().endswith("AttributeError: module 'kvbatch' has no attribute 'nonsense'")
 
 
-@pytest.mark.parametrize("name", ["migrate", "plan", "serve", "verify"])
+@pytest.mark.parametrize("name", ["migrate", "plan", "report", "serve", "verify"])
 def test_a_function_is_not_hidden_by_a_module_of_its_name(name: str) -> None:
     """`import kvbatch.verify` anywhere would put the module in the function's place."""
     assert callable(getattr(kvbatch, name))
