@@ -6,12 +6,13 @@ requirements have to be there first.
 """
 
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
 print(
     *project["build-system"]["requires"],
     *project["project"]["dependencies"],
-    *project["project"]["optional-dependencies"]["dev"],
+    *chain.from_iterable(project["project"]["optional-dependencies"].values()),
     sep="\n",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # as in typing, whose import takes longer than all of this
 if TYPE_CHECKING:
-    from kvbatch.api import migrate, plan, serve, verify
+    from kvbatch.api import migrate, plan, report, serve, verify
     from kvbatch.comparison import Difference, VerifyReport
     from kvbatch.control_client import JobControl, control
     from kvbatch.errors import (
@@ -63,6 +63,7 @@ __all__ = [
     "discard",
     "migrate",
     "plan",
+    "report",
     "serve",
     "verify",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 
 from kvbatch.calibration import calibrate, estimate_seconds
 from kvbatch.endpoints import check_apart, parse_endpoint
+from kvbatch.job_report import write_report
 from kvbatch.migration import Migration
 from kvbatch.migration_plan import Plan, make_plan, open_source
 from kvbatch.options import MigrationOptions
@@ -16,7 +17,7 @@ from kvbatch.server import Receiver
 from kvbatch.target_state import examine_target
 from kvbatch.verification import verify
 
-__all__ = ["migrate", "plan", "serve", "verify"]
+__all__ = ["migrate", "plan", "report", "serve", "verify"]
 
 
 def plan(source: str | os.PathLike[str], target: str | os.PathLike[str], **options: Any) -> Plan:
@@ -53,3 +54,13 @@ def serve(root: str | os.PathLike[str], *, host: str = "127.0.0.1", port: int = 
     receiver = Receiver(Path(root), host, port, **options)
     receiver.start()
     return receiver
+
+
+def report(job: str, path: str | os.PathLike[str], state_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Writes what the state directory (None: the XDG one) knows of a job as one self-contained HTML page, finished or
+    not. A file at `path` is replaced, in one step. Returns `path`.
+
+    Raises UsageError: no such job, `path` is a directory or cannot be written, the state directory cannot be used, or
+    the extra `report` is not installed.
+    """
+    return write_report(job, path, state_dir)

@@ -31,12 +31,13 @@ from kvbatch.demo import run_demo
 from kvbatch.endpoints import format_address
 from kvbatch.errors import KvbatchError, StoppedError, UsageError
 from kvbatch.events import Event
+from kvbatch.job_report import render_report
 from kvbatch.logs import configure_for_command_line
 from kvbatch.migration import Migration
 from kvbatch.options import MigrationOptions, default_state_dir
 from kvbatch.progress_view import follow, print_event
 from kvbatch.server import Receiver
-from kvbatch.units import parse_bytes
+from kvbatch.units import format_bytes, parse_bytes
 from kvbatch.verification import Verification
 from kvbatch.version import __version__
 
@@ -374,13 +375,21 @@ def verify(
     repair: Annotated[bool, typer.Option("--repair", help="Send the keys that differ, and only those.")] = False,
     column_families: FamilyOption = None,
     key_range: RangeOption = None,
+    state_dir: StateOption = None,
     progress: ProgressOption = ProgressChoice.AUTO,
     as_json: JsonOption = False,
 ) -> None:
     """Compare every entry of SOURCE and TARGET by digests. Exit 0: equal; 3: they differ."""
     with _FailureTold(progress):
+        if progress is not ProgressChoice.NONE:
+            logging.getLogger("kvbatch.state").setLevel(logging.ERROR)  # its warnings are events too
         verification = Verification(
-            source, target, repair=repair, column_families=tuple(column_families or ()), key_range=key_range
+            source,
+            target,
+            repair=repair,
+            column_families=tuple(column_families or ()),
+            key_range=key_range,
+            state_dir=state_dir,
         )
         events = verification.events()
         # Signals are handled in the main thread, which must not wait in the core meanwhile.
@@ -396,6 +405,24 @@ def verify(
         show_report(report)
     if not report.equal:
         raise typer.Exit(EXIT_DIFFERENT)
+
+
+# -- report -----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def report(
+    job: Annotated[str, typer.Argument(metavar="JOB", help="As `kvbatch status` lists it.")],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="The page; - is stdout.")],
+    state_dir: StateOption = None,
+) -> None:
+    """Show a job as one HTML page with plots, finished or not. Needs `pip install kvbatch[report]`."""
+    if output == "-":
+        sys.stdout.buffer.write(render_report(job, state_dir).encode(errors="backslashreplace"))
+        sys.stdout.flush()
+        return
+    written = api.report(job, output, state_dir)
+    print(f"wrote {written}, {format_bytes(written.stat().st_size)}")
 
 
 # -- status, control, demo ---------------------------------------------------------------------------------------------

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from kvbatch.errors import UsageError
+from kvbatch.events import Event
 from kvbatch.logs import get_logger
+from kvbatch.options import MigrationOptions
+from kvbatch.samples import HistoryWriter
 from kvbatch.sent_log import SentLog
 from kvbatch.state import JobRecord, StateStore, sent_path
 
@@ -19,9 +23,16 @@ log = get_logger("kvbatch.state")
 
 T = TypeVar("T")
 
+_FLUSH_SECONDS = 2.0
+# A locked database is waited for each time, and a full disk needs somebody to come.
+_FLUSH_AFTER_FAILURE_SECONDS = 30.0
+# Longer than a locked database is waited for.
+_LAST_FLUSH_SECONDS = 15.0
+
 
 class JobRecorder:
-    """Keeps a job's record. Where that fails the job goes on: it costs history, not data, and is told once."""
+    """Keeps a job's record and its history. Where that fails the job goes on: it costs history, not data, and is told
+    once."""
 
     def __init__(self, directory: Path, job: str, on_lost: Callable[[str], None]) -> None:
         """Raises UsageError when the directory cannot be used from the start. `on_lost` gets the message that tells of
@@ -32,6 +43,8 @@ class JobRecorder:
         self._lock = threading.Lock()
         self._lost = False
         self._state = StateStore(directory)
+        self._history = HistoryWriter(self._state, job)
+        self._follower: threading.Thread | None = None
 
     def _lose(self, error: BaseException | None) -> None:
         with self._lock:
@@ -40,24 +53,43 @@ class JobRecorder:
             return
         message = (
             f"the state directory {self._directory} cannot be used any more: {error}. The job goes on; what `kvbatch "
-            "status` says of it and resent_bytes may be wrong from now on, no data is lost"
+            "status` and `kvbatch report` say of it and resent_bytes may be wrong from now on, no data is lost"
         )
         log.warning("state directory lost", job=self._job, message=message)
         self._on_lost(message)
 
-    def start(self, source: str, target: str, fingerprint: str) -> None:
+    def start(
+        self, source: str, target: str, fingerprint: str, options: MigrationOptions, events: Iterator[Event]
+    ) -> None:
+        """`events`, which end with the job, become its history: in a thread of its own, so that a slow disk holds up
+        nothing."""
+        self._history.begin(_options_to_json(options))
         self._keep(lambda: self._state.start(self._job, source, target, fingerprint))
+        self._follower = threading.Thread(
+            target=self._follow, args=(events,), name=f"kvbatch-history-{self._job}", daemon=True
+        )
+        self._follower.start()
+
+    def _follow(self, events: Iterator[Event]) -> None:
+        due = time.monotonic() + _FLUSH_SECONDS
+        for event in events:
+            self._history.note(event)
+            if time.monotonic() >= due or event.kind in ("job", "done"):
+                kept = self._keep(self._flush)
+                due = time.monotonic() + (_FLUSH_SECONDS if kept else _FLUSH_AFTER_FAILURE_SECONDS)
+
+    def _flush(self) -> bool:
+        self._history.flush()
+        return True
 
     def find(self) -> JobRecord | None:
         return self._keep(lambda: self._state.find(self._job))
 
     def update(self, **columns: Any) -> None:
         """Tried after a failure too: what the job came to counts most, and its disk may have room again."""
+        if "progress" in columns:
+            self._history.end(time.time(), columns["progress"])
         self._keep(lambda: self._state.update(self._job, **columns))
-
-    def sample(self, progress: dict[str, Any]) -> None:
-        if not self._lost:
-            self.update(progress=progress)
 
     def forget(self) -> None:
         # After a failure nobody knows whether the record is older than this run.
@@ -83,4 +115,20 @@ class JobRecorder:
             self._sent_path.unlink(missing_ok=True)
 
     def close(self) -> None:
+        """Once the job's last event is out."""
+        if self._follower is not None:
+            self._follower.join(_LAST_FLUSH_SECONDS)
         self._state.close()
+
+
+def _options_to_json(options: MigrationOptions) -> dict[str, Any]:
+    """As numbers and text: ranges and paths as they are written, a function by its name."""
+    return {name: _plain(value) for name, value in options}
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return getattr(value, "__qualname__", None) or str(value)

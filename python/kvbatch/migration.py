@@ -156,7 +156,9 @@ class Migration:
 
     def _run_job(self) -> Summary:
         known = self._recorder.find()
-        self._recorder.start(self.plan.source, self.plan.target, self.plan.manifest.fingerprint)
+        self._recorder.start(
+            self.plan.source, self.plan.target, self.plan.manifest.fingerprint, self._options, self._bus.subscribe()
+        )
         try:
             already_finished = self._attempt_until_done()
         except BaseException as error:
@@ -325,7 +327,6 @@ class Migration:
             elif time.monotonic() >= next_sample:
                 next_sample += SAMPLE_SECONDS
                 progress = self._figures.sample()
-                self._recorder.sample(dataclasses.asdict(progress))
                 self._bus.publish("sample", **dataclasses.asdict(progress))
                 self._policy.look(progress, self._figures.observation)
             self._policy.apply()

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from kvbatch.errors import KvbatchError, RefusedError, UsageError
+from kvbatch.state_schema import upgrade
 
 __all__ = [
     "JobRecord",
     "JobState",
     "StateStore",
     "control_path",
+    "existing_state",
     "find_job",
     "job_lock",
     "list_jobs",
@@ -31,22 +33,7 @@ __all__ = [
 # Whoever only looks whether a job is held, holds it for that moment.
 _LOOKED_AT_SECONDS = 0.5
 _DATABASE = "kvbatch.sqlite3"
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS jobs (
-    job TEXT PRIMARY KEY,
-    source TEXT NOT NULL,
-    target TEXT NOT NULL,
-    fingerprint TEXT NOT NULL,
-    identity TEXT NOT NULL,
-    state TEXT NOT NULL,
-    created REAL NOT NULL,
-    updated REAL NOT NULL,
-    pid INTEGER NOT NULL,
-    progress TEXT NOT NULL,
-    summary TEXT,
-    error TEXT
-) STRICT
-"""
+_SELECT = "SELECT jobs.*, options, verification FROM jobs LEFT JOIN job_details USING (job)"
 
 
 class JobState:
@@ -69,7 +56,10 @@ def state_after(error: BaseException) -> str:
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """All that is kept of a job. Times are seconds since the epoch."""
+    """What is kept of a job besides its history (kvbatch.samples). Times are seconds since the epoch.
+
+    `options` are those that the newest run was started with; `verification` is what the newest `verify` of this source
+    and target found, with `time`, `column_families` and `key_range`."""
 
     job: str
     source: str
@@ -85,6 +75,8 @@ class JobRecord:
     error: str | None
     # Whether a process runs it, which holds the job's lock: a pid may be another process's by now.
     alive: bool
+    options: dict[str, Any] | None = None
+    verification: dict[str, Any] | None = None
 
     @property
     def may_run(self) -> bool:
@@ -112,13 +104,13 @@ class StateStore:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._database = sqlite3.connect(directory / _DATABASE, timeout=10, check_same_thread=False)
             self._database.row_factory = sqlite3.Row
-            with self._transaction() as database:
-                database.execute("PRAGMA journal_mode = WAL")
-                database.execute("PRAGMA synchronous = NORMAL")
-                database.execute(_SCHEMA)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = NORMAL")
+            upgrade(self._database)
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """What is done to the database inside is done whole or not at all."""
         with _usable(self._directory), self._lock, self._database:
             yield self._database
 
@@ -131,7 +123,7 @@ class StateStore:
         Identity, fingerprint and summary stay as they are until the target is opened anew: they say that a finished job
         is finished, whatever befalls the runs that ask for it again."""
         now = time.time()
-        with self._transaction() as database:
+        with self.transaction() as database:
             database.execute(
                 "INSERT INTO jobs VALUES (?, ?, ?, ?, '', ?, ?, ?, ?, '{}', NULL, NULL) "
                 "ON CONFLICT (job) DO UPDATE SET "
@@ -147,18 +139,19 @@ class StateStore:
             for name, value in {**columns, "updated": time.time()}.items()
         }
         assignments = ", ".join(f"{name} = :{name}" for name in encoded)
-        with self._transaction() as database:
+        with self.transaction() as database:
             database.execute(f"UPDATE jobs SET {assignments} WHERE job = :job", {**encoded, "job": job})
 
     def forget(self, job: str) -> None:
-        with self._transaction() as database:
+        """Removes the job's record and its history."""
+        with self.transaction() as database:
             database.execute("DELETE FROM jobs WHERE job = ?", (job,))
 
     def find(self, job: str) -> JobRecord | None:
         before = None
         while True:
-            with self._transaction() as database:
-                row = database.execute("SELECT * FROM jobs WHERE job = ?", (job,)).fetchone()
+            with self.transaction() as database:
+                row = database.execute(f"{_SELECT} WHERE job = ?", (job,)).fetchone()
             if row is None:
                 return None
             record = self._record(row)
@@ -169,20 +162,40 @@ class StateStore:
 
     def jobs(self) -> list[JobRecord]:
         """The newest first."""
-        with self._transaction() as database:
-            rows = database.execute("SELECT * FROM jobs ORDER BY updated DESC").fetchall()
+        with self.transaction() as database:
+            rows = database.execute(f"{_SELECT} ORDER BY updated DESC").fetchall()
         records = [self._record(row) for row in rows]
         looked_at = [self.find(each.job) if each.may_run and not each.alive else each for each in records]
         return [record for record in looked_at if record is not None]
 
     def _record(self, row: sqlite3.Row) -> JobRecord:
         columns = dict(row)
-        columns["progress"] = json.loads(columns["progress"])
-        columns["summary"] = json.loads(columns["summary"]) if columns["summary"] else None
+        for name in ("progress", "summary", "options", "verification"):
+            columns[name] = json.loads(columns[name]) if columns[name] else None
         may_run = columns["state"] in _MAY_RUN
         with _usable(self._directory):
             alive = may_run and _is_held(_lock_path(self._directory, columns["job"]))
         return JobRecord(**columns, alive=alive)
+
+    def keep_verification(self, source: str, target: str, verification: dict[str, Any]) -> str | None:
+        """Keeps what a `verify` found for the job of this source and target: the newest one that moved the same
+        selection, else the newest. Returns its id; None, and nothing is kept, when there is no such job."""
+        jobs = [each for each in self.jobs() if (each.source, each.target) == (_text(source), _text(target))]
+        if not jobs:
+            return None
+        same = [each.job for each in jobs if each.options and _selection(each.options) == _selection(verification)]
+        found = (same or [jobs[0].job])[0]
+        with self.transaction() as database:
+            database.execute(
+                "INSERT INTO job_details (job, verification) SELECT job, ? FROM jobs WHERE job = ? "
+                "ON CONFLICT (job) DO UPDATE SET verification = excluded.verification",
+                (json.dumps(verification), found),
+            )
+        return found
+
+
+def _selection(moved: dict[str, Any]) -> tuple[Any, ...]:
+    return sorted(moved["column_families"]), moved["key_range"]
 
 
 def _text(path: str) -> str:
@@ -190,20 +203,26 @@ def _text(path: str) -> str:
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
+@contextmanager
+def existing_state(directory: Path) -> Iterator[StateStore | None]:
+    """The state store, closed at the end; None instead of making a state directory where there is none."""
+    if not (directory / _DATABASE).exists():
+        yield None
+        return
+    with closing(StateStore(directory)) as state:
+        yield state
+
+
 def find_job(directory: Path, job: str) -> JobRecord | None:
     """As StateStore.find, but makes no state directory where there is none."""
-    if not (directory / _DATABASE).exists():
-        return None
-    with closing(StateStore(directory)) as state:
-        return state.find(job)
+    with existing_state(directory) as state:
+        return None if state is None else state.find(job)
 
 
 def list_jobs(directory: Path) -> list[JobRecord]:
     """As StateStore.jobs, but makes no state directory where there is none."""
-    if not (directory / _DATABASE).exists():
-        return []
-    with closing(StateStore(directory)) as state:
-        return state.jobs()
+    with existing_state(directory) as state:
+        return [] if state is None else state.jobs()
 
 
 def control_path(directory: Path, job: str) -> Path:

@@ -5,21 +5,29 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from pathlib import Path
 
 from kvbatch._core.store import SourceStore
 from kvbatch.comparison import Meter, Readers, VerifyReport, compare
 from kvbatch.endpoints import DirectoryEndpoint, check_apart, parse_endpoint
 from kvbatch.errors import KvbatchError, RefusedError, StoppedError, UsageError
 from kvbatch.events import Event, EventBus, Progress
-from kvbatch.options import check_family_names
+from kvbatch.logs import get_logger
+from kvbatch.options import check_family_names, default_state_dir
 from kvbatch.ranges import KeyRange, parse_key_range
 from kvbatch.repair import repair_keys
-from kvbatch.state import JobState, state_after
+from kvbatch.state import JobState, existing_state, state_after
 from kvbatch.stopping import StopRequest
 
 __all__ = ["Verification", "verify"]
+
+log = get_logger("kvbatch.state")
+
+# Of a key that is kept in the state directory, which stays small.
+_KEPT_KEY_CHARACTERS = 256
 
 
 class Verification:
@@ -35,6 +43,7 @@ class Verification:
         key_range: KeyRange | str | None,
         threads: int | None = None,
         on_progress: Callable[[Progress], None] | None = None,
+        state_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         """Raises UsageError or RefusedError; both stores are opened by `run`."""
         endpoint, self._target = parse_endpoint(source), parse_endpoint(target)
@@ -47,6 +56,7 @@ class Verification:
         self._key_range = KeyRange() if key_range is None else parse_key_range(key_range)
         self._threads = threads
         self._on_progress = on_progress
+        self._state_dir = None if state_dir is None else Path(state_dir)
         self._bus = EventBus()
         self._meter = Meter(self._tell)
         self._stop = StopRequest()
@@ -66,8 +76,30 @@ class Verification:
         except BaseException as error:
             self._bus.publish("done", state=state_after(error), error=str(error))
             raise
+        self._keep(report)
         self._bus.publish("done", state=JobState.DONE, **report.to_json())
         return report
+
+    def _keep(self, report: VerifyReport) -> None:
+        """For `kvbatch report` of the job that this source and target belong to. Where that fails it is told, and the
+        outcome stays what it is."""
+        found = report.to_json()
+        for difference in found["samples"]:
+            difference["key"] = difference["key"][:_KEPT_KEY_CHARACTERS]
+        verification = {
+            **found,
+            "time": time.time(),
+            "column_families": list(self._families),
+            "key_range": str(self._key_range),
+        }
+        try:
+            with existing_state(self._state_dir or default_state_dir()) as state:
+                if state is not None:
+                    state.keep_verification(str(self._source), str(self._target), verification)
+        except (UsageError, OSError, RuntimeError) as error:  # the last: there is no home directory
+            message = f"{error}. `kvbatch report` will not show this verify; its result is not affected"
+            log.warning("state directory lost", message=message)
+            self._bus.publish("warning", message=message)
 
     def _run(self) -> VerifyReport:
         try:
@@ -146,14 +178,16 @@ def verify(
     key_range: KeyRange | str | None = None,
     threads: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    state_dir: str | os.PathLike[str] | None = None,
 ) -> VerifyReport:
     """Compares every entry of `source` with `target`, both directions, by digests of ranges.
 
     Both are read as they stand at rest. With `repair` the differing keys, and only those, are written to the target,
     and everything is compared again; very many differences take several such passes. `column_families` and `key_range`
     restrict both sides. `on_progress` is called about twice a second and at the end of each comparison, in the calling
-    thread: entries and bytes are those of the source, ranges that differ count twice. Raises UsageError, RefusedError,
-    SourceError, TargetError, TransportError.
+    thread: entries and bytes are those of the source, ranges that differ count twice. Where `state_dir` (None: the XDG
+    state directory) knows a job of this source and target, its report shows the result from now on. Raises UsageError,
+    RefusedError, SourceError, TargetError, TransportError.
     """
     return Verification(
         source,
@@ -163,4 +197,5 @@ def verify(
         key_range=key_range,
         threads=threads,
         on_progress=on_progress,
+        state_dir=state_dir,
     ).run()

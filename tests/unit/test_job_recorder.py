@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import kvbatch
+from kvbatch.events import Event, EventBus
 from kvbatch.job_recorder import JobRecorder
+from kvbatch.samples import read_history
 from kvbatch.state import JobState, StateStore
 from support.stores import numbered, read_store, write_store
 
@@ -22,6 +25,10 @@ def told() -> list[str]:
 @pytest.fixture
 def recorder(tmp_path: Path, told: list[str]) -> JobRecorder:
     return JobRecorder(tmp_path / "state", "nightly", told.append)
+
+
+def start(recorder: JobRecorder, *, events: Iterator[Event] = iter(())) -> None:  # noqa: B008
+    recorder.start("/source", "/target", "f" * 32, kvbatch.MigrationOptions.checked(key_range="61..62"), events)
 
 
 def break_database(recorder: JobRecorder) -> None:
@@ -44,9 +51,9 @@ def test_a_database_that_breaks_is_told_once_in_an_event_and_in_the_log(
 ) -> None:
     break_database(recorder)
     with caplog.at_level(logging.WARNING):
-        recorder.start("/source", "/target", "f" * 32)
+        start(recorder)
         assert recorder.find() is None
-        recorder.sample({"entries": 5})
+        recorder.update(progress={"entries": 5})
         recorder.update(state=JobState.DONE)
         recorder.forget()
     [message] = told
@@ -57,15 +64,14 @@ def test_a_database_that_breaks_is_told_once_in_an_event_and_in_the_log(
 
 
 def test_what_the_job_came_to_is_kept_once_that_works_again(recorder: JobRecorder, told: list[str]) -> None:
-    recorder.start("/source", "/target", "f" * 32)
+    start(recorder)
     break_database(recorder)
-    recorder.sample({"entries": 5})
+    recorder.update(progress={"entries": 5})
     mend_database(recorder)
-    recorder.sample({"entries": 6})
     recorder.forget()
     record = recorder.find()
     assert record is not None, "the record may be older than this run"
-    assert record.progress == {}, "samples are not tried again, each may wait for a locked database"
+    assert record.progress == {}
     recorder.update(state=JobState.DONE)
     record = recorder.find()
     assert record is not None
@@ -101,10 +107,75 @@ def test_a_migration_goes_on_to_its_end(tmp_path: Path, loss: str) -> None:
 
 
 def test_the_record_is_that_of_its_job(recorder: JobRecorder, tmp_path: Path) -> None:
-    recorder.start("/source", "/target", "f" * 32)
-    recorder.sample({"entries": 5})
+    start(recorder)
+    recorder.update(progress={"entries": 5})
     assert [(record.job, record.progress) for record in StateStore(tmp_path / "state").jobs()] == [
         ("nightly", {"entries": 5})
     ]
     recorder.forget()
     assert recorder.find() is None
+
+
+def test_the_events_of_a_job_become_its_history(recorder: JobRecorder, told: list[str], tmp_path: Path) -> None:
+    bus = EventBus()
+    start(recorder, events=bus.subscribe())
+    bus.publish("job", job="nightly", lane="batch", resumed=False)
+    bus.publish("range", range=0, state="started")
+    bus.publish("sample", entries=3, seconds=0.5)
+    bus.publish("sample", entries=4, seconds=1.0)
+    bus.publish("sample", entries=5, seconds=1.5)
+    bus.publish("warning", message="mind the gap")
+    recorder.update(state=JobState.DONE, progress={"entries": 6, "seconds": 1.6})
+    bus.publish("done", state="done", entries=6)
+    recorder.close()
+    with_state = StateStore(tmp_path / "state")
+    history = read_history(with_state, "nightly")
+    assert [(sample.entries, sample.running) for sample in history.samples] == [(3, 0.5), (5, 1.5), (6, 1.6)]
+    assert {event.kind for event in history.timeline} == {"job", "warning", "done"}
+    assert history.ranges[0].completed is None
+    record = with_state.find("nightly")
+    assert record is not None
+    assert record.options is not None
+    assert (record.options["key_range"], record.options["window"]) == ("61..62", 16)
+    assert record.progress["entries"] == 6, "an older sample never takes the place of the last figures"
+    assert told == []
+
+
+def test_a_history_that_cannot_be_kept_is_told_once_and_goes_on_later(
+    recorder: JobRecorder, told: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("kvbatch.job_recorder._FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr("kvbatch.job_recorder._FLUSH_AFTER_FAILURE_SECONDS", 0.0)
+
+    def events() -> Iterator[Event]:
+        yield Event("job", 1.0, {"job": "nightly"})
+        break_database(recorder)
+        yield Event("warning", 2.0, {"message": "lost"})
+        yield Event("warning", 3.0, {"message": "lost too"})
+        mend_database(recorder)
+        yield Event("warning", 4.0, {"message": "kept"})
+        yield Event("done", 5.0, {"state": "done"})
+
+    start(recorder, events=events())
+    recorder.close()
+    timeline = read_history(StateStore(tmp_path / "state"), "nightly").timeline
+    assert [event.data for event in timeline] == [{"job": "nightly"}, {"message": "kept"}, {"state": "done"}]
+    assert len(told) == 1
+
+
+def test_a_migration_leaves_samples_ranges_and_options(tmp_path: Path) -> None:
+    source = write_store(tmp_path / "source", {"default": numbered(2000)})
+    migration = kvbatch.migrate(source, tmp_path / "copy", state_dir=tmp_path / "state", lane="batch", window=5)
+    migration.wait(60)
+    state = StateStore(tmp_path / "state")
+    history = read_history(state, migration.job)
+    assert history.samples[-1].entries == 2000
+    assert [bool(times.started and times.completed) for times in history.ranges] == [True] * len(migration.plan.ranges)
+    assert [event.kind for event in history.timeline] == ["job", "done"]
+    # Asked for again it moves nothing, and the options stay those that it was done with.
+    kvbatch.migrate(source, tmp_path / "copy", state_dir=tmp_path / "state", lane="batch", window=6).wait(60)
+    record = state.find(migration.job)
+    assert record is not None
+    assert record.options is not None
+    assert (record.options["window"], record.options["lane"]) == (5, "batch")
+    assert read_history(state, migration.job).samples == history.samples
