@@ -43,6 +43,14 @@ def resume(job: JobArgument, state_dir: StateOption = None, as_json: JsonOption 
     _tell(_control(job, state_dir).resume(), as_json)
 
 
+def _number_or_auto(option: str, text: str | None) -> int | str | None:
+    if text is None or text == "auto":
+        return text
+    if not text.isdecimal():
+        raise UsageError(f"{option} {text!r}: give a whole number or auto")
+    return int(text)
+
+
 def set_settings(
     job: JobArgument,
     rate_limit: Annotated[
@@ -51,9 +59,9 @@ def set_settings(
     source_read_rate: Annotated[
         str | None, typer.Option(help="Bytes read from the source in a second; 0 for no limit.")
     ] = None,
-    streams: Annotated[int | None, typer.Option(help="Ranges moved at once.")] = None,
+    streams: Annotated[str | None, typer.Option(metavar="N|auto", help="Ranges moved at once.")] = None,
     batch_size: Annotated[str | None, typer.Option(help="Bytes in a batch: a size or auto.")] = None,
-    window: Annotated[int | None, typer.Option(help="Frames in flight per stream.")] = None,
+    window: Annotated[str | None, typer.Option(metavar="N|auto", help="Frames in flight per stream.")] = None,
     compression: Annotated[str | None, typer.Option(help="On the wire: auto, lz4, zstd or none.")] = None,
     max_memory: Annotated[str | None, typer.Option(help="Memory for frames on this side.")] = None,
     state_dir: StateOption = None,
@@ -63,9 +71,9 @@ def set_settings(
     given: dict[str, int | str | None] = {
         "rate_limit": rate_limit,
         "source_read_rate": source_read_rate,
-        "streams": streams,
+        "streams": _number_or_auto("--streams", streams),
         "batch_bytes": batch_size,
-        "window": window,
+        "window": _number_or_auto("--window", window),
         "compression": compression,
         "max_memory": max_memory,
     }

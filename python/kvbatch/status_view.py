@@ -107,7 +107,7 @@ def _shown(name: str, value: Any) -> str:
         return str(value)
     if name in ("rate_limit", "source_read_rate"):
         return f"{format_bytes(value)}/s" if value else "none"
-    if name == "batch_bytes" and not value:
+    if name in ("streams", "batch_bytes", "window") and not value:
         return "auto"
     if name.endswith("_bytes_per_second") or name == "bytes_per_second":
         return f"{format_bytes(value)}/s"

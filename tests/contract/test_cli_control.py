@@ -48,8 +48,8 @@ def test_a_running_job_is_paused_changed_resumed_and_stopped(state_dir: Path) ->
         rows = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in done.stdout.splitlines())
         assert (rows["state"], rows["setting window"], rows["setting streams"]) == ("running", "4", "3")
         assert (rows["setting batch bytes"], rows["setting source read rate"]) == ("auto", "none")
-        changed = one_object(control(state_dir, "set", "nightly", "--batch-size", "1MiB", "--json"))
-        assert changed["settings"]["batch_bytes"] == "1MiB"
+        changed = one_object(control(state_dir, "set", "nightly", "--batch-size", "1MiB", "--window", "auto", "--json"))
+        assert (changed["settings"]["batch_bytes"], changed["settings"]["window"]) == ("1MiB", "auto")
         status = one_object(control(state_dir, "status", "nightly", "--json"))
         assert status["settings"] == {**changed["settings"]}
         assert (status["state"], status["pid"], status["percent"]) == ("running", os.getpid(), 25.0)
@@ -67,7 +67,7 @@ def test_a_running_job_is_paused_changed_resumed_and_stopped(state_dir: Path) ->
     [
         (["pause", "nobody"], 2, "no job 'nobody'"),
         (["set", "nightly"], 2, "--source-read-rate"),
-        (["set", "nightly", "--streams", "many"], 2, "--streams"),
+        (["set", "nightly", "--streams", "many"], 2, "--streams 'many': give a whole number or auto"),
         (["resume", "nightly"], 4, "kvbatch migrate /data/source /data/copy --job nightly"),
         (["set", "nightly", "--window", "4"], 4, "job nightly is stopped"),
         (["cancel", "nightly"], 4, "kvbatch cancel --discard nightly"),
