@@ -25,7 +25,7 @@ EventKind = Literal["job", "range", "state", "settings", "sample", "throttle", "
 class Event:
     """`kind` says what `data` holds:
 
-    job      job, lane, lane_reason, ranges, resumed
+    job      job, lane, lane_reason, ranges, resumed, complete (the ranges that are durable already)
     range    range, state ("started", "complete")
     state    state ("running", "paused")
     settings what changed of the settings, and is valid from now on
@@ -61,7 +61,7 @@ class StreamProgress:
 class Progress:
     """Where a job stands. Entries and bytes (keys and values) count what was read, earlier runs included.
 
-    wire_bytes           of this run, both ways; 0 without a wire
+    wire_bytes, batches  of this run; bytes both ways, 0 without a wire; pieces of files are batches, too
     batch_bytes, window  what streams use now: bytes of keys and values in a batch, frames in flight
     compression          what frames get now; compression_ratio is raw bytes over payload bytes of this run
     round_trip_seconds   from a frame's last byte to its ack, the smallest of late; None while unknown
@@ -92,6 +92,7 @@ class Progress:
     compression_ratio: float = 1.0
     wire_bytes: int = 0
     wire_bytes_per_second: float = 0.0
+    batches: int = 0
     round_trip_seconds: float | None = None
     apply_seconds: float | None = None
     throttle: str | None = None

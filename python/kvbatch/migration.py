@@ -227,6 +227,7 @@ class Migration:
                 lane_reason=self._lane_reason(),
                 ranges=len(reply.manifest.ranges),
                 resumed=reply.resumed,
+                complete=[cursor.range for cursor in reply.cursors if cursor.complete],
             )
             with closing(self._recorder.sent_log(len(reply.manifest.ranges), anew=not reply.resumed)) as self._sent:
                 self._run_streams(session, self._sent)
@@ -394,6 +395,7 @@ class Migration:
             seconds=time.monotonic() - self._started_monotonic,
             ranges_complete=sum(cursor.complete for cursor in cursors),
             ranges=len(self._manifest.ranges),
+            batches=counters.batches,
         )
 
     def _summarize(self) -> Summary:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 from kvbatch._core.frame import BufferPool, Frame, FrameType
 from kvbatch.errors import ClosedError, ProtocolError, TransportError
 from kvbatch.protocol import Peer, cursor_to_json, decode_payload, malformed_is_protocol_error
+from kvbatch.receiver_counters import StreamCounters
 from kvbatch.target_job import FileTotals
 from kvbatch.target_local import AppliedRanges
 
@@ -21,12 +24,15 @@ _LARGE_FRAME_BYTES = 8 << 20
 class ReceiverStream:
     """Applies the frames of one connection and acknowledges them."""
 
-    def __init__(self, peer: Peer, ranges: AppliedRanges, pool: BufferPool, window: int) -> None:
+    def __init__(
+        self, peer: Peer, ranges: AppliedRanges, pool: BufferPool, window: int, counters: StreamCounters
+    ) -> None:
         """`window`: how many frames the sender keeps unacknowledged."""
         self._frames_per_ack = max(1, min(3 * window // 4, _MAX_FRAMES_PER_ACK))
         self._peer = peer
         self._ranges = ranges
         self._frame = Frame(pool)
+        self._counters = counters
         self._unacknowledged = 0
         self._digest = bytes(16)
 
@@ -42,7 +48,9 @@ class ReceiverStream:
                 applier = self._ranges.current()
                 if frame.range != applier.applied.range:
                     raise ProtocolError(f"data of range {frame.range} while range {applier.applied.range} is open")
+                began = time.perf_counter_ns()
                 applier.apply(frame)
+                self._counters.count_batch(frame.entries, frame.raw_length, time.perf_counter_ns() - began)
                 self._digest = applier.applied.digest
                 self._unacknowledged += 1
                 if frame.raw_length >= _LARGE_FRAME_BYTES:
@@ -51,20 +59,23 @@ class ReceiverStream:
                 if frame.range != (opened := self._ranges.current().applied.range):
                     raise ProtocolError(f"a piece of range {frame.range} while range {opened} is open")
                 self._digest = self._ranges.take_piece(self._receive_piece, connection.pending_file_bytes)
+                self._counters.frames += 1
                 self._unacknowledged += 1
             elif type_ is FrameType.FILE_END:
                 value = decode_payload(frame)
                 with malformed_is_protocol_error(self._peer.name, "FILE_END"):
-                    self._ranges.end_file(FileTotals.from_json(value))
+                    totals = FileTotals.from_json(value)
+                    self._ranges.end_file(totals)
+                self._counters.entries += totals.entries
             elif type_ is FrameType.RANGE_BEGIN:
                 begin = decode_payload(frame)
                 with malformed_is_protocol_error(self._peer.name, "RANGE_BEGIN"):
                     offset = int(begin.get("offset", 0))
                 self._ranges.begin(frame.range, offset)
             elif type_ is FrameType.RANGE_END:
-                totals = decode_payload(frame)
+                end = decode_payload(frame)
                 with malformed_is_protocol_error(self._peer.name, "RANGE_END"):
-                    self._ranges.finish(totals["entries"], totals["raw_bytes"], bytes.fromhex(totals["digest"]))
+                    self._ranges.finish(end["entries"], end["raw_bytes"], bytes.fromhex(end["digest"]))
             elif type_ is FrameType.DRAIN:
                 self._ranges.drain()
                 self._acknowledge(drained=True)
@@ -85,7 +96,10 @@ class ReceiverStream:
             self._acknowledge()
 
     def _acknowledge(self, *, drained: bool = False) -> None:
-        durable = [cursor_to_json(cursor) for cursor in self._ranges.take_durable()]
+        cursors = self._ranges.take_durable()
+        self._counters.ranges_completed += sum(cursor.complete for cursor in cursors)
+        self._counters.wire_bytes = self._peer.connection.bytes_received
+        durable = [cursor_to_json(cursor) for cursor in cursors]
         ack = {"frames": self._unacknowledged, "digest": self._digest.hex(), "durable": durable, "drained": drained}
         try:
             self._peer.send(FrameType.ACK, ack)
