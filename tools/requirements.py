@@ -12,6 +12,6 @@ project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text
 print(
     *project["build-system"]["requires"],
     *project["project"]["dependencies"],
-    *project["project"]["optional-dependencies"]["dev"],
+    *(requirement for extra in project["project"]["optional-dependencies"].values() for requirement in extra),
     sep="\n",
 )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from kvbatch.events import Event, Progress, Summary
+    from kvbatch.metrics_listener import MetricsListener, serve_metrics
     from kvbatch.migration import Migration
     from kvbatch.migration_plan import Plan
     from kvbatch.options import MigrationOptions
@@ -36,6 +37,7 @@ __all__ = [
     "GapError",
     "KeyRange",
     "KvbatchError",
+    "MetricsListener",
     "Migration",
     "MigrationOptions",
     "NoSpaceError",
@@ -56,6 +58,7 @@ __all__ = [
     "migrate",
     "plan",
     "serve",
+    "serve_metrics",
     "verify",
 ]
 
@@ -65,6 +68,7 @@ _HOMES = (
     "comparison",
     "errors",
     "events",
+    "metrics_listener",
     "migration",
     "migration_plan",
     "options",

@@ -6,6 +6,7 @@ stdout holds results only; progress, logs and errors go to stderr.
 from __future__ import annotations
 
 import _thread
+import contextlib
 import dataclasses
 import logging
 import shlex
@@ -13,7 +14,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from pathlib import Path
@@ -25,10 +26,11 @@ import typer
 from kvbatch import api
 from kvbatch.cli_output import print_json, print_table, show_jobs, show_plan, show_report, show_summary
 from kvbatch.demo import run_demo
-from kvbatch.endpoints import format_address
+from kvbatch.endpoints import format_address, parse_listen
 from kvbatch.errors import KvbatchError, StoppedError, UsageError
 from kvbatch.events import Event
 from kvbatch.logs import configure_for_command_line
+from kvbatch.metrics_listener import serve_metrics
 from kvbatch.migration import Migration
 from kvbatch.options import MigrationOptions, default_state_dir
 from kvbatch.progress_view import follow, print_event
@@ -109,6 +111,10 @@ LinkOption = Annotated[
     bool, typer.Option("--link", help="With --lane files: hard links of the files that are never written again.")
 ]
 RetriesOption = Annotated[int, typer.Option(help="Attempts after a broken connection before giving up with exit 75.")]
+MetricsOption = Annotated[
+    str | None,
+    typer.Option("--metrics-listen", metavar="HOST:PORT", help="Serve Prometheus metrics; port 0 takes a free one."),
+]
 
 
 def _options(
@@ -171,6 +177,7 @@ def migrate(
     retries: RetriesOption = 8,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and touch nothing.")] = False,
     progress: ProgressOption = ProgressChoice.AUTO,
+    metrics_listen: MetricsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Copy SOURCE to TARGET. Run again after any interruption: it carries on where it was."""
@@ -204,7 +211,7 @@ def migrate(
             _say("stopping; the job stays resumable (once more: at once)", progress)
             migration.cancel()
 
-        with _StopOnSignals(stop):
+        with _StopOnSignals(stop), _metrics_of(migration, metrics_listen, progress):
             migration.start()
             follow(events, progress.value)
             summary = migration.wait()
@@ -212,6 +219,19 @@ def migrate(
         print_json(dataclasses.asdict(summary))
     else:
         show_summary(summary)
+
+
+@contextlib.contextmanager
+def _metrics_of(
+    source: Migration | Receiver, listen: str | None, progress: ProgressChoice = ProgressChoice.AUTO
+) -> Iterator[None]:
+    if listen is None:
+        yield
+        return
+    with serve_metrics(source, listen) as listener:
+        if progress is not ProgressChoice.NONE:
+            _say(str(listener), progress)
+        yield
 
 
 class _StopOnSignals:
@@ -276,13 +296,6 @@ def plan(
 # -- serve ------------------------------------------------------------------------------------------------------------
 
 
-def _parse_listen(text: str) -> tuple[str, int]:
-    host, separator, port = text.rpartition(":")
-    if not separator or not port.isdigit() or int(port) > 65535:
-        raise UsageError(f"malformed address {text!r}: write HOST:PORT, for example 127.0.0.1:7720")
-    return host.strip("[]"), int(port)
-
-
 def _parse_memory(text: str) -> int:
     try:
         return parse_bytes(text)
@@ -298,16 +311,18 @@ def serve(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen on an address that other machines reach, unencrypted.")
     ] = False,
+    metrics_listen: MetricsOption = None,
 ) -> None:
     """Receive migrations into directories below a root, until SIGTERM or SIGINT."""
-    host, port = _parse_listen(listen)
+    host, port = parse_listen(listen)
     receiver = Receiver(root, host, port, max_memory=_parse_memory(max_memory), insecure=insecure)
     # Blocked in every thread and waited for in this one: a handler that sets an event can deadlock on a second signal.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
-    receiver.start()
-    print(f"listening on {format_address(receiver.host, receiver.port)}, root {receiver.root}", flush=True)
-    signal.sigwait(_STOP_SIGNALS)
-    receiver.stop()
+    with _metrics_of(receiver, metrics_listen):
+        receiver.start()
+        print(f"listening on {format_address(receiver.host, receiver.port)}, root {receiver.root}", flush=True)
+        signal.sigwait(_STOP_SIGNALS)
+        receiver.stop()
 
 
 # -- verify -----------------------------------------------------------------------------------------------------------

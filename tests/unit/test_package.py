@@ -12,10 +12,10 @@ import kvbatch
 from kvbatch import _core
 
 EXPORTS = [
-    "ClosedError", "CorruptionError", "Difference", "Event", "GapError", "KeyRange", "KvbatchError", "Migration",
-    "MigrationOptions", "NoSpaceError", "Plan", "Progress", "ProtocolError", "Range", "Receiver", "RefusedError",
-    "SourceError", "StoppedError", "Summary", "TargetError", "TransportError", "UsageError", "VerifyReport",
-    "__version__", "migrate", "plan", "serve", "verify",
+    "ClosedError", "CorruptionError", "Difference", "Event", "GapError", "KeyRange", "KvbatchError", "MetricsListener",
+    "Migration", "MigrationOptions", "NoSpaceError", "Plan", "Progress", "ProtocolError", "Range", "Receiver",
+    "RefusedError", "SourceError", "StoppedError", "Summary", "TargetError", "TransportError", "UsageError",
+    "VerifyReport", "__version__", "migrate", "plan", "serve", "serve_metrics", "verify",
 ]  # fmt: skip
 CORE = ["base", "batch", "codec", "frame", "store", "wire"]
 
