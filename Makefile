@@ -33,6 +33,7 @@ demo: build ## make a store of 1 M entries, migrate it through a receiver on loo
 
 .PHONY: test
 test: build ## run the C++ tests, then every Python test with coverage
+	@tools/setup.sh chromium chromium-driver
 	$(BUILD)/core_tests --gtest_brief=1
 	$(BIN)/pytest -n $$(nproc) --dist worksteal --cov --cov-fail-under=90 --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
 

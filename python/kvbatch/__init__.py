@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kvbatch.events import Event, Progress, Summary
     from kvbatch.job_discard import Discarded, discard
     from kvbatch.job_status import JobStatus
+    from kvbatch.metrics_listener import MetricsListener, serve_metrics
     from kvbatch.migration import Migration
     from kvbatch.migration_plan import Plan
     from kvbatch.options import MigrationOptions
@@ -42,6 +43,7 @@ __all__ = [
     "JobStatus",
     "KeyRange",
     "KvbatchError",
+    "MetricsListener",
     "Migration",
     "MigrationOptions",
     "NoSpaceError",
@@ -65,6 +67,7 @@ __all__ = [
     "plan",
     "report",
     "serve",
+    "serve_metrics",
     "verify",
 ]
 
@@ -77,6 +80,7 @@ _HOMES = (
     "events",
     "job_discard",
     "job_status",
+    "metrics_listener",
     "migration",
     "migration_plan",
     "options",

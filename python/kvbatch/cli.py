@@ -6,6 +6,7 @@ stdout holds results only; progress, logs and errors go to stderr.
 from __future__ import annotations
 
 import _thread
+import contextlib
 import dataclasses
 import logging
 import shlex
@@ -13,9 +14,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -24,15 +24,45 @@ import typer
 
 from kvbatch import api
 from kvbatch.cli_control import add_control_commands
-from kvbatch.cli_options import JsonOption, StateOption
+from kvbatch.cli_options import (
+    BatchOption,
+    CheckOption,
+    CompressionChoice,
+    CompressionOption,
+    FamilyOption,
+    JobOption,
+    JsonOption,
+    LaneChoice,
+    LaneOption,
+    LinkOption,
+    MaxStreamsOption,
+    MemoryOption,
+    MetricsOption,
+    NonemptyOption,
+    ProgressChoice,
+    ProgressOption,
+    RangeOption,
+    RateOption,
+    ReadRateOption,
+    RetriesOption,
+    ScheduleOption,
+    SourceArgument,
+    StateOption,
+    StreamsOption,
+    TargetArgument,
+    TargetCompressionOption,
+    TimeoutOption,
+    WindowOption,
+)
 from kvbatch.cli_output import print_json, print_table, show_plan, show_report, show_summary
 from kvbatch.cli_status import add_status_command
 from kvbatch.demo import run_demo
-from kvbatch.endpoints import format_address
+from kvbatch.endpoints import format_address, parse_listen
 from kvbatch.errors import KvbatchError, StoppedError, UsageError
 from kvbatch.events import Event
 from kvbatch.job_report import render_report
 from kvbatch.logs import configure_for_command_line
+from kvbatch.metrics_listener import serve_metrics
 from kvbatch.migration import Migration
 from kvbatch.options import MigrationOptions, default_state_dir
 from kvbatch.progress_view import follow, print_event
@@ -56,86 +86,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-class ProgressChoice(StrEnum):
-    AUTO = "auto"
-    BAR = "bar"
-    PLAIN = "plain"
-    JSON = "json"
-    NONE = "none"
-
-
-class LaneChoice(StrEnum):
-    AUTO = "auto"
-    BATCH = "batch"
-    SST = "sst"
-    FILES = "files"
-
-
-class CompressionChoice(StrEnum):
-    AUTO = "auto"
-    LZ4 = "lz4"
-    ZSTD = "zstd"
-    NONE = "none"
-
-
-SourceArgument = Annotated[str, typer.Argument(metavar="SOURCE", help="A RocksDB directory: PATH or rocksdb:PATH.")]
-TargetArgument = Annotated[
-    str, typer.Argument(metavar="TARGET", help="PATH, rocksdb:PATH or kvbatch://host:port/NAME.")
-]
-ProgressOption = Annotated[ProgressChoice, typer.Option(help="What to show on stderr.")]
-LaneOption = Annotated[LaneChoice, typer.Option(help="How bytes travel.")]
-StreamsOption = Annotated[
-    str | None,
-    typer.Option(metavar="N", help="Ranges moved at once: auto, or a number (default: the cores, 4 at most)."),
-]
-MaxStreamsOption = Annotated[int, typer.Option(help="Most connections that --streams auto makes to the target.")]
-CompressionOption = Annotated[CompressionChoice, typer.Option(help="Compression on the wire.")]
-TargetCompressionOption = Annotated[
-    str, typer.Option(help="Compression of the target's files: auto (as the source), none, lz4, zstd, snappy, zlib.")
-]
-MemoryOption = Annotated[str, typer.Option(help="Memory for frames on this side.")]
-BatchOption = Annotated[str, typer.Option(help="Bytes in a batch: auto, or 4KiB to 64MiB.")]
-WindowOption = Annotated[str, typer.Option(help="Frames in flight per stream: auto, or 1 to 1024.")]
-RateOption = Annotated[
-    str, typer.Option(metavar="RATE", help="Most bytes a second on the wire, like 20MiB/s; 0 for no limit.")
-]
-ScheduleOption = Annotated[
-    str | None,
-    typer.Option(metavar="SCHEDULE", help="The same by local time of day, like 09:00-18:00=20MiB/s,*=0."),
-]
-ReadRateOption = Annotated[
-    str,
-    typer.Option(
-        "--max-source-read-rate", metavar="RATE", help="Most bytes a second read of the source's files; 0 for no limit."
-    ),
-]
-CheckOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="CHECK",
-        help="A shell command or URL asked every second; unless it exits 0, or answers 2xx, the job waits.",
-    ),
-]
-TimeoutOption = Annotated[
-    float,
-    typer.Option(metavar="SECONDS", help="How long a receiver may say nothing before the connection counts as broken."),
-]
-FamilyOption = Annotated[
-    list[str] | None, typer.Option("--cf", metavar="NAME", help="Only this column family; may be repeated.")
-]
-RangeOption = Annotated[
-    str | None, typer.Option("--range", metavar="HEX..HEX", help="Only keys in [start, end); either side may be empty.")
-]
-JobOption = Annotated[str | None, typer.Option(help="Job id (default: made from source, target and selection).")]
-NonemptyOption = Annotated[
-    bool, typer.Option("--allow-nonempty", help="Write into a target that holds other data; its other keys stay.")
-]
-LinkOption = Annotated[
-    bool, typer.Option("--link", help="With --lane files: hard links of the files that are never written again.")
-]
-RetriesOption = Annotated[int, typer.Option(help="Attempts after a broken connection before giving up with exit 75.")]
 
 
 def _number_or_auto(text: str) -> int | str:
@@ -220,6 +170,7 @@ def migrate(
     retries: RetriesOption = 8,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and touch nothing.")] = False,
     progress: ProgressOption = ProgressChoice.AUTO,
+    metrics_listen: MetricsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Copy SOURCE to TARGET. Run again after any interruption: it carries on where it was."""
@@ -259,7 +210,7 @@ def migrate(
             _say("stopping; the job stays resumable (once more: at once)", progress)
             migration.cancel()
 
-        with _StopOnSignals(stop):
+        with _StopOnSignals(stop), _metrics_of(migration, metrics_listen, progress):
             migration.start()
             follow(events, progress.value)
             summary = migration.wait()
@@ -267,6 +218,19 @@ def migrate(
         print_json(dataclasses.asdict(summary))
     else:
         show_summary(summary)
+
+
+@contextlib.contextmanager
+def _metrics_of(
+    source: Migration | Receiver, listen: str | None, progress: ProgressChoice = ProgressChoice.AUTO
+) -> Iterator[None]:
+    if listen is None:
+        yield
+        return
+    with serve_metrics(source, listen) as listener:
+        if progress is not ProgressChoice.NONE:
+            _say(str(listener), progress)
+        yield
 
 
 class _StopOnSignals:
@@ -331,13 +295,6 @@ def plan(
 # -- serve ------------------------------------------------------------------------------------------------------------
 
 
-def _parse_listen(text: str) -> tuple[str, int]:
-    host, separator, port = text.rpartition(":")
-    if not separator or not port.isdigit() or int(port) > 65535:
-        raise UsageError(f"malformed address {text!r}: write HOST:PORT, for example 127.0.0.1:7720")
-    return host.strip("[]"), int(port)
-
-
 def _parse_memory(text: str) -> int:
     try:
         return parse_bytes(text)
@@ -353,16 +310,18 @@ def serve(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen on an address that other machines reach, unencrypted.")
     ] = False,
+    metrics_listen: MetricsOption = None,
 ) -> None:
     """Receive migrations into directories below a root, until SIGTERM or SIGINT."""
-    host, port = _parse_listen(listen)
+    host, port = parse_listen(listen)
     receiver = Receiver(root, host, port, max_memory=_parse_memory(max_memory), insecure=insecure)
     # Blocked in every thread and waited for in this one: a handler that sets an event can deadlock on a second signal.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
-    receiver.start()
-    print(f"listening on {format_address(receiver.host, receiver.port)}, root {receiver.root}", flush=True)
-    signal.sigwait(_STOP_SIGNALS)
-    receiver.stop()
+    with _metrics_of(receiver, metrics_listen):
+        receiver.start()
+        print(f"listening on {format_address(receiver.host, receiver.port)}, root {receiver.root}", flush=True)
+        signal.sigwait(_STOP_SIGNALS)
+        receiver.stop()
 
 
 # -- verify -----------------------------------------------------------------------------------------------------------

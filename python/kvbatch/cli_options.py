@@ -2,15 +2,130 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-__all__ = ["JobArgument", "JsonOption", "StateOption"]
+__all__ = [
+    "BatchOption",
+    "CheckOption",
+    "CompressionChoice",
+    "CompressionOption",
+    "FamilyOption",
+    "JobArgument",
+    "JobOption",
+    "JsonOption",
+    "LaneChoice",
+    "LaneOption",
+    "LinkOption",
+    "MaxStreamsOption",
+    "MemoryOption",
+    "MetricsOption",
+    "NonemptyOption",
+    "ProgressChoice",
+    "ProgressOption",
+    "RangeOption",
+    "RateOption",
+    "ReadRateOption",
+    "RetriesOption",
+    "ScheduleOption",
+    "SourceArgument",
+    "StateOption",
+    "StreamsOption",
+    "TargetArgument",
+    "TargetCompressionOption",
+    "TimeoutOption",
+    "WindowOption",
+]
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, as `kvbatch status` shows it.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
 StateOption = Annotated[
     Path | None, typer.Option("--state-dir", help="Where the sender keeps its jobs (default: the XDG state directory).")
+]
+
+
+class ProgressChoice(StrEnum):
+    AUTO = "auto"
+    BAR = "bar"
+    PLAIN = "plain"
+    JSON = "json"
+    NONE = "none"
+
+
+class LaneChoice(StrEnum):
+    AUTO = "auto"
+    BATCH = "batch"
+    SST = "sst"
+    FILES = "files"
+
+
+class CompressionChoice(StrEnum):
+    AUTO = "auto"
+    LZ4 = "lz4"
+    ZSTD = "zstd"
+    NONE = "none"
+
+
+SourceArgument = Annotated[str, typer.Argument(metavar="SOURCE", help="A RocksDB directory: PATH or rocksdb:PATH.")]
+TargetArgument = Annotated[
+    str, typer.Argument(metavar="TARGET", help="PATH, rocksdb:PATH or kvbatch://host:port/NAME.")
+]
+ProgressOption = Annotated[ProgressChoice, typer.Option(help="What to show on stderr.")]
+LaneOption = Annotated[LaneChoice, typer.Option(help="How bytes travel.")]
+StreamsOption = Annotated[
+    str | None,
+    typer.Option(metavar="N", help="Ranges moved at once: auto, or a number (default: the cores, 4 at most)."),
+]
+MaxStreamsOption = Annotated[int, typer.Option(help="Most connections that --streams auto makes to the target.")]
+CompressionOption = Annotated[CompressionChoice, typer.Option(help="Compression on the wire.")]
+TargetCompressionOption = Annotated[
+    str, typer.Option(help="Compression of the target's files: auto (as the source), none, lz4, zstd, snappy, zlib.")
+]
+MemoryOption = Annotated[str, typer.Option(help="Memory for frames on this side.")]
+BatchOption = Annotated[str, typer.Option(help="Bytes in a batch: auto, or 4KiB to 64MiB.")]
+WindowOption = Annotated[str, typer.Option(help="Frames in flight per stream: auto, or 1 to 1024.")]
+RateOption = Annotated[
+    str, typer.Option(metavar="RATE", help="Most bytes a second on the wire, like 20MiB/s; 0 for no limit.")
+]
+ScheduleOption = Annotated[
+    str | None,
+    typer.Option(metavar="SCHEDULE", help="The same by local time of day, like 09:00-18:00=20MiB/s,*=0."),
+]
+ReadRateOption = Annotated[
+    str,
+    typer.Option(
+        "--max-source-read-rate", metavar="RATE", help="Most bytes a second read of the source's files; 0 for no limit."
+    ),
+]
+CheckOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CHECK",
+        help="A shell command or URL asked every second; unless it exits 0, or answers 2xx, the job waits.",
+    ),
+]
+TimeoutOption = Annotated[
+    float,
+    typer.Option(metavar="SECONDS", help="How long a receiver may say nothing before the connection counts as broken."),
+]
+FamilyOption = Annotated[
+    list[str] | None, typer.Option("--cf", metavar="NAME", help="Only this column family; may be repeated.")
+]
+RangeOption = Annotated[
+    str | None, typer.Option("--range", metavar="HEX..HEX", help="Only keys in [start, end); either side may be empty.")
+]
+JobOption = Annotated[str | None, typer.Option(help="Job id (default: made from source, target and selection).")]
+NonemptyOption = Annotated[
+    bool, typer.Option("--allow-nonempty", help="Write into a target that holds other data; its other keys stay.")
+]
+LinkOption = Annotated[
+    bool, typer.Option("--link", help="With --lane files: hard links of the files that are never written again.")
+]
+RetriesOption = Annotated[int, typer.Option(help="Attempts after a broken connection before giving up with exit 75.")]
+MetricsOption = Annotated[
+    str | None,
+    typer.Option("--metrics-listen", metavar="HOST:PORT", help="Serve Prometheus metrics; port 0 takes a free one."),
 ]

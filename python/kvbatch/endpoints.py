@@ -23,6 +23,7 @@ __all__ = [
     "is_loopback",
     "is_receiver_name",
     "parse_endpoint",
+    "parse_listen",
 ]
 
 DEFAULT_PORT = 7720
@@ -62,6 +63,14 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT`, an IPv6 address in brackets; port 0 stands for a free one. Raises UsageError."""
+    host, separator, port = text.rpartition(":")
+    if not separator or not port.isdigit() or int(port) > 65535:
+        raise UsageError(f"malformed address {text!r}: write HOST:PORT, for example 127.0.0.1:{DEFAULT_PORT}")
+    return host.strip("[]"), int(port)
 
 
 def _is_host(host: str) -> bool:

@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "ERROR_KINDS",
     "ClosedError",
     "CorruptionError",
     "GapError",
@@ -125,6 +126,9 @@ _KINDS: dict[str, type[KvbatchError]] = {
         StoppedError,
     )
 }
+
+# The name of every class, which is what an error is called on the wire and in metrics.
+ERROR_KINDS = (KvbatchError.__name__, *_KINDS)
 
 
 def error_for_kind(kind: str, message: str, *, retryable: bool) -> KvbatchError:

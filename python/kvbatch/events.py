@@ -25,7 +25,7 @@ EventKind = Literal["job", "range", "state", "settings", "sample", "throttle", "
 class Event:
     """`kind` says what `data` holds:
 
-    job      job, lane, lane_reason, ranges, resumed
+    job      job, lane, lane_reason, ranges, resumed, complete (the ranges that are durable already)
     range    range, state ("started", "complete")
     state    state ("running", "paused")
     settings what changed of the settings, and is valid from now on

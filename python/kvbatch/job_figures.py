@@ -144,7 +144,7 @@ class JobFigures:
             seconds=time.monotonic() - self._started,
             ranges_complete=sum(cursor.complete for cursor in cursors),
             ranges=len(self._manifest.ranges),
-            state="paused" if self._flow.paused else "running",
+            state=self._flow.state,
             streams=len(alive),
             batch_bytes=max((stream.batch_bytes for stream in alive), default=0),
             window=max((stream.meter.window for stream in alive), default=0),

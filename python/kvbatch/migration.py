@@ -16,6 +16,7 @@ from kvbatch._core.frame import BufferPool
 from kvbatch._core.store import Cursor
 from kvbatch.at_exit import AT_EXIT_SECONDS, stop_at_exit
 from kvbatch.compression import CodecChooser
+from kvbatch.control_server import controlled
 from kvbatch.endpoints import DirectoryEndpoint, check_apart, parse_endpoint
 from kvbatch.errors import KvbatchError, RefusedError, SourceError, StoppedError, TransportError
 from kvbatch.events import SAMPLE_SECONDS, Event, EventBus, Progress, Summary
@@ -31,7 +32,7 @@ from kvbatch.job_stream import JobStream, RangeQueue, StreamCounters
 from kvbatch.migration_plan import make_plan, open_source
 from kvbatch.options import MigrationOptions
 from kvbatch.sent_log import SentLog
-from kvbatch.state import JobState, job_lock, state_after
+from kvbatch.state import JobState, control_path, job_lock, state_after
 from kvbatch.stream_group import StreamGroup
 from kvbatch.target import TargetSession
 from kvbatch.target_local import LocalSession
@@ -59,9 +60,7 @@ class Migration:
         self.plan = make_plan(self._source_endpoint, self._target_endpoint, self._store, options)
         self.job = self.plan.job
         self._bus = EventBus()
-        self._recorder = JobRecorder(
-            options.state_dir, self.job, lambda message: self._bus.publish("warning", message=message)
-        )
+        self._recorder = JobRecorder(options.state_dir, self.job, self._warn)
         self._stopping = threading.Event()
         # Set when the job's thread has something to look at.
         self._wake = threading.Event()
@@ -91,7 +90,8 @@ class Migration:
         return self._bus.subscribe()
 
     def progress(self) -> Progress:
-        return self._figures.progress
+        """The last sample, about half a second old; its `state` is that of this moment."""
+        return dataclasses.replace(self._figures.progress, state=self._flow.state)
 
     @property
     def settings(self) -> JobSettings:
@@ -136,11 +136,15 @@ class Migration:
         self.cancel()
         self._thread.join(AT_EXIT_SECONDS)
 
+    def _warn(self, message: str) -> None:
+        self._bus.publish("warning", message=message)
+
     # -- the job ------------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
-            with job_lock(self._options.state_dir, self.job):
+            state_dir = self._options.state_dir
+            with job_lock(state_dir, self.job), controlled(self, control_path(state_dir, self.job), self._warn):
                 self._summary = self._run_job()
             self._bus.publish("done", **dataclasses.asdict(self._summary))
         except BaseException as error:
@@ -244,6 +248,7 @@ class Migration:
                 lane_reason=self._lane_reason(),
                 ranges=len(reply.manifest.ranges),
                 resumed=reply.resumed,
+                complete=[cursor.range for cursor in reply.cursors if cursor.complete],
             )
             with closing(self._recorder.sent_log(len(reply.manifest.ranges), anew=not reply.resumed)) as self._sent:
                 self._run_streams(session, self._sent)

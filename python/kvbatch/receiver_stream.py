@@ -7,6 +7,7 @@ import time
 from kvbatch._core.frame import BufferPool, Frame, FrameType
 from kvbatch.errors import ClosedError, ProtocolError, TransportError
 from kvbatch.protocol import Peer, cursor_to_json, decode_payload, malformed_is_protocol_error
+from kvbatch.receiver_counters import StreamCounters
 from kvbatch.target_job import FileTotals
 from kvbatch.target_local import AppliedRanges
 
@@ -25,14 +26,17 @@ _LARGE_FRAME_BYTES = 8 << 20
 class ReceiverStream:
     """Applies the frames of one connection and acknowledges them."""
 
-    def __init__(self, peer: Peer, ranges: AppliedRanges, pool: BufferPool, window: int) -> None:
+    def __init__(
+        self, peer: Peer, ranges: AppliedRanges, pool: BufferPool, window: int, counters: StreamCounters
+    ) -> None:
         """`window`: how many frames the sender keeps unacknowledged."""
         self._use_window(window)
-        self._apply_seconds = 0.0
+        self._apply_nanoseconds = 0
         self._health_due = 0.0
         self._peer = peer
         self._ranges = ranges
         self._frame = Frame(pool)
+        self._counters = counters
         self._unacknowledged = 0
         self._digest = bytes(16)
 
@@ -51,9 +55,11 @@ class ReceiverStream:
                 applier = self._ranges.current()
                 if frame.range != applier.applied.range:
                     raise ProtocolError(f"data of range {frame.range} while range {applier.applied.range} is open")
-                began = time.monotonic()
+                began = time.perf_counter_ns()
                 applier.apply(frame)
-                self._apply_seconds += time.monotonic() - began
+                took = time.perf_counter_ns() - began
+                self._apply_nanoseconds += took
+                self._counters.count_batch(frame.entries, frame.raw_length, took)
                 self._digest = applier.applied.digest
                 self._unacknowledged += 1
                 if frame.raw_length >= _LARGE_FRAME_BYTES:
@@ -62,20 +68,23 @@ class ReceiverStream:
                 if frame.range != (opened := self._ranges.current().applied.range):
                     raise ProtocolError(f"a piece of range {frame.range} while range {opened} is open")
                 self._digest = self._ranges.take_piece(self._receive_piece, connection.pending_file_bytes)
+                self._counters.frames += 1
                 self._unacknowledged += 1
             elif type_ is FrameType.FILE_END:
                 value = decode_payload(frame)
                 with malformed_is_protocol_error(self._peer.name, "FILE_END"):
-                    self._ranges.end_file(FileTotals.from_json(value))
+                    totals = FileTotals.from_json(value)
+                    self._ranges.end_file(totals)
+                self._counters.entries += totals.entries
             elif type_ is FrameType.RANGE_BEGIN:
                 begin = decode_payload(frame)
                 with malformed_is_protocol_error(self._peer.name, "RANGE_BEGIN"):
                     offset = int(begin.get("offset", 0))
                 self._ranges.begin(frame.range, offset)
             elif type_ is FrameType.RANGE_END:
-                totals = decode_payload(frame)
+                end = decode_payload(frame)
                 with malformed_is_protocol_error(self._peer.name, "RANGE_END"):
-                    self._ranges.finish(totals["entries"], totals["raw_bytes"], bytes.fromhex(totals["digest"]))
+                    self._ranges.finish(end["entries"], end["raw_bytes"], bytes.fromhex(end["digest"]))
             elif type_ is FrameType.DRAIN:
                 self._ranges.drain()
                 self._acknowledge(drained=True)
@@ -102,16 +111,19 @@ class ReceiverStream:
             self._acknowledge()
 
     def _acknowledge(self, *, drained: bool = False) -> None:
-        durable = [cursor_to_json(cursor) for cursor in self._ranges.take_durable()]
+        cursors = self._ranges.take_durable()
+        self._counters.ranges_completed += sum(cursor.complete for cursor in cursors)
+        self._counters.wire_bytes = self._peer.connection.bytes_received
+        durable = [cursor_to_json(cursor) for cursor in cursors]
         ack = {
             "frames": self._unacknowledged,
             "digest": self._digest.hex(),
             "durable": durable,
             "drained": drained,
-            "apply_seconds": round(self._apply_seconds, 6),
+            "apply_seconds": self._apply_nanoseconds / 1e9,
             "queued": self._peer.connection.unread_bytes,
         }
-        self._apply_seconds = 0.0
+        self._apply_nanoseconds = 0
         if (now := time.monotonic()) >= self._health_due:
             self._health_due = now + _HEALTH_SECONDS
             if (health := self._ranges.health()) is not None:

@@ -31,6 +31,7 @@ from kvbatch.protocol import (
     malformed_is_protocol_error,
 )
 from kvbatch.receiver_control import CONTROL_LIMITS, ReceiverControl
+from kvbatch.receiver_counters import ReceiverCounters
 from kvbatch.receiver_session import Session, resolve_name
 from kvbatch.receiver_stream import ReceiverStream
 from kvbatch.target import FILE_PIECE_BYTES
@@ -80,6 +81,7 @@ class Receiver:
         self.pool = BufferPool(max_memory)
         # A compressed frame takes memory for both its forms.
         self.limits = FrameLimits(max_data_bytes=max_memory // 2, max_file_bytes=FILE_PIECE_BYTES)
+        self.counters = ReceiverCounters()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._peers: dict[Peer, threading.Thread] = {}
@@ -119,6 +121,7 @@ class Receiver:
                 if not stopping:
                     self._peers[peer] = thread
                     thread.start()
+                    self.counters.count_connection()
             if stopping:
                 peer.close()
 
@@ -165,6 +168,18 @@ class Receiver:
     def __exit__(self, *exc: object) -> None:
         self.stop()
 
+    @property
+    def connections(self) -> int:
+        """That are open."""
+        with self._lock:
+            return len(self._peers)
+
+    @property
+    def jobs(self) -> int:
+        """That are open."""
+        with self._lock:
+            return len(self._sessions)
+
     # -- connections --------------------------------------------------------------------------------------------------
 
     def _serve(self, peer: Peer) -> None:
@@ -174,11 +189,14 @@ class Receiver:
             pass
         except KvbatchError as error:
             log.warning("connection ended", peer=peer.name, error=type(error).__name__, message=str(error))
+            self.counters.count_error(error)
             peer.send_error(error)
             peer.linger()
         except Exception as error:  # a peer's nonsense must not take the receiver down
             log.exception("connection failed", peer=peer.name)
-            peer.send_error(KvbatchError(f"the receiver failed: {error!r}"))
+            failure = KvbatchError(f"the receiver failed: {error!r}")
+            self.counters.count_error(failure)
+            peer.send_error(failure)
             peer.linger()
         finally:
             peer.close()
@@ -218,7 +236,8 @@ class Receiver:
         try:
             peer.send(FrameType.WELCOME, hello("receiver"))
             self._greet(peer)
-            ReceiverStream(peer, ranges, self.pool, window).run()
+            with self.counters.stream() as counters:
+                ReceiverStream(peer, ranges, self.pool, window, counters).run()
         except ClosedError:
             pass  # the sender is done, or gone; what it sent is kept below
         finally:

@@ -27,11 +27,16 @@ def parse_bytes(text: str | int) -> int:
     return int(float(match[1]) * _UNITS[unit])
 
 
+def _three_digits(count: float) -> str:
+    # From here on %g would write a power of ten.
+    return f"{count:.3g}" if count < 999.5 else f"{count:.0f}"
+
+
 def format_bytes(count: float) -> str:
-    """Binary units, three significant digits: 1.46 GiB."""
+    """Binary units, three significant digits or as many as the whole number has: 1.46 GiB, 1023 MiB."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+            return f"{count:.0f} {unit}" if unit == "B" else f"{_three_digits(count)} {unit}"
         count /= 1024
     return f"{count:.4g} TiB"
 
@@ -40,7 +45,7 @@ def format_count(count: float) -> str:
     """Decimal units: 1.25 M."""
     for unit in ("", " k", " M"):
         if count < 1000:
-            return f"{count:.3g}{unit}" if unit else f"{count:.0f}"
+            return f"{_three_digits(count)}{unit}" if unit else f"{count:.0f}"
         count /= 1000
     return f"{count:.4g} G"
 

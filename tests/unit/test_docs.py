@@ -129,7 +129,7 @@ def test_the_frame_types_of_the_wire_format_page_are_those_of_the_code() -> None
     assert {name: int(number) for number, name in rows} == {kind.name: int(kind) for kind in FrameType}
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/python-api.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/python-api.md", "docs/metrics.md"])
 def test_python_examples_run_as_they_stand(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

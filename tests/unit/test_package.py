@@ -13,10 +13,10 @@ from kvbatch import _core
 
 EXPORTS = [
     "ClosedError", "CorruptionError", "Difference", "Discarded", "Event", "GapError", "JobControl", "JobStatus",
-    "KeyRange", "KvbatchError", "Migration", "MigrationOptions", "NoSpaceError", "Plan", "Progress", "ProtocolError",
-    "Range", "Receiver", "RefusedError", "SourceError", "StoppedError", "Summary", "TargetError", "TransportError",
-    "UsageError", "VerifyReport", "__version__", "control", "discard", "migrate", "plan", "report", "serve",
-    "verify",
+    "KeyRange", "KvbatchError", "MetricsListener", "Migration", "MigrationOptions", "NoSpaceError", "Plan",
+    "Progress", "ProtocolError", "Range", "Receiver", "RefusedError", "SourceError", "StoppedError", "Summary",
+    "TargetError", "TransportError", "UsageError", "VerifyReport", "__version__", "control", "discard", "migrate",
+    "plan", "report", "serve", "serve_metrics", "verify",
 ]  # fmt: skip
 CORE = ["base", "batch", "codec", "frame", "store", "wire"]
 

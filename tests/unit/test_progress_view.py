@@ -12,8 +12,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from kvbatch.events import Event, Progress, Summary
+from kvbatch.events import Event, Progress, StreamProgress, Summary
+from kvbatch.flow.throttle import ThrottleReason
 from kvbatch.progress_view import ProgressMode, follow
+from support.watched_job import RUNNING
 
 SAMPLE = dataclasses.asdict(
     Progress(
@@ -96,6 +98,21 @@ def test_before_anything_is_known_there_is_no_division_by_zero(monkeypatch: pyte
     assert "%" in shown("bar", [first, EVENTS[-1]], Terminal())
 
 
+def drawn(events: list[Event], monkeypatch: pytest.MonkeyPatch, width: int = 80, height: int = 24) -> str:
+    """Everything that a terminal of this size was sent."""
+    for name, value in {"TERM": "xterm-256color", "COLUMNS": str(width), "LINES": str(height)}.items():
+        monkeypatch.setenv(name, value)
+    return shown("bar", events, Terminal())
+
+
+def without_escapes(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
+
+
+def rows(text: str) -> list[str]:
+    return re.split(r"[\r\n]+", without_escapes(text))
+
+
 @pytest.mark.parametrize(
     ("mode", "events"), [("bar", EVENTS), ("auto", EVENTS), ("bar", VERIFIED)], ids=["bar", "auto", "verify"]
 )
@@ -103,38 +120,100 @@ def test_on_a_terminal_there_is_a_bar_with_percentage_and_figures(
     mode: ProgressMode, events: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("COLUMNS", "80")
     ours, theirs = pty.openpty()
     written = b""
-    grown = threading.Condition()
-
-    def text() -> str:
-        return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written.decode(errors="replace"))
 
     def read() -> None:
         nonlocal written
         # The end of a terminal is an error, not an empty read.
         with contextlib.suppress(OSError):
             while True:
-                more = os.read(ours, 1 << 16)
-                with grown:
-                    written += more
-                    grown.notify()
-
-    def watched() -> Iterator[Event]:
-        """As slow as whoever watches: the figures are drawn a few times a second."""
-        for event in events:
-            yield event
-            if event.kind == "sample":
-                with grown:
-                    assert grown.wait_for(lambda: FIGURES in text(), timeout=20), text()
+                written += os.read(ours, 1 << 16)
 
     reader = threading.Thread(target=read)
     reader.start()
     with os.fdopen(theirs, "w") as stream:
-        follow(watched(), mode, stream)
+        follow(events, mode, stream)
     reader.join(20)
     os.close(ours)
-    assert re.search(rf" 50 % ━+.*{re.escape(FIGURES)}", text())
-    assert re.search(r"100 % ━+ 2\.5 M entries", text())
-    assert ("nightly: starting" in text()) == (events is EVENTS)
+    text = without_escapes(written.decode())
+    assert re.search(r"total +50 % ━+[^\n]* 100 MiB of 200 MiB 2\.0 s left", text)
+    assert "1.25 M entries, 500 k/s, 50 MiB/s" in text
+    assert re.search(r"total +100 % ━+ 2\.5 M entries", text)
+    assert ("nightly: starting" in text) == (events is EVENTS)
+    assert "window" not in text, "nothing is said of what is not known"
+
+
+def test_a_bar_for_each_stream_and_what_limits_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    earlier = dataclasses.replace(RUNNING, seconds=1.0, raw_bytes=60 << 20)
+    samples = [Event("sample", 1.0, dataclasses.asdict(each)) for each in (earlier, RUNNING)]
+    lines = [line.strip() for line in rows(drawn([*samples, FAILED[-1]], monkeypatch))]
+    assert any(re.fullmatch(r"stream 0 +36 % ━+.* 10 MiB of 28 MiB +rate-limit", line) for line in lines)
+    assert any(re.fullmatch(r"stream 1 +75 % ━+.* 21 MiB of 28 MiB +range 4", line) for line in lines)
+    assert "1.25 M entries, 500 k/s, 50 MiB/s, 40 MiB/s mean" in lines
+    assert "batch 2 MiB, window 16, round trip 1.2 ms, apply 4 ms, lz4 2.50" in lines
+    assert "wire 20 MiB/s (limit 20 MiB/s)" in lines
+    assert "held back by rate-limit, waited: rate-limit 60 %, window 5 %, bottleneck network" in lines
+
+
+WORST = dataclasses.replace(
+    RUNNING,
+    raw_bytes=1000 << 30,
+    estimated_bytes=1023 << 40,
+    wire_bytes_per_second=1023.4 * (1 << 20),
+    rate_limit=1023 << 20,
+    seconds=20.0,
+    throttle="source-read-rate",
+    throttled_seconds={str(reason): 2.5 for reason in ThrottleReason},
+    stream_progress=tuple(
+        StreamProgress(stream, 9000 + stream, (900 + stream) << 20, 1023 << 20, "source-read-rate")
+        for stream in range(64)
+    ),
+)
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+@pytest.mark.parametrize("progress", [RUNNING, WORST, Progress()], ids=["usual", "worst", "nothing known"])
+def test_nothing_is_wider_or_higher_than_the_terminal(
+    width: int, progress: Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = drawn([Event("sample", 1.0, dataclasses.asdict(progress)), FAILED[-1]], monkeypatch, width)
+    assert max(map(len, rows(text))) <= width
+    assert "…" not in text
+    # What is drawn first; every further drawing goes up by as many lines.
+    assert text.partition("\r")[0].count("\n") < 24
+
+
+def test_streams_that_do_not_fit_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = rows(drawn([Event("sample", 1.0, dataclasses.asdict(WORST)), FAILED[-1]], monkeypatch))
+    bars = {line.split()[1] for line in lines if line.startswith("stream ")}
+    assert f"{64 - len(bars)} more" in [line.strip() for line in lines]
+
+
+def test_colours_only_where_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    colour = re.compile(r"\x1b\[(3[0-9]|38;|9[0-9])[0-9;]*m")
+    assert colour.search(drawn(EVENTS, monkeypatch))
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not colour.search(drawn(EVENTS, monkeypatch))
+
+
+def test_messages_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    warning = Event("warning", 1.0, {"message": "file [bold]000012.sst[/bold]"})
+    assert "file [bold]000012.sst[/bold]" in drawn([warning, FAILED[-1]], monkeypatch)
+
+
+def test_plain_lines_name_what_holds_the_job_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvbatch.progress_view._PLAIN_LINE_SECONDS", 0.0)
+    sample = Event("sample", 2.0, dataclasses.asdict(RUNNING))
+    assert f"{FIGURES}, held back by rate-limit" in shown("plain", [sample, FAILED[-1]]).splitlines()
+
+
+def test_what_an_operator_changed_is_told() -> None:
+    changes = [
+        Event("state", 1.0, {"state": "paused"}),
+        Event("settings", 1.5, {"rate_limit": 20 << 20, "streams": 2}),
+        Event("state", 2.0, {"state": "running"}),
+    ]
+    told = ["paused", "set rate_limit to 20 MiB, streams to 2", "goes on: running"]
+    assert shown("plain", [*changes, FAILED[-1]]).splitlines() == told

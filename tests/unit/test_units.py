@@ -47,6 +47,7 @@ def test_what_is_no_size_is_wrong_usage(text: Any) -> None:
         (1024, "1 KiB"),
         (1536, "1.5 KiB"),
         (1570000000, "1.46 GiB"),
+        (1023 << 20, "1023 MiB"),
         (5 << 40, "5 TiB"),
         (3000 << 40, "3000 TiB"),
     ],
@@ -57,7 +58,7 @@ def test_sizes_are_shown(size: int, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0"), (999, "999"), (1000, "1 k"), (1_250_000, "1.25 M"), (20_000_000_000, "20 G")],
+    [(0, "0"), (999, "999"), (1000, "1 k"), (999_600, "1000 k"), (1_250_000, "1.25 M"), (20_000_000_000, "20 G")],
 )
 def test_counts_are_shown(count: int, text: str) -> None:
     assert format_count(count) == text

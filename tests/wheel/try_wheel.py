@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 
 import rocksdict
@@ -56,6 +57,9 @@ def main() -> None:
         summary = kvbatch.migrate(str(source), str(target)).wait()
         check_libraries()
         assert summary.entries == len(ENTRIES), summary
+
+        # The live page's own packages are an extra; its files are in every wheel.
+        assert all((files("kvbatch") / "web" / name).is_file() for name in ("page.html", "page.css", "page.js"))
 
         copied = rocksdict.Rdict(str(target), options, access_type=rocksdict.AccessType.read_only())
         assert dict(copied.items()) == ENTRIES

@@ -46,8 +46,9 @@ class JobFlow:
         return self._settings
 
     @property
-    def paused(self) -> bool:
-        return self._paused
+    def state(self) -> str:
+        """`running` or `paused`."""
+        return "paused" if self._paused else "running"
 
     def change(self, **changes: Any) -> JobSettings:
         """Settings that hold from now on; the caller has checked them."""
