@@ -136,7 +136,7 @@ def test_the_events_of_a_job_become_its_history(recorder: JobRecorder, told: lis
     record = with_state.find("nightly")
     assert record is not None
     assert record.options is not None
-    assert (record.options["key_range"], record.options["window"]) == ("61..62", 16)
+    assert (record.options["key_range"], record.options["window"]) == ("61..62", 0)
     assert record.progress["entries"] == 6, "an older sample never takes the place of the last figures"
     assert told == []
 
