@@ -21,17 +21,20 @@ TEN_MBIT, HUNDRED_MBIT = 1.25 * MB, 12.5 * MB
 
 
 def best_of_grid(machine: Machine | Callable[[float], Machine], begin: float, end: float) -> float:
-    return max(Simulation(machine, fixed=each).run(end + 5).goodput(begin, end) for each in GRID)
+    bandwidth = (machine if isinstance(machine, Machine) else machine(end)).bandwidth
+    # Until a frame that was under way at the end has arrived.
+    until = end + 0.5 + 4 * MIB / bandwidth
+    return max(Simulation(machine, fixed=each).run(until).goodput(begin, end) for each in GRID)
 
 
-@pytest.mark.parametrize("streams", [1, 3])
+@pytest.mark.parametrize("streams", [1, 2])
 @pytest.mark.parametrize("bandwidth", [TEN_MBIT, HUNDRED_MBIT, math.inf], ids=["10 Mbit/s", "100 Mbit/s", "unlimited"])
 @pytest.mark.parametrize("round_trip", [0.0, 0.001, 0.02, 0.1], ids=["0 ms", "1 ms", "20 ms", "100 ms"])
 def test_after_three_seconds_it_does_nine_tenths_of_the_best(round_trip: float, bandwidth: float, streams: int) -> None:
     machine = Machine(round_trip=round_trip, bandwidth=bandwidth, streams=streams)
     best = best_of_grid(machine, 3, 6)
     for interval in (0.25, 0.5):
-        assert Simulation(machine, interval=interval).run(10).goodput(3, 6) >= 0.9 * best
+        assert Simulation(machine, interval=interval).run(7).goodput(3, 6) >= 0.9 * best
 
 
 def held_up(machine: Machine, begin: float, end: float, times: float = 10) -> Callable[[float], Machine]:
@@ -111,7 +114,7 @@ def test_batches_above_2_mib_have_to_gain_something() -> None:
 
 
 def test_what_is_tried_in_vain_is_tried_less_and_less_often() -> None:
-    simulation = Simulation(Machine()).run(600)
+    simulation = Simulation(Machine()).run(300)
     home = simulation.state.home
     began = [
         moment
@@ -120,6 +123,7 @@ def test_what_is_tried_in_vain_is_tried_less_and_less_often() -> None:
     ]
     pauses = [later - earlier for earlier, later in itertools.pairwise(began)]
     assert pauses[-1] > 80
+    assert pauses == sorted(pauses)
     off = [state for moment, state in simulation.history if moment > 60 and state.settings != home]
     assert len(off) < 0.03 * len(simulation.history)
     assert all(state.settings.in_flight_bytes <= 1.3 * home.in_flight_bytes for state in off)
