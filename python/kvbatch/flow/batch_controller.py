@@ -52,8 +52,10 @@ _START_GROWTH = 2.0
 _GROWTH = 1.25
 _CUT = 0.5
 _RETURN = 2.0
-# What a trial has to gain to be kept; one that gains this much at first sight is kept at once.
+# What more has to gain to be kept; a gain like the second at first sight is enough. Smaller batches than were found are
+# tried too, as a machine that is busy with other things feigns gains; they must not lose more than this.
 _GAIN = 1.05
+_SMALLER_GAIN = 0.97
 _OBVIOUS_GAIN = 1.3
 # Of the streams' time: less is not what limits the job.
 _NOTICEABLE_SHARE = 0.05
@@ -111,7 +113,8 @@ class BatchObservation:
     held_back_seconds: float = 0.0
 
 
-Kind = Literal["window", "batch"]
+Kind = Literal["window", "larger", "smaller"]
+_TRIED: dict[Kind, str] = {"window": "more in flight", "larger": "larger batches", "smaller": "smaller batches"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +194,8 @@ class BatchState:
     home: Settings = Settings()
     trial: _Trial | None = None
     window_hunt: _Hunt = _Hunt()
-    batch_hunt: _Hunt = _Hunt()
+    larger_hunt: _Hunt = _Hunt()
+    smaller_hunt: _Hunt = _Hunt(starting=False, pause_seconds=_PAUSE_SECONDS)
     measured: _Measured = _Measured()
     latency: float = 0.0
     least_latency: float = 0.0
@@ -203,6 +207,14 @@ class BatchState:
     apply_seconds: float = 0.0
     apply_batch_bytes: int = START_BATCH_BYTES
     held_up_seconds: float = 0.0
+
+    def hunt(self, kind: Kind) -> _Hunt:
+        return {"window": self.window_hunt, "larger": self.larger_hunt, "smaller": self.smaller_hunt}[kind]
+
+    def with_hunt(self, kind: Kind, hunt: _Hunt) -> BatchState:
+        if kind == "window":
+            return replace(self, window_hunt=hunt)
+        return replace(self, larger_hunt=hunt) if kind == "larger" else replace(self, smaller_hunt=hunt)
 
     @property
     def batch_bytes(self) -> int:
@@ -240,11 +252,8 @@ def decide(state: BatchState, observed: BatchObservation) -> BatchState:
 
 
 def _learn(state: BatchState, observed: BatchObservation) -> BatchState:
-    state = replace(
-        state,
-        window_hunt=state.window_hunt.passed(observed.seconds),
-        batch_hunt=state.batch_hunt.passed(observed.seconds),
-    )
+    for kind in _TRIED:
+        state = state.with_hunt(kind, state.hunt(kind).passed(observed.seconds))
     measured = state.measured
     # From ack to ack, each of which speaks for much: what falls into an interval comes in lumps.
     seconds = state.silent_seconds + observed.seconds - observed.since_ack_seconds
@@ -324,12 +333,14 @@ def _start_anew(state: BatchState) -> BatchState:
     home = state.trial.before if state.trial else state.home
     if home.batch_bytes > START_BATCH_BYTES:
         home = _with_batch(home, START_BATCH_BYTES)
+    fresh = BatchState()
     return replace(
         state,
         home=home,
         trial=None,
-        window_hunt=_Hunt(),
-        batch_hunt=_Hunt(),
+        window_hunt=fresh.window_hunt,
+        larger_hunt=fresh.larger_hunt,
+        smaller_hunt=fresh.smaller_hunt,
         least_latency=0.0,
         steady_goodput=0.0,
         changed_seconds=0.0,
@@ -405,47 +416,48 @@ def _search(state: BatchState, observed: BatchObservation, ceiling: _Ceiling) ->
         gain = measured.goodput / trial.goodput
         if gain < _OBVIOUS_GAIN and not enough:
             return state
-        hunt = state.window_hunt if trial.kind == "window" else state.batch_hunt
-        if gain < _GAIN:
-            state = _with_hunt(replace(state, steady_goodput=trial.goodput), trial.kind, hunt.in_vain)
-            reason = f"the {trial.kind} trial gained {gain - 1:.0%}: taken back"
-            return _use(replace(state, trial=None, home=trial.before), trial.before, reason, observed)
-        state = replace(state, trial=None, reason=f"the {trial.kind} trial gained {gain - 1:.0%}")
-        state = _with_hunt(state, trial.kind, _Hunt(hunt.starting))
-    return _try_more_in_flight(state, observed, ceiling) or (
-        _try_more_in_a_batch(state, observed, ceiling) if enough else state
-    )
+        tried = f"{_TRIED[trial.kind]} gained {gain - 1:.0%}"
+        if gain < (_SMALLER_GAIN if trial.kind == "smaller" else _GAIN):
+            state = state.with_hunt(trial.kind, state.hunt(trial.kind).in_vain)
+            state = replace(state, trial=None, home=trial.before, steady_goodput=trial.goodput)
+            return _use(state, trial.before, f"{tried}: taken back", observed)
+        state = replace(state, trial=None, reason=tried)
+        state = state.with_hunt(trial.kind, _Hunt(state.hunt(trial.kind).starting))
+    state, tries = _try_more_in_flight(state, observed, ceiling)
+    return state if tries or not enough else _try_another_batch(state, observed, ceiling)
 
 
-def _try_more_in_flight(state: BatchState, observed: BatchObservation, ceiling: _Ceiling) -> BatchState | None:
+def _try_more_in_flight(state: BatchState, observed: BatchObservation, ceiling: _Ceiling) -> tuple[BatchState, bool]:
     home, measured = state.home, state.measured
     waited = measured.window_seconds > _NOTICEABLE_SHARE * measured.seconds * max(1, observed.streams)
     # Where the target has work left whenever an ack leaves, more would only wait; with too small a window it has none.
     fed = measured.queued_bytes >= state.batch_bytes * max(1, observed.streams) / 2
     if not waited or fed:
-        return None
+        return state, False
     more = _bounded(home.batch_bytes, max(home.window + 1, int(home.window * state.window_hunt.growth)))
     return _try(state, "window", more, observed, ceiling)
 
 
-def _try_more_in_a_batch(state: BatchState, observed: BatchObservation, ceiling: _Ceiling) -> BatchState:
-    more = _with_batch(state.home, state.home.batch_bytes * state.batch_hunt.growth)
-    return _try(state, "batch", more, observed, ceiling) or state
+def _try_another_batch(state: BatchState, observed: BatchObservation, ceiling: _Ceiling) -> BatchState:
+    home = state.home
+    state, tries = _try(
+        state, "larger", _with_batch(home, home.batch_bytes * state.larger_hunt.growth), observed, ceiling
+    )
+    if not tries and home.batch_bytes > START_BATCH_BYTES:
+        smaller = _with_batch(home, max(START_BATCH_BYTES, home.batch_bytes * _CUT))
+        state, _ = _try(state, "smaller", smaller, observed, ceiling)
+    return state
 
 
 def _try(
-    state: BatchState, kind: Kind, more: Settings, observed: BatchObservation, ceiling: _Ceiling
-) -> BatchState | None:
-    hunt = state.window_hunt if kind == "window" else state.batch_hunt
-    fits = more.batch_bytes <= ceiling.batch_bytes and more.in_flight_bytes <= ceiling.in_flight_bytes
-    if hunt.pause_seconds or more == state.home or not fits:
-        return None
+    state: BatchState, kind: Kind, other: Settings, observed: BatchObservation, ceiling: _Ceiling
+) -> tuple[BatchState, bool]:
+    """Starts a trial where one makes sense, and says whether it does."""
+    fits = other.batch_bytes <= ceiling.batch_bytes and other.in_flight_bytes <= ceiling.in_flight_bytes
+    if state.hunt(kind).pause_seconds or other == state.home or not fits:
+        return state, False
     trial = _Trial(kind, state.home, state.measured.goodput)
-    return _use(replace(state, home=more, trial=trial), more, f"a {kind} trial", observed)
-
-
-def _with_hunt(state: BatchState, kind: Kind, hunt: _Hunt) -> BatchState:
-    return replace(state, window_hunt=hunt) if kind == "window" else replace(state, batch_hunt=hunt)
+    return _use(replace(state, home=other, trial=trial), other, f"a trial: {_TRIED[kind]}", observed), True
 
 
 def _use(state: BatchState, settings: Settings, reason: str, observed: BatchObservation) -> BatchState:
