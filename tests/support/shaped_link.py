@@ -36,6 +36,8 @@ _RECEIVE_BYTES = 256 << 10
 # receiver that does not take it.
 _UNLIMITED_RATE = 1.5e9
 _QUEUED_BYTES = 4 << 20
+# Of what others do on this machine meanwhile, so much is not the link's fault.
+_MADE_UP_SECONDS = 0.1
 # How often a pause looks whether the link was closed.
 _LOOK_SECONDS = 0.1
 
@@ -59,10 +61,12 @@ class _Way:
     def queue_bytes(self) -> int:
         return _QUEUED_BYTES + int((self.rate or _UNLIMITED_RATE) * self.delay_seconds)
 
-    def reserve(self, length: int) -> float:
-        """When the link will have sent so many more bytes. Unused time is lost: there is no burst."""
+    def reserve(self, length: int, ready_at: float) -> float:
+        """When the link will have sent so many more bytes, which would have been there at `ready_at` had this machine
+        nothing else to do. Time in which there was nothing to send is lost: there is no burst."""
         with self.lock:
-            self.free_at = max(time.monotonic(), self.free_at) + (length / self.rate if self.rate else 0.0)
+            begin = max(self.free_at, ready_at, time.monotonic() - _MADE_UP_SECONDS)
+            self.free_at = begin + (length / self.rate if self.rate else 0.0)
             return self.free_at
 
 
@@ -171,11 +175,16 @@ class _Pump:
 
     def _take_in(self) -> None:
         way, piece = self._way, b"?"
+        sent_at = time.monotonic()
         with contextlib.suppress(OSError):
             while piece:
+                asked_at = time.monotonic()
+                sent_at = sent_at if way.rate else asked_at
                 piece = self._source.recv(way.piece_bytes)
                 if way.rate:
-                    self._link._pause_until(way.reserve(len(piece)))
+                    # A pause that took too long is made up for, waiting for the sender is not.
+                    sent_at = way.reserve(len(piece), sent_at + time.monotonic() - asked_at)
+                    self._link._pause_until(sent_at)
                 with self._changed:
                     # An idle queue takes any piece.
                     while self._queue and self._queued_bytes + len(piece) > way.queue_bytes and not self._broken:
