@@ -34,7 +34,7 @@ from typing import Any
 import kvbatch
 from kvbatch._core.store import write_sample_store
 from kvbatch.demo import receiver_process
-from kvbatch.flow.batch_controller import Settings
+from kvbatch.flow.batch_state import Settings
 from support.shaped_link import shaped_link_process
 from support.simulated_link import Machine, Simulation
 

@@ -9,7 +9,8 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvbatch.flow.batch_controller import (
+from kvbatch.flow.batch_controller import decide
+from kvbatch.flow.batch_state import (
     MAX_BATCH_BYTES,
     MAX_IN_FLIGHT_BYTES,
     MAX_WINDOW,
@@ -17,7 +18,6 @@ from kvbatch.flow.batch_controller import (
     MIN_WINDOW,
     BatchObservation,
     BatchState,
-    decide,
 )
 from support.simulated_link import Machine, Simulation
 

@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from kvbatch.flow.batch_controller import BatchObservation, BatchState, Settings, decide
+from kvbatch.flow.batch_controller import decide
+from kvbatch.flow.batch_state import BatchObservation, BatchState, Settings
 
 __all__ = ["Machine", "Simulation"]
 

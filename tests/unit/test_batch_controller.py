@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from kvbatch.flow.batch_controller import BatchObservation, BatchState, Settings, decide
+from kvbatch.flow.batch_controller import decide
+from kvbatch.flow.batch_state import BatchObservation, BatchState, Settings
 from support.simulated_link import Machine, Simulation
 
 KIB = 1 << 10

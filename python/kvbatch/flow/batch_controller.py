@@ -12,31 +12,27 @@ and what the ack sets free arrives one round trip later: a window of x times rat
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
-__all__ = [
-    "MAX_BATCH_BYTES",
-    "MAX_IN_FLIGHT_BYTES",
-    "MAX_WINDOW",
-    "MIN_BATCH_BYTES",
-    "MIN_WINDOW",
-    "BatchObservation",
-    "BatchState",
-    "Settings",
-    "decide",
-]
+from kvbatch.flow.batch_state import (
+    MAX_BATCH_BYTES,
+    MAX_IN_FLIGHT_BYTES,
+    MAX_WINDOW,
+    MIN_BATCH_BYTES,
+    MIN_WINDOW,
+    START_BATCH_BYTES,
+    TRIED,
+    BatchObservation,
+    BatchState,
+    Hunt,
+    Kind,
+    Measured,
+    Settings,
+    Trial,
+)
 
-KIB = 1 << 10
-MIB = 1 << 20
-MIN_BATCH_BYTES = 64 * KIB
-MAX_BATCH_BYTES = 8 * MIB
-START_BATCH_BYTES = MIB
-MIN_WINDOW = 2
-MAX_WINDOW = 64
-START_WINDOW = 16
-# Of one stream.
-MAX_IN_FLIGHT_BYTES = 64 * MIB
-_BATCH_STEP_BYTES = 16 * KIB
+__all__ = ["decide"]
+
+_BATCH_STEP_BYTES = 16 << 10
 
 # A frame takes no longer than this on its link, and what is in flight no longer than that, so that a stop or another
 # rate take effect soon and little is sent again after a crash; a little longer where the round trip is so long that
@@ -47,16 +43,15 @@ _IN_FLIGHT_LATENCIES = 2.0
 # A ceiling that moves by less is left alone.
 _CEILING_SLACK = 1.25
 
-# Steps up: until nothing is gained any more, and then. Steps down, and back to what was proven, are sharp.
-_START_GROWTH = 2.0
-_GROWTH = 1.25
+# Steps down, and back to what was proven, are sharp.
 _CUT = 0.5
 _RETURN = 2.0
-# What more has to gain to be kept; a gain like the second at first sight is enough. Smaller batches than were found are
-# tried too, as a machine that is busy with other things feigns gains; they must not lose more than this.
+# What more has to gain to be kept, and what is enough at first sight.
 _GAIN = 1.05
-_SMALLER_GAIN = 0.97
 _OBVIOUS_GAIN = 1.3
+# Smaller batches than were found are tried too, as a machine that is busy with other things feigns gains. They must
+# not lose more than this.
+_SMALLER_GAIN = 0.97
 # Of the streams' time: less is not what limits the job.
 _NOTICEABLE_SHARE = 0.05
 _MUCH_SHARE = 0.2
@@ -64,9 +59,6 @@ _MUCH_SHARE = 0.2
 _ACKS = 6
 _MEASURE_SECONDS_MIN, _MEASURE_SECONDS_MAX = 0.5, 2.0
 _SETTLING_SECONDS_MAX = 4.0
-# Until the next trial; doubled by each that was in vain.
-_PAUSE_SECONDS = 5.0
-_PAUSE_SECONDS_MAX = 80.0
 
 # No ack for so long, for so many latencies and for so many times what comes between two acks is a silence, and one step
 # down for each.
@@ -86,154 +78,10 @@ _CHANGE_SECONDS = 2.0
 _GOODPUT_SECONDS = 1.5
 
 
-@dataclass(frozen=True, slots=True)
-class BatchObservation:
-    """One interval of `seconds`, 0.25 to 0.5 or so, of a job with `streams`.
-
-    acknowledged_bytes   raw bytes that acks of this interval spoke for
-    in_flight_bytes      raw bytes sent and not yet acknowledged, at its end; 0 says that nobody waits for an ack
-    latency_seconds      from a frame's last byte sent to its ack: the smallest of the interval, 0 without an ack
-    since_ack_seconds    from the last ack of the interval to its end
-    apply_seconds        that the target took to apply a frame, the mean of the interval, 0 while unknown
-    target_queued_bytes  that had come to the target's sockets and were not read when acks left, the least of the
-                         interval and the sum over the streams; 0 while unknown
-    window_seconds       that streams waited for the window, all together
-    held_back_seconds    that they waited for anything else that the settings do not change: limits, pauses, memory
-    """
-
-    seconds: float
-    streams: int
-    acknowledged_bytes: int
-    in_flight_bytes: int
-    latency_seconds: float = 0.0
-    since_ack_seconds: float = 0.0
-    apply_seconds: float = 0.0
-    target_queued_bytes: int = 0
-    window_seconds: float = 0.0
-    held_back_seconds: float = 0.0
-
-
-Kind = Literal["window", "larger", "smaller"]
-_TRIED: dict[Kind, str] = {"window": "more in flight", "larger": "larger batches", "smaller": "smaller batches"}
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Raw bytes of a batch, and frames in flight of a stream."""
-
-    batch_bytes: int = START_BATCH_BYTES
-    window: int = START_WINDOW
-
-    @property
-    def in_flight_bytes(self) -> int:
-        return self.batch_bytes * self.window
-
-
-@dataclass(frozen=True, slots=True)
-class _Trial:
-    """Home was `before`, when the job did `goodput`."""
-
-    kind: Kind
-    before: Settings
-    goodput: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Measured:
-    """What was acknowledged since the settings changed, once what was in flight then is through. `seconds` go from ack
-    to ack, `window_seconds` and `queued_bytes` are those of the observations."""
-
-    settling_seconds: float = 0.25
-    seconds: float = 0.0
-    acknowledged_bytes: int = 0
-    window_seconds: float = 0.0
-    queued_bytes: int = MAX_IN_FLIGHT_BYTES
-
-    @property
-    def goodput(self) -> float:
-        return self.acknowledged_bytes / self.seconds if self.seconds else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Hunt:
-    """The trials of one kind. They take large steps until one was in vain; then pauses grow."""
-
-    starting: bool = True
-    pause_seconds: float = 0.0
-    next_pause_seconds: float = _PAUSE_SECONDS
-
-    @property
-    def growth(self) -> float:
-        return _START_GROWTH if self.starting else _GROWTH
-
-    def passed(self, seconds: float) -> _Hunt:
-        return replace(self, pause_seconds=max(0.0, self.pause_seconds - seconds))
-
-    @property
-    def in_vain(self) -> _Hunt:
-        return _Hunt(False, self.next_pause_seconds, min(2 * self.next_pause_seconds, _PAUSE_SECONDS_MAX))
-
-
-@dataclass(frozen=True, slots=True)
-class BatchState:
-    """`settings` are to be used now; `reason` says in words what decided.
-
-    home              what has proven best, or is on `trial`
-    goodput           raw bytes a second of late, of the intervals in `recent`
-    latency           of late, and the least since the search began (anew): when queues stood, it is not the link's; 0
-                      while unknown
-    steady_goodput    when trials brought nothing any more
-    changed_seconds   that it has been something else
-    silent_seconds    since the last ack, while one is waited for; `silent_steps` down are due for it
-    apply_seconds     that a frame of `apply_batch_bytes` takes at the target while nothing holds it up
-    held_up_seconds   that it has taken much more
-    """
-
-    settings: Settings = Settings()
-    reason: str = "the start"
-    home: Settings = Settings()
-    trial: _Trial | None = None
-    window_hunt: _Hunt = _Hunt()
-    larger_hunt: _Hunt = _Hunt()
-    smaller_hunt: _Hunt = _Hunt(starting=False, pause_seconds=_PAUSE_SECONDS)
-    measured: _Measured = _Measured()
-    latency: float = 0.0
-    least_latency: float = 0.0
-    recent: tuple[tuple[float, int], ...] = ()
-    steady_goodput: float = 0.0
-    changed_seconds: float = 0.0
-    silent_seconds: float = 0.0
-    silent_steps: int = 0
-    apply_seconds: float = 0.0
-    apply_batch_bytes: int = START_BATCH_BYTES
-    held_up_seconds: float = 0.0
-
-    def hunt(self, kind: Kind) -> _Hunt:
-        return {"window": self.window_hunt, "larger": self.larger_hunt, "smaller": self.smaller_hunt}[kind]
-
-    def with_hunt(self, kind: Kind, hunt: _Hunt) -> BatchState:
-        if kind == "window":
-            return replace(self, window_hunt=hunt)
-        return replace(self, larger_hunt=hunt) if kind == "larger" else replace(self, smaller_hunt=hunt)
-
-    @property
-    def batch_bytes(self) -> int:
-        return self.settings.batch_bytes
-
-    @property
-    def window(self) -> int:
-        return self.settings.window
-
-    @property
-    def goodput(self) -> float:
-        seconds = sum(seconds for seconds, _ in self.recent)
-        return sum(acknowledged for _, acknowledged in self.recent) / seconds if seconds else 0.0
-
-
 def decide(state: BatchState, observed: BatchObservation) -> BatchState:
     """One step."""
     if not observed.acknowledged_bytes and not observed.in_flight_bytes:
-        return replace(state, measured=_Measured(), silent_seconds=0.0, silent_steps=0)  # nothing is on its way
+        return replace(state, measured=Measured(), silent_seconds=0.0, silent_steps=0)  # nothing is on its way
     state = _note_silence(_learn(state, observed), observed)
     state = _note_apply(state, observed)
     state = _note_change(state, observed)
@@ -252,7 +100,7 @@ def decide(state: BatchState, observed: BatchObservation) -> BatchState:
 
 
 def _learn(state: BatchState, observed: BatchObservation) -> BatchState:
-    for kind in _TRIED:
+    for kind in TRIED:
         state = state.with_hunt(kind, state.hunt(kind).passed(observed.seconds))
     measured = state.measured
     # From ack to ack, each of which speaks for much: what falls into an interval comes in lumps.
@@ -416,13 +264,13 @@ def _search(state: BatchState, observed: BatchObservation, ceiling: _Ceiling) ->
         gain = measured.goodput / trial.goodput
         if gain < _OBVIOUS_GAIN and not enough:
             return state
-        tried = f"{_TRIED[trial.kind]} gained {gain - 1:.0%}"
+        tried = f"{TRIED[trial.kind]} gained {gain - 1:.0%}"
         if gain < (_SMALLER_GAIN if trial.kind == "smaller" else _GAIN):
             state = state.with_hunt(trial.kind, state.hunt(trial.kind).in_vain)
             state = replace(state, trial=None, home=trial.before, steady_goodput=trial.goodput)
             return _use(state, trial.before, f"{tried}: taken back", observed)
         state = replace(state, trial=None, reason=tried)
-        state = state.with_hunt(trial.kind, _Hunt(state.hunt(trial.kind).starting))
+        state = state.with_hunt(trial.kind, Hunt(state.hunt(trial.kind).starting))
     state, tries = _try_more_in_flight(state, observed, ceiling)
     return state if tries or not enough else _try_another_batch(state, observed, ceiling)
 
@@ -456,15 +304,15 @@ def _try(
     fits = other.batch_bytes <= ceiling.batch_bytes and other.in_flight_bytes <= ceiling.in_flight_bytes
     if state.hunt(kind).pause_seconds or other == state.home or not fits:
         return state, False
-    trial = _Trial(kind, state.home, state.measured.goodput)
-    return _use(replace(state, home=other, trial=trial), other, f"a trial: {_TRIED[kind]}", observed), True
+    trial = Trial(kind, state.home, state.measured.goodput)
+    return _use(replace(state, home=other, trial=trial), other, f"a trial: {TRIED[kind]}", observed), True
 
 
 def _use(state: BatchState, settings: Settings, reason: str, observed: BatchObservation) -> BatchState:
     if settings == state.settings:
         return state
     settling = max(observed.seconds, min(2 * state.latency, _SETTLING_SECONDS_MAX))
-    return replace(state, settings=settings, reason=reason, measured=_Measured(settling))
+    return replace(state, settings=settings, reason=reason, measured=Measured(settling))
 
 
 def _with_batch(settings: Settings, batch_bytes: float) -> Settings:
