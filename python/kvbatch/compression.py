@@ -5,43 +5,66 @@ from __future__ import annotations
 from kvbatch._core.codec import Codec
 from kvbatch._core.frame import Frame
 from kvbatch.endpoints import DirectoryEndpoint, Endpoint, is_elsewhere
+from kvbatch.flow.compression_controller import CodecName, CodecSample
 
-__all__ = ["CodecChooser"]
+__all__ = ["CodecChooser", "adapts", "first_choice"]
 
-_NAMES = {"none": Codec.NONE, "lz4": Codec.LZ4, "zstd": Codec.ZSTD}
-# `auto` tries lz4 on one frame in so many while the data does not shrink to this share.
-_SAMPLE_EVERY = 64
-_WORTHWHILE_RATIO = 0.9
+_CODECS: dict[CodecName, Codec] = {"none": Codec.NONE, "lz4": Codec.LZ4, "zstd": Codec.ZSTD}
+
+
+def adapts(compression: str, target: Endpoint) -> bool:
+    """Whether the codec is chosen while the job runs. Without a wire there is nothing to compress for."""
+    return compression == "auto" and not isinstance(target, DirectoryEndpoint)
+
+
+def first_choice(compression: str, target: Endpoint) -> CodecName:
+    """Of `auto` before anything is known: lz4 where a network lies between, none where the CPU is the limit."""
+    if isinstance(target, DirectoryEndpoint):
+        return "none"
+    if compression == "auto":
+        return "lz4" if is_elsewhere(target) else "none"
+    return next(codec for codec in _CODECS if codec == compression)
 
 
 class CodecChooser:
-    """One a stream. `auto`: none where no network lies between (the CPU is the limit there), else lz4, turned off
-    while sampled frames do not shrink below 0.9."""
+    """One a stream. The job's thread says what frames get; the stream tries another codec on one frame when asked."""
 
-    def __init__(self, compression: str, target: Endpoint) -> None:
-        if compression == "auto":
-            self._fixed = None if is_elsewhere(target) else Codec.NONE
-        else:
-            # Without a wire there is nothing to compress for.
-            self._fixed = Codec.NONE if isinstance(target, DirectoryEndpoint) else _NAMES[compression]
-        self._frames_until_sample = 0
+    def __init__(self, codec: CodecName) -> None:
+        self._codec = _CODECS[codec]
+        self._trial: CodecName | None = None
+        self._tried: tuple[CodecName, CodecSample] | None = None
+
+    def choose(self, codec: CodecName) -> None:
+        self._codec = _CODECS[codec]
+
+    def ask(self, codec: CodecName) -> None:
+        """Has the next frame tried with `codec`; `take_sample` then has how it did."""
+        self._trial = codec
+
+    def take_sample(self) -> tuple[CodecName, CodecSample] | None:
+        tried, self._tried = self._tried, None
+        return tried
 
     @property
     def settled(self) -> bool:
-        """Whether no frame changes what the next one gets."""
-        return self._fixed is not None
+        """Whether no frame is to be looked at."""
+        return self._trial is None
+
+    @property
+    def chosen(self) -> str:
+        """What frames get that are no trial."""
+        return self._codec.name.lower()
 
     def codec(self) -> Codec:
-        if self._fixed is not None:
-            return self._fixed
-        return Codec.LZ4 if self._frames_until_sample == 0 else Codec.NONE
+        return self._codec if self._trial is None else _CODECS[self._trial]
 
-    def learn(self, frame: Frame) -> Codec:
-        """Takes notice of how a frame came out; what the next one gets."""
-        if self._fixed is not None:
-            return self._fixed
-        if self._frames_until_sample > 0:
-            self._frames_until_sample -= 1
-        elif frame.payload_length > _WORTHWHILE_RATIO * frame.raw_length:
-            self._frames_until_sample = _SAMPLE_EVERY
-        return self.codec()
+    def learn(self, frame: Frame, codec: Codec, compress_seconds: float) -> None:
+        """Takes notice of how a frame came out that `codec` was meant for."""
+        trial = self._trial
+        if trial is None or codec is not _CODECS[trial] or frame.raw_length == 0:
+            return
+        self._trial = None
+        self._tried = (
+            trial,
+            CodecSample(compress_seconds / frame.raw_length, frame.raw_length / max(1, frame.payload_length)),
+        )

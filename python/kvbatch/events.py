@@ -18,7 +18,9 @@ _RATE_SAMPLES = 7
 # What a late subscriber can still hear of; a job has some hundred such events, a week of retries more.
 _KEPT_EVENTS = 4096
 
-EventKind = Literal["job", "range", "state", "settings", "sample", "throttle", "retry", "warning", "done", "error"]
+EventKind = Literal[
+    "job", "range", "state", "settings", "sample", "throttle", "compression", "retry", "warning", "done", "error"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class Event:
     state    state ("running", "paused")
     settings what changed of the settings, and is valid from now on
     sample   the fields of Progress
+    compression  codec, reason: what frames get from now on with `--compression auto`, and why
     throttle reason (of ThrottleReason; null: nothing holds the job back any more), when it changes
     retry    attempt (the failed one, from 1), wait_seconds (until the next), error
     warning  message

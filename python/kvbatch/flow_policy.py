@@ -6,10 +6,12 @@ import datetime
 from typing import Any
 
 from kvbatch._core.frame import BufferPool
-from kvbatch.compression import CodecChooser
+from kvbatch.compression import adapts, first_choice
 from kvbatch.endpoints import Endpoint
 from kvbatch.events import EventBus, Progress
-from kvbatch.flow import stream_controller, target_health
+from kvbatch.flow import batch_controller, compression_controller, stream_controller, target_health
+from kvbatch.flow.batch_state import BatchObservation, BatchState, Settings
+from kvbatch.flow.compression_controller import CodecName, CodecSample, CompressionObservation, CompressionState
 from kvbatch.flow.job_flow import JobFlow
 from kvbatch.flow.source_check import SourceCheck
 from kvbatch.flow.stream_controller import StreamObservation, StreamState
@@ -17,18 +19,13 @@ from kvbatch.flow.target_health import HealthDecision, TargetHealth
 from kvbatch.flow.throttle import ThrottleReason
 from kvbatch.job_figures import Observation
 from kvbatch.options import AUTO_BATCH_BYTES, AUTO_WINDOW, MIB, MigrationOptions
+from kvbatch.process import IdleCores
 from kvbatch.stream_group import StreamGroup
 
 __all__ = ["FlowPolicy"]
 
-# Reasons that say nothing of how fast the job could be.
-_HELD_BACK = (
-    ThrottleReason.PAUSED,
-    ThrottleReason.RATE_LIMIT,
-    ThrottleReason.SOURCE_READ_RATE,
-    ThrottleReason.SOURCE_CHECK,
-    ThrottleReason.TARGET_STALL,
-)
+# Waits that say nothing of how fast the job could be.
+_HELD_BACK = frozenset(ThrottleReason) - {ThrottleReason.WINDOW}
 
 
 class FlowPolicy:
@@ -40,21 +37,29 @@ class FlowPolicy:
         self._target = target
         self._bus = bus
         self._check = SourceCheck(options.throttle_check).start() if options.throttle_check is not None else None
+        # Where most jobs end; what gains nothing by it goes back by itself.
+        start = Settings(AUTO_BATCH_BYTES, AUTO_WINDOW)
+        self._batch = BatchState(settings=start, home=start)
         self._streams = StreamState()
         self._health = HealthDecision()
+        self._idle = IdleCores()
+        self._codec = CompressionState(codec=first_choice(flow.settings.compression, target))
+        self._samples: dict[CodecName, CodecSample] = {}
+        self._compression = flow.settings.compression
         self._shown_throttle: str | None = None
         self._group: StreamGroup | None = None
         self._pool: BufferPool | None = None
-        self._compression = flow.settings.compression
+        self._lane = ""
         self._follow_schedule()
 
     def close(self) -> None:
         if self._check is not None:
             self._check.close()
 
-    def begin_session(self, group: StreamGroup, pool: BufferPool) -> None:
+    def begin_session(self, group: StreamGroup, pool: BufferPool, lane: str) -> None:
         self._group = group
         self._pool = pool
+        self._lane = lane
         self._hold_for_check()
 
     # -- what holds now -----------------------------------------------------------------------------------------------
@@ -65,12 +70,16 @@ class FlowPolicy:
 
     @property
     def batch_bytes(self) -> int:
-        wanted = self._flow.settings.batch_bytes or min(AUTO_BATCH_BYTES, self._options.most_batch_bytes(self.streams))
-        return self._flow.frame_bytes(wanted, self.streams)
+        wanted = self._flow.settings.batch_bytes or self._batch.batch_bytes
+        return self._flow.frame_bytes(min(wanted, self._options.most_batch_bytes(self.streams)), self.streams)
 
     @property
     def window(self) -> int:
-        return self._flow.settings.window or AUTO_WINDOW
+        return self._flow.settings.window or self._batch.window
+
+    @property
+    def codec(self) -> CodecName:
+        return self._codec.codec
 
     @property
     def silence_seconds(self) -> float:
@@ -83,19 +92,12 @@ class FlowPolicy:
         """Takes notice of what was measured since the last sample."""
         self._follow_schedule()
         self._hold_for_check()
-        if observed is not None:
+        if observed is not None and observed.streams > 0:
+            held_back = sum(observed.waited_seconds[reason] for reason in _HELD_BACK)
             self._heed_target(observed)
-            if self._flow.settings.streams == 0:
-                self._streams = stream_controller.decide(
-                    self._streams,
-                    StreamObservation(
-                        observed.seconds,
-                        observed.raw_bytes / observed.seconds,
-                        progress.streams,
-                        held_back=progress.throttle in _HELD_BACK,
-                    ),
-                    self._options.max_streams,
-                )
+            self._adapt_batch(observed, held_back)
+            self._adapt_streams(progress, observed)
+            self._adapt_codec(observed)
         if progress.throttle != self._shown_throttle:
             self._shown_throttle = progress.throttle
             self._bus.publish("throttle", reason=progress.throttle)
@@ -104,14 +106,14 @@ class FlowPolicy:
         """Tells the streams what holds now."""
         if self._group is None:
             return
-        batch_bytes, window = self.batch_bytes, self.window
-        compression = self._flow.settings.compression
+        if self._flow.settings.compression != self._compression:
+            self._compression = self._flow.settings.compression
+            self._codec = CompressionState(codec=first_choice(self._compression, self._target))
+        batch_bytes, window, codec = self.batch_bytes, self.window, self.codec
         for stream in self._group.streams:
             stream.batch_bytes = batch_bytes
             stream.meter.window = window
-            if compression != self._compression:
-                stream.codecs = CodecChooser(compression, self._target)
-        self._compression = compression
+            stream.codecs.choose(codec)
         self._group.adjust(self.streams)
 
     def _follow_schedule(self) -> None:
@@ -129,3 +131,65 @@ class FlowPolicy:
         apply_seconds = observed.apply_seconds / observed.applied_frames if observed.applied_frames else 0.0
         self._health = target_health.decide(self._health, TargetHealth(**known, apply_seconds=apply_seconds))
         self._flow.slow_down(self._health.share)
+
+    def _adapt_batch(self, observed: Observation, held_back: float) -> None:
+        """Files go out in pieces that nobody chooses."""
+        if self._lane == "files":
+            return
+        self._batch = batch_controller.decide(
+            self._batch,
+            BatchObservation(
+                seconds=observed.seconds,
+                streams=observed.streams,
+                acknowledged_bytes=observed.acknowledged_bytes,
+                in_flight_bytes=observed.in_flight_bytes,
+                latency_seconds=observed.round_trip_seconds,
+                since_ack_seconds=min(observed.since_ack_seconds, observed.seconds),
+                apply_seconds=observed.apply_seconds / max(1, observed.applied_frames),
+                target_queued_bytes=observed.queued_bytes,
+                window_seconds=observed.waited_seconds[ThrottleReason.WINDOW],
+                held_back_seconds=held_back,
+            ),
+        )
+
+    def _adapt_streams(self, progress: Progress, observed: Observation) -> None:
+        if self._flow.settings.streams == 0:
+            held_back = progress.throttle is not None and progress.throttle != ThrottleReason.WINDOW
+            observation = StreamObservation(
+                observed.seconds, observed.acknowledged_bytes / observed.seconds, observed.streams, held_back
+            )
+            self._streams = stream_controller.decide(self._streams, observation, self._options.max_streams)
+
+    def _adapt_codec(self, observed: Observation) -> None:
+        if not adapts(self._compression, self._target) or self._group is None:
+            return
+        alive = [stream for stream in self._group.streams if not stream.ended]
+        for stream in alive:
+            if (sample := stream.codecs.take_sample()) is not None:
+                self._samples[sample[0]] = sample[1]
+        if self.codec != "none" and observed.raw_bytes:
+            # All frames were samples of it.
+            self._samples[self.codec] = CodecSample(
+                observed.stage_seconds["compress"] / observed.raw_bytes,
+                observed.raw_bytes / max(1, observed.payload_bytes),
+            )
+        stream_seconds = observed.seconds * observed.streams
+        before = self._codec
+        self._codec = compression_controller.decide(
+            before,
+            CompressionObservation(
+                seconds=observed.seconds,
+                goodput=observed.acknowledged_bytes / observed.seconds,
+                wire_rate=observed.payload_bytes / observed.seconds,
+                blocked_share=observed.stage_seconds["network"] / stream_seconds,
+                window_share=observed.waited_seconds[ThrottleReason.WINDOW] / stream_seconds,
+                pack_seconds_per_byte=observed.stage_seconds["read"] / max(1, observed.raw_bytes),
+                streams=observed.streams,
+                idle_cores=self._idle.measure(),
+                samples=self._samples,
+            ),
+        )
+        if self._codec.codec != before.codec:
+            self._bus.publish("compression", codec=self._codec.codec, reason=self._codec.reason)
+        if self._codec.sample is not None and alive:
+            alive[0].codecs.ask(self._codec.sample)

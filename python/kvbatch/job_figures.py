@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from kvbatch._core.store import Cursor
 from kvbatch.events import Progress, RateMeter, StreamProgress, Summary
 from kvbatch.flow.job_flow import JobFlow
+from kvbatch.flow.throttle import ThrottleReason
 from kvbatch.job_stream import JobStream, StreamCounters
 from kvbatch.manifest import Manifest
 from kvbatch.migration_plan import Plan
@@ -25,17 +26,24 @@ _BOTTLENECK_SHARE = 0.2
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Observation:
-    """What was measured between two samples, all streams together: seconds that passed, bytes of keys and values that
-    went out, payload bytes they became, seconds by stage, and of the target: frames it applied and what that took,
-    round trips, bytes that waited there, what its store says of its health."""
+    """What was measured between two samples, all streams together: `seconds` that passed and `streams` that ran; bytes
+    of keys and values that went out, payload bytes they became, seconds by stage and by throttle reason; of the target:
+    frames that it applied and what that took, what acks spoke for and what is in flight (raw bytes), the least seconds
+    from a frame to its ack (0 without one), seconds since the last ack, the least bytes that waited there, what its
+    store says of its health."""
 
     seconds: float
+    streams: int
     raw_bytes: int
     payload_bytes: int
     stage_seconds: dict[str, float]
+    waited_seconds: dict[ThrottleReason, float]
     applied_frames: int
     apply_seconds: float
-    round_trips: list[float]
+    acknowledged_bytes: int
+    in_flight_bytes: int
+    round_trip_seconds: float
+    since_ack_seconds: float
     queued_bytes: int
     health: dict[str, int] | None
 
@@ -60,6 +68,7 @@ class JobFigures:
         self._most_streams = 0
         self._last = StreamCounters()
         self._last_at = self._started
+        self._waited = flow.ledger.seconds()
         self._round_trip: float | None = None
         self._apply: float | None = None
         self.observation: Observation | None = None
@@ -128,9 +137,9 @@ class JobFigures:
         entries_per_second, bytes_per_second = self._rates.sample(counters.entries, counters.raw_bytes)
         _, wire_bytes_per_second = self._wire_rates.sample(0, counters.wire_bytes)
         alive = [stream for stream in streams if not stream.ended]
+        self._flow.count_waits()
         observed = self._observe(counters, streams)
         settings = self._flow.settings
-        self._flow.count_waits()
         reason = self._flow.ledger.main_reason(len(alive))
         self.progress = Progress(
             entries=max(durable_entries, self._base_entries + session.entries),
@@ -184,22 +193,29 @@ class JobFigures:
         seconds, self._last_at = max(1e-6, now - self._last_at), now
         frames = counters.applied_frames - last.applied_frames
         apply_seconds = counters.apply_seconds - last.apply_seconds
-        round_trips = [seconds for stream in streams for seconds in stream.meter.take_round_trips()]
-        if round_trips:
-            self._round_trip = min(round_trips)
+        alive = [stream for stream in streams if not stream.ended]
+        readings = [stream.meter.read() for stream in streams]
+        round_trip = min((each.round_trip_seconds for each in readings if each.round_trip_seconds), default=0.0)
+        self._round_trip = round_trip or self._round_trip
         if frames:
             self._apply = apply_seconds / frames
+        waited_before, self._waited = self._waited, self._flow.ledger.seconds()
         self.observation = Observation(
             seconds=seconds,
+            streams=len(alive),
             raw_bytes=counters.raw_bytes - last.raw_bytes,
             payload_bytes=counters.payload_bytes - last.payload_bytes,
             stage_seconds={
                 stage: getattr(counters, f"{stage}_seconds") - getattr(last, f"{stage}_seconds") for stage in _STAGES
             },
+            waited_seconds={reason: self._waited[reason] - waited_before[reason] for reason in self._waited},
             applied_frames=frames,
             apply_seconds=apply_seconds,
-            round_trips=round_trips,
-            queued_bytes=max((stream.meter.queued_bytes for stream in streams if not stream.ended), default=0),
+            acknowledged_bytes=sum(each.acknowledged_bytes for each in readings),
+            in_flight_bytes=sum(each.in_flight_bytes for each in readings),
+            round_trip_seconds=round_trip,
+            since_ack_seconds=min((each.since_ack_seconds for each in readings), default=0.0),
+            queued_bytes=sum(each.queued_bytes for each in readings),
             health=next((stream.meter.health for stream in streams if stream.meter.health is not None), None),
         )
         return self.observation

@@ -140,7 +140,7 @@ class JobStream:
     @property
     def compression(self) -> str:
         """What the next frame gets."""
-        return self.codecs.codec().name.lower()
+        return self.codecs.chosen
 
     def run(self) -> None:
         try:
@@ -226,25 +226,23 @@ class JobStream:
 
     def _put_overlay(self, stream: TargetStream, frame: Frame, part: Range, overlay: OverlayReader) -> None:
         sent = part.file_bytes
-        codec = self.codecs.codec()
-        filled = overlay.fill(frame, self.batch_bytes, codec)
+        filled = overlay.fill(frame, self.batch_bytes, self.codecs.codec())
         while True:
             self._turn(stream)
             if filled.stop is StopReason.LARGE_ENTRY:
                 self._check_large(part, overlay, filled.needed_bytes)
                 frame.release()
-                filled = overlay.fill(frame, filled.needed_bytes, codec)
+                filled = overlay.fill(frame, filled.needed_bytes, self.codecs.codec())
             if not filled.entries:
                 break
             self.sent.record(part.id, sent, sent + filled.raw_bytes)
             sent += filled.raw_bytes
             self._count(filled.entries, filled.raw_bytes)
-            codec = self.codecs.learn(frame)
             stream.put(frame, overlay.digest)
             self._take_figures(stream)
             if filled.stop is StopReason.END:
                 break
-            filled = overlay.fill(frame, self.batch_bytes, codec)
+            filled = overlay.fill(frame, self.batch_bytes, self.codecs.codec())
 
     def _move_file(self, stream: TargetStream, part: Range) -> None:
         """Moves a file of the store, going on where the target has what the source has."""
@@ -367,6 +365,7 @@ class JobStream:
         entries, raw_bytes = cursor.entries, cursor.raw_bytes
         looked_at = self.counters.batches
         read_before, compress_before = self.counters.read_seconds, self.counters.compress_seconds
+        compressed = 0.0
         codec = self.codecs.codec()
         filled = reader.fill(frame, self.batch_bytes, codec)
         while True:
@@ -383,7 +382,10 @@ class JobStream:
             entries += filled.entries
             raw_bytes += filled.raw_bytes
             self._count(filled.entries, filled.raw_bytes)
-            codec = self.codecs.learn(frame)
+            if not self.codecs.settled:
+                self.codecs.learn(frame, codec, reader.compress_seconds - compressed)
+            compressed = reader.compress_seconds
+            codec = self.codecs.codec()
             if ended or large:
                 stream.put(frame, reader.digest)
                 if ended:

@@ -298,7 +298,7 @@ class Migration:
                 flow=self._flow,
                 meter=StreamMeter(index, self._flow.wire_limiter, self._flow.ledger, self._policy.window),
                 batch_bytes=self._policy.batch_bytes,
-                codecs=CodecChooser(self._flow.settings.compression, self._target_endpoint),
+                codecs=CodecChooser(self._policy.codec),
                 link=self._options.link,
                 counters=StreamCounters(),
                 stopping=halt,
@@ -309,7 +309,7 @@ class Migration:
 
         group = StreamGroup(make_stream, queue, halt)
         self._flow.take_hold()
-        self._policy.begin_session(group, pool)
+        self._policy.begin_session(group, pool, self._manifest.lane)
         self._figures.begin_streams(group.streams)
         group.adjust(self._policy.streams)
         give_up = float("inf")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import time
 from pathlib import Path
 
-__all__ = ["peak_rss_bytes", "rss_bytes"]
+__all__ = ["IdleCores", "peak_rss_bytes", "rss_bytes"]
 
 _PAGE_BYTES = resource.getpagesize()
 
@@ -21,3 +23,26 @@ def peak_rss_bytes() -> int:
 def rss_bytes() -> int:
     """Memory that is resident now."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES
+
+
+class IdleCores:
+    """How many cores nobody used, between two looks."""
+
+    def __init__(self) -> None:
+        self._at, self._idle = time.monotonic(), _idle_seconds()
+
+    def measure(self) -> float:
+        """The mean since the last look; 0 where the kernel does not say."""
+        at, idle = time.monotonic(), _idle_seconds()
+        cores = (idle - self._idle) / max(1e-3, at - self._at)
+        self._at, self._idle = at, idle
+        return max(0.0, cores)
+
+
+def _idle_seconds() -> float:
+    """Of all cores together since the start: the fourth figure of proc(5), /proc/stat."""
+    try:
+        with Path("/proc/stat").open() as stat:
+            return int(stat.readline().split()[4]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, IndexError, ValueError):
+        return 0.0

@@ -168,7 +168,7 @@ class LocalStream:
         applier = self._ranges.current()
         began = time.monotonic()
         applier.apply(frame)
-        self._meter.applied(time.monotonic() - began)
+        self._meter.applied(time.monotonic() - began, frame.raw_length)
         if applier.applied.digest != digest:
             raise CorruptionError("the target's running digest is not the source's: memory changed on the way")
 
@@ -199,7 +199,7 @@ class LocalStream:
         self._hand_over(length)
         began = time.monotonic()
         self._ranges.take_piece(copy, length)
-        self._meter.applied(time.monotonic() - began)
+        self._meter.applied(time.monotonic() - began, length)
         return sums.behind(offset, length, crc32c)
 
     def put_piece(self, builder: SstBuilder, piece: BuiltPiece, digest: bytes) -> bytes:

@@ -33,8 +33,8 @@ class RemoteStream:
         self._use_window(meter.window)
         self._range = 0
         self._begun: set[int] = set()
-        # The running digest behind each frame, and when it had been sent.
-        self._unacknowledged: deque[tuple[bytes, float]] = deque()
+        # The running digest behind each frame, its raw bytes, and when it had been sent.
+        self._unacknowledged: deque[tuple[bytes, int, float]] = deque()
         self._durable: list[Cursor] = []
         peer.connection.set_rate_limiter(meter.limiter)
 
@@ -69,7 +69,7 @@ class RemoteStream:
 
     def put(self, frame: Frame, digest: bytes) -> None:
         self._peer.send_frame(frame)
-        self._sent(digest)
+        self._sent([digest], frame.raw_length)
 
     def put_run(
         self,
@@ -84,11 +84,12 @@ class RemoteStream:
     ) -> BatchRun:
         # Between two calls of the core all that Python needs has left the caches, so that a call does what it can.
         frames = min(frames, self._window - len(self._unacknowledged))
+        first = frame.raw_length
         try:
             run = reader.send_run(self._peer.connection, frame, batch_bytes, codec, frames, mark, sent_bytes)
         except TransportError as error:
             self._peer.raise_reported(error)
-        self._sent(*run.digests)
+        self._sent(run.digests, first + run.raw_bytes)
         return run
 
     def put_file(self, fd: int, offset: int, length: int, name: str, sums: FileSums) -> FileSums:
@@ -97,7 +98,7 @@ class RemoteStream:
         except TransportError as error:
             self._peer.raise_reported(error)
         behind = sums.behind(offset, length, crc32c)
-        self._sent(behind.digest)
+        self._sent([behind.digest], length)
         return behind
 
     def put_piece(self, builder: SstBuilder, piece: BuiltPiece, digest: bytes) -> bytes:
@@ -106,12 +107,14 @@ class RemoteStream:
         except TransportError as error:
             self._peer.raise_reported(error)
         behind = chain_file_piece(digest, piece.offset, piece.length, crc32c)
-        self._sent(behind)
+        self._sent([behind], piece.length)
         return behind
 
-    def _sent(self, *digests: bytes) -> None:
-        now = time.monotonic()
-        self._unacknowledged += [(digest, now) for digest in digests]
+    def _sent(self, digests: list[bytes], raw_bytes: int) -> None:
+        """Frames of `raw_bytes` together, about as large each."""
+        now, each = time.monotonic(), raw_bytes // len(digests)
+        self._meter.sent(each * len(digests))
+        self._unacknowledged += [(digest, each, now) for digest in digests]
         self._take_acks()
 
     def end_file(self, totals: FileTotals) -> None:
@@ -143,13 +146,14 @@ class RemoteStream:
         _, ack = self._peer.receive(FrameType.ACK)
         # As malformed_is_protocol_error, whose generator would be a good part of what an ack costs.
         try:
-            frames, digest, sent = int(ack["frames"]), b"", 0.0
+            frames, digest, raw_bytes, sent = int(ack["frames"]), b"", 0, 0.0
             if not 0 <= frames <= len(self._unacknowledged):
                 raise ValueError(f"{frames} frames where {len(self._unacknowledged)} are unacknowledged")
             for _ in range(frames):
-                digest, sent = self._unacknowledged.popleft()
+                digest, size, sent = self._unacknowledged.popleft()
+                raw_bytes += size
             if frames:
-                self._meter.acknowledged(time.monotonic() - sent, ack)
+                self._meter.acknowledged(time.monotonic() - sent, raw_bytes, ack)
             elif "health" in ack:
                 self._meter.note_health(ack["health"])
             if frames and digest.hex() != ack["digest"]:

@@ -14,7 +14,6 @@ from kvbatch._core.codec import Codec
 from kvbatch._core.frame import BufferPool, Frame
 from kvbatch._core.store import Cursor, RangeReader, SourceStore, StopReason
 from kvbatch.compression import CodecChooser
-from kvbatch.endpoints import ReceiverEndpoint
 from kvbatch.fingerprint import fingerprint_directory
 from kvbatch.flow.job_flow import JobFlow
 from kvbatch.flow.settings import JobSettings
@@ -160,8 +159,7 @@ class SmallSource:
             flow=JobFlow(JobSettings(), self.store.read_limiter, ThrottleLedger()),
             meter=StreamMeter(),
             batch_bytes=self.batch_bytes,
-            # For a directory it would choose none.
-            codecs=CodecChooser(self.codec.name.lower(), ReceiverEndpoint("127.0.0.1", 1, "target")),
+            codecs=CodecChooser(self.codec.name.lower()),
             link=False,
             counters=StreamCounters(),
             stopping=threading.Event(),

@@ -8,7 +8,7 @@ import pytest
 from kvbatch._core.codec import Codec
 from kvbatch._core.frame import BufferPool, Frame
 from kvbatch._core.store import RangeReader
-from kvbatch.compression import CodecChooser
+from kvbatch.compression import CodecChooser, adapts, first_choice
 from kvbatch.endpoints import DirectoryEndpoint, Endpoint, ReceiverEndpoint
 from support.sender import SmallSource
 from support.stores import write_store
@@ -22,22 +22,23 @@ def near(host: str) -> ReceiverEndpoint:
 
 
 @pytest.mark.parametrize(
-    ("compression", "target", "codec"),
+    ("compression", "target", "codec", "adaptive"),
     [
-        ("none", FAR, Codec.NONE),
-        ("lz4", FAR, Codec.LZ4),
-        ("zstd", FAR, Codec.ZSTD),
-        ("zstd", near("127.0.0.1"), Codec.ZSTD),
-        ("auto", FAR, Codec.LZ4),
-        ("auto", near("127.0.0.1"), Codec.NONE),
-        ("auto", near("::1"), Codec.NONE),
-        ("auto", near("localhost.example.com"), Codec.LZ4),
-        ("auto", DIRECTORY, Codec.NONE),
-        ("lz4", DIRECTORY, Codec.NONE),
+        ("none", FAR, "none", False),
+        ("lz4", FAR, "lz4", False),
+        ("zstd", FAR, "zstd", False),
+        ("zstd", near("127.0.0.1"), "zstd", False),
+        ("auto", FAR, "lz4", True),
+        ("auto", near("127.0.0.1"), "none", True),
+        ("auto", near("::1"), "none", True),
+        ("auto", near("localhost.example.com"), "lz4", True),
+        ("auto", DIRECTORY, "none", False),
+        ("lz4", DIRECTORY, "none", False),
     ],
 )
-def test_the_first_frames_codec(compression: str, target: Endpoint, codec: Codec) -> None:
-    assert CodecChooser(compression, target).codec() == codec
+def test_the_first_frames_codec(compression: str, target: Endpoint, codec: str, adaptive: bool) -> None:
+    assert first_choice(compression, target) == codec
+    assert adapts(compression, target) == adaptive
 
 
 def frame_of(tmp_path: Path, value: bytes, codec: Codec) -> Frame:
@@ -49,30 +50,34 @@ def frame_of(tmp_path: Path, value: bytes, codec: Codec) -> Frame:
     return frame
 
 
-def test_auto_stops_where_data_does_not_shrink_and_looks_again_later(tmp_path: Path) -> None:
-    chooser = CodecChooser("auto", FAR)
-    dense = frame_of(tmp_path, os.urandom(100_000), Codec.LZ4)
-    assert dense.payload_length == dense.raw_length
-    chooser.learn(dense)
-    codecs = []
-    for _ in range(130):
-        codecs.append(chooser.codec())
-        chooser.learn(dense)
-    assert codecs[0] == Codec.NONE
-    assert codecs.count(Codec.LZ4) == 2
+def test_another_codec_is_tried_on_one_frame_when_asked(tmp_path: Path) -> None:
+    chooser = CodecChooser("none")
+    assert (chooser.settled, chooser.codec(), chooser.take_sample()) == (True, Codec.NONE, None)
+    chooser.ask("lz4")
+    assert (chooser.settled, chooser.codec(), chooser.chosen) == (False, Codec.LZ4, "none")
+    # Packed before it was asked.
+    chooser.learn(frame_of(tmp_path, os.urandom(100_000), Codec.NONE), Codec.NONE, 0.0)
+    assert not chooser.settled
+    chooser.learn(frame_of(tmp_path, bytes(100_000), Codec.LZ4), Codec.LZ4, 0.001)
+    assert (chooser.settled, chooser.codec()) == (True, Codec.NONE)
+    sample = chooser.take_sample()
+    assert sample is not None
+    assert sample[0] == "lz4"
+    assert sample[1].ratio > 100
+    assert sample[1].seconds_per_byte == pytest.approx(1e-8, rel=0.01)
+    assert chooser.take_sample() is None
 
 
-def test_auto_goes_on_where_data_shrinks(tmp_path: Path) -> None:
-    chooser = CodecChooser("auto", FAR)
-    loose = frame_of(tmp_path, bytes(100_000), Codec.LZ4)
-    assert loose.payload_length < loose.raw_length // 10
-    for _ in range(100):
-        assert chooser.codec() == Codec.LZ4
-        chooser.learn(loose)
+def test_what_does_not_shrink_says_so(tmp_path: Path) -> None:
+    chooser = CodecChooser("none")
+    chooser.ask("zstd")
+    chooser.learn(frame_of(tmp_path, os.urandom(100_000), Codec.ZSTD), Codec.ZSTD, 0.001)
+    sample = chooser.take_sample()
+    assert sample is not None
+    assert (sample[0], sample[1].ratio) == ("zstd", 1.0)
 
 
-def test_what_was_asked_for_is_kept_to(tmp_path: Path) -> None:
-    chooser = CodecChooser("zstd", FAR)
-    for _ in range(3):
-        chooser.learn(frame_of(tmp_path, os.urandom(1000), Codec.ZSTD))
-        assert chooser.codec() == Codec.ZSTD
+def test_what_is_chosen_holds_from_the_next_frame_on() -> None:
+    chooser = CodecChooser("lz4")
+    chooser.choose("zstd")
+    assert (chooser.codec(), chooser.chosen) == (Codec.ZSTD, "zstd")

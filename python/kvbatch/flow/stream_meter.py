@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from kvbatch._core.base import RateLimiter
 from kvbatch.flow.throttle import ThrottleLedger
 
-__all__ = ["StreamMeter"]
+__all__ = ["StreamMeter", "StreamReading"]
 
-_KEPT_ROUND_TRIPS = 256
+
+@dataclass(frozen=True, slots=True)
+class StreamReading:
+    """Since the reading before: raw bytes that were acknowledged, the least seconds from a frame to its ack (0 without
+    one), the least bytes that waited at the target when it said so. Of this moment: raw bytes in flight, seconds since
+    the last ack."""
+
+    acknowledged_bytes: int
+    round_trip_seconds: float
+    queued_bytes: int
+    in_flight_bytes: int
+    since_ack_seconds: float
 
 
 @dataclass(slots=True)
@@ -19,8 +31,8 @@ class StreamMeter:
     """Written by its stream, read by the job's thread.
 
     `limiter` is what the stream's bytes on the wire wait for; without a wire those of its frames. `window`: frames that
-    may be unacknowledged. The target's time is what it took to apply frames, `queued_bytes` what had reached it and
-    waited when it last said so, `health` what its store says of itself: the fields of _core.store.TargetHealth.
+    may be unacknowledged. The target's time is what it took to apply frames, `health` what its store says of itself:
+    the fields of _core.store.TargetHealth.
     """
 
     stream: int = 0
@@ -29,31 +41,52 @@ class StreamMeter:
     window: int = 16
     apply_seconds: float = 0.0
     applied_frames: int = 0
-    queued_bytes: int = 0
     health: dict[str, int] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _round_trips: list[float] = field(default_factory=list)
+    _acknowledged: int = 0
+    _in_flight: int = 0
+    _round_trip: float = 0.0
+    _queued: int | None = None
+    _ack_at: float = field(default_factory=time.monotonic)
 
-    def applied(self, seconds: float, frames: int = 1) -> None:
+    def applied(self, seconds: float, raw_bytes: int) -> None:
+        """A frame of a target that needs no ack."""
         self.apply_seconds += seconds
-        self.applied_frames += frames
+        self.applied_frames += 1
+        with self._lock:
+            self._acknowledged += raw_bytes
+            self._ack_at = time.monotonic()
 
-    def acknowledged(self, round_trip: float, ack: dict[str, Any]) -> None:
-        """Takes notice of an ack, `round_trip` seconds after the last of its frames had been sent. Raises what taking
-        JSON apart raises (kvbatch.protocol.MALFORMED)."""
-        self.applied(float(ack.get("apply_seconds", 0.0)), int(ack["frames"]))
-        self.queued_bytes = int(ack.get("queued", 0))
+    def sent(self, raw_bytes: int) -> None:
+        with self._lock:
+            self._in_flight += raw_bytes
+
+    def acknowledged(self, round_trip: float, raw_bytes: int, ack: dict[str, Any]) -> None:
+        """Takes notice of an ack for frames of `raw_bytes`, `round_trip` seconds after the last of them had been sent.
+        Raises what taking JSON apart raises (kvbatch.protocol.MALFORMED)."""
+        self.apply_seconds += float(ack.get("apply_seconds", 0.0))
+        self.applied_frames += int(ack["frames"])
+        queued = int(ack.get("queued", 0))
         if "health" in ack:
             self.note_health(ack["health"])
         with self._lock:
-            if len(self._round_trips) < _KEPT_ROUND_TRIPS:
-                self._round_trips.append(round_trip)
+            self._acknowledged += raw_bytes
+            self._in_flight -= raw_bytes
+            self._ack_at = time.monotonic()
+            self._round_trip = min(self._round_trip or round_trip, round_trip)
+            self._queued = queued if self._queued is None else min(self._queued, queued)
 
     def note_health(self, health: dict[str, Any]) -> None:
         self.health = {str(name): int(value) for name, value in health.items()}
 
-    def take_round_trips(self) -> list[float]:
-        """Seconds from a frame to its ack since this was last asked; the first 256 of them."""
+    def read(self) -> StreamReading:
         with self._lock:
-            taken, self._round_trips = self._round_trips, []
-        return taken
+            reading = StreamReading(
+                self._acknowledged,
+                self._round_trip,
+                self._queued or 0,
+                self._in_flight,
+                time.monotonic() - self._ack_at,
+            )
+            self._acknowledged, self._round_trip, self._queued = 0, 0.0, None
+        return reading
