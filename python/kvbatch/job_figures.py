@@ -216,7 +216,9 @@ class JobFigures:
             round_trip_seconds=round_trip,
             since_ack_seconds=min((each.since_ack_seconds for each in readings), default=0.0),
             queued_bytes=sum(each.queued_bytes for each in readings),
-            health=next((stream.meter.health for stream in streams if stream.meter.health is not None), None),
+            health=max((stream.meter for stream in streams), key=lambda meter: meter.health_at).health
+            if streams
+            else None,
         )
         return self.observation
 

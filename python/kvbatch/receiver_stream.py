@@ -6,6 +6,7 @@ import time
 
 from kvbatch._core.frame import BufferPool, Frame, FrameType
 from kvbatch.errors import ClosedError, ProtocolError, TransportError
+from kvbatch.flow.stream_meter import HEALTH_SECONDS
 from kvbatch.protocol import Peer, cursor_to_json, decode_payload, malformed_is_protocol_error
 from kvbatch.receiver_counters import StreamCounters
 from kvbatch.target_job import FileTotals
@@ -17,8 +18,6 @@ __all__ = ["ReceiverStream"]
 # that pauses gets one after this.
 _IDLE_ACK_MILLISECONDS = 50
 _MAX_FRAMES_PER_ACK = 64
-# How the store is costs some properties of each column family, and an ack some of its length.
-_HEALTH_SECONDS = 1.0
 # A buffer this large served one large value and goes back to the pool at once.
 _LARGE_FRAME_BYTES = 8 << 20
 
@@ -125,7 +124,7 @@ class ReceiverStream:
         }
         self._apply_nanoseconds = 0
         if (now := time.monotonic()) >= self._health_due:
-            self._health_due = now + _HEALTH_SECONDS
+            self._health_due = now + HEALTH_SECONDS
             if (health := self._ranges.health()) is not None:
                 ack["health"] = health
         try:

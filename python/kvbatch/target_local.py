@@ -14,7 +14,7 @@ from kvbatch._core.codec import Codec
 from kvbatch._core.frame import Frame
 from kvbatch._core.store import BatchRun, BuiltPiece, Cursor, RangeReader, SstBuilder
 from kvbatch.errors import CorruptionError, KvbatchError, NoSpaceError, ProtocolError, SourceError, TargetError
-from kvbatch.flow.stream_meter import StreamMeter
+from kvbatch.flow.stream_meter import HEALTH_SECONDS, StreamMeter
 from kvbatch.manifest import Manifest
 from kvbatch.ranges import Range
 from kvbatch.target import FileSums
@@ -168,7 +168,10 @@ class LocalStream:
         applier = self._ranges.current()
         began = time.monotonic()
         applier.apply(frame)
-        self._meter.applied(time.monotonic() - began, frame.raw_length)
+        ended = time.monotonic()
+        self._meter.applied(ended - began, frame.raw_length)
+        if ended >= self._meter.health_at + HEALTH_SECONDS:
+            self.heartbeat()
         if applier.applied.digest != digest:
             raise CorruptionError("the target's running digest is not the source's: memory changed on the way")
 
@@ -217,7 +220,8 @@ class LocalStream:
         self._ranges.finish(entries, raw_bytes, digest)
 
     def heartbeat(self) -> None:
-        self._meter.health = self._job.health()
+        if (health := self._job.health()) is not None:
+            self._meter.note_health(health)
 
     def take_durable(self) -> list[Cursor]:
         return self._ranges.take_durable()

@@ -10,7 +10,10 @@ from typing import Any
 from kvbatch._core.base import RateLimiter
 from kvbatch.flow.throttle import ThrottleLedger
 
-__all__ = ["StreamMeter", "StreamReading"]
+__all__ = ["HEALTH_SECONDS", "StreamMeter", "StreamReading"]
+
+# How the target's store is costs some properties of each of its column families, and an ack some of its length.
+HEALTH_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,8 @@ class StreamMeter:
     """Written by its stream, read by the job's thread.
 
     `limiter` is what the stream's bytes on the wire wait for; without a wire those of its frames. `window`: frames that
-    may be unacknowledged. The target's time is what it took to apply frames, `health` what its store says of itself:
-    the fields of _core.store.TargetHealth.
+    may be unacknowledged. The target's time is what it took to apply frames, `health` what its store said of itself at
+    `health_at` (monotonic): the fields of _core.store.TargetHealth.
     """
 
     stream: int = 0
@@ -42,6 +45,7 @@ class StreamMeter:
     apply_seconds: float = 0.0
     applied_frames: int = 0
     health: dict[str, int] | None = None
+    health_at: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _acknowledged: int = 0
     _in_flight: int = 0
@@ -78,6 +82,7 @@ class StreamMeter:
 
     def note_health(self, health: dict[str, Any]) -> None:
         self.health = {str(name): int(value) for name, value in health.items()}
+        self.health_at = time.monotonic()
 
     def read(self) -> StreamReading:
         with self._lock:
