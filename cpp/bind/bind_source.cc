@@ -92,8 +92,7 @@ void RegisterSourceStore(py::module_& module) {
           "identity", [](const SourceStore& store) { return Get([&] { return store.Identity(); }); },
           "RocksDB's id of this store.")
       .def_property_readonly(
-          "read_limiter",
-          [](const SourceHandle& store) { return std::shared_ptr<RateLimiter>(store, &store->reads().limiter); },
+          "read_limiter", [](const SourceStore& store) { return store.reads().limiter; },
           "What reading the store's tables waits for.")
       .def_property_readonly(
           "bytes_read", [](const SourceStore& store) { return store.reads().bytes.load(); },

@@ -14,12 +14,13 @@ namespace kvbatch {
 
 // What is read of a source, in bytes of its files, compressed as they are. Thread-safe.
 struct ReadMeter {
-  RateLimiter limiter;
+  // Shared, so that who sets it need not keep the source open.
+  const std::shared_ptr<RateLimiter> limiter = std::make_shared<RateLimiter>();
   std::atomic<uint64_t> bytes{0};
 
   // Before `wanted` bytes are read.
   void Charge(uint64_t wanted) {
-    limiter.Charge(wanted);
+    limiter->Charge(wanted);
     bytes.fetch_add(wanted, std::memory_order_relaxed);
   }
 };

@@ -13,10 +13,10 @@ from kvbatch._core.frame import FrameType
 from kvbatch._core.store import SourceStore, SstBuilder
 from kvbatch.endpoints import Endpoint, is_elsewhere
 from kvbatch.errors import KvbatchError
-from kvbatch.job_stream import open_source_file
 from kvbatch.migration_plan import Plan
 from kvbatch.options import MIB, MigrationOptions
 from kvbatch.protocol import connect
+from kvbatch.source_image import open_source_file
 
 __all__ = ["Calibration", "calibrate", "estimate_seconds"]
 

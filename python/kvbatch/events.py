@@ -28,7 +28,7 @@ class Event:
     """`kind` says what `data` holds:
 
     job      job, lane, lane_reason, ranges, resumed, complete (the ranges that are durable already)
-    range    range, state ("started", "complete")
+    range    range, state ("added" by splitting, "started", "complete")
     state    state ("running", "paused")
     settings what changed of the settings, and is valid from now on
     sample   the fields of Progress

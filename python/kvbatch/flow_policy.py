@@ -62,6 +62,11 @@ class FlowPolicy:
         self._lane = lane
         self._hold_for_check()
 
+    def end_session(self) -> None:
+        """Lets go of the streams, and so of the source that they read."""
+        self._group = None
+        self._pool = None
+
     # -- what holds now -----------------------------------------------------------------------------------------------
 
     @property

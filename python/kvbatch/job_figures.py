@@ -11,11 +11,12 @@ from kvbatch._core.store import Cursor
 from kvbatch.events import Progress, RateMeter, StreamProgress, Summary
 from kvbatch.flow.job_flow import JobFlow
 from kvbatch.flow.throttle import ThrottleReason
-from kvbatch.job_stream import JobStream, StreamCounters
+from kvbatch.job_stream import JobStream
 from kvbatch.manifest import Manifest
 from kvbatch.migration_plan import Plan
 from kvbatch.process import peak_rss_bytes, rss_bytes
 from kvbatch.state import JobState
+from kvbatch.stream_counters import StreamCounters
 
 __all__ = ["JobFigures", "Observation"]
 
@@ -87,6 +88,11 @@ class JobFigures:
             self._cursors = {cursor.range: cursor for cursor in cursors}
             self._base_entries = sum(self._entries(cursor) for cursor in cursors)
             self._base_bytes = sum(cursor.raw_bytes for cursor in cursors)
+
+    def note_split(self, manifest: Manifest) -> None:
+        """A range was added."""
+        with self._lock:
+            self._manifest = manifest
 
     def begin_streams(self, streams: Sequence[JobStream]) -> None:
         """`streams` may grow while the session lasts."""

@@ -169,7 +169,7 @@ class JobMonitor:
         if event.kind == "job":
             self._begin_session(data)
         elif event.kind == "range":
-            self._set_range(data["range"], data["state"])
+            self._set_range(data["range"], "waiting" if data["state"] == "added" else data["state"])
         elif event.kind == "sample":
             self._state = data["state"]
             self._history.offer([data[field] for field in HISTORY_FIELDS])

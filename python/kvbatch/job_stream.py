@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,92 +15,22 @@ from kvbatch.compression import CodecChooser
 from kvbatch.errors import KvbatchError, SourceError, StoppedError
 from kvbatch.flow.job_flow import JobFlow
 from kvbatch.flow.stream_meter import StreamMeter
+from kvbatch.planner import middle_key
+from kvbatch.range_queue import RangeQueue
 from kvbatch.ranges import Range
 from kvbatch.sent_log import SentLog
-from kvbatch.source_image import is_never_rewritten
+from kvbatch.source_image import is_never_rewritten, open_source_file
+from kvbatch.stream_counters import StreamCounters, StreamFigures
 from kvbatch.target import FILE_PIECE_BYTES, FileSums, TargetSession, TargetStream
 from kvbatch.target_job import FileTotals
 from kvbatch.units import format_bytes
 
-__all__ = ["JobStream", "RangeQueue", "StreamCounters"]
+__all__ = ["JobStream"]
 
 # Asking what became durable costs little, but not nothing.
 _FRAMES_PER_LOOK = 16
 # So many frames take one call of the core, if the window has room and the link takes them in a moment.
 _FRAMES_PER_RUN = 8
-
-
-@contextlib.contextmanager
-def open_source_file(path: Path) -> Iterator[int]:
-    """Raises SourceError when it cannot be opened."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise SourceError(f"open {path}: {error.strerror}") from error
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-class RangeQueue:
-    """Ranges that are not complete yet, the largest first."""
-
-    def __init__(self, ranges: list[Range]) -> None:
-        self._lock = threading.Lock()
-        self._ranges = sorted(ranges, key=lambda part: part.estimated_bytes)
-
-    def take(self) -> Range | None:
-        with self._lock:
-            return self._ranges.pop() if self._ranges else None
-
-    @property
-    def waiting(self) -> int:
-        """Ranges that nobody has taken."""
-        with self._lock:
-            return len(self._ranges)
-
-
-@dataclass(slots=True)
-class StreamCounters:
-    """Written by one stream, read by the monitor."""
-
-    entries: int = 0
-    raw_bytes: int = 0
-    batches: int = 0
-    wire_bytes: int = 0
-    payload_bytes: int = 0
-    read_seconds: float = 0.0
-    compress_seconds: float = 0.0
-    network_seconds: float = 0.0
-    apply_seconds: float = 0.0
-    applied_frames: int = 0
-
-    def add(self, entries: int, raw_bytes: int, batches: int = 1) -> None:
-        self.entries += entries
-        self.raw_bytes += raw_bytes
-        self.batches += batches
-
-    def include(self, other: StreamCounters) -> None:
-        for each in dataclasses.fields(self):
-            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
-
-
-@dataclass(frozen=True, slots=True)
-class _Figures:
-    """What a stream and its meter had counted when they were last looked at."""
-
-    wire_bytes: int = 0
-    sent_bytes: int = 0
-    network_seconds: float = 0.0
-    apply_seconds: float = 0.0
-    applied_frames: int = 0
-
-    @staticmethod
-    def of(stream: TargetStream, meter: StreamMeter) -> _Figures:
-        return _Figures(
-            stream.wire_bytes, stream.sent_bytes, stream.network_seconds, meter.apply_seconds, meter.applied_frames
-        )
 
 
 @dataclass(slots=True)
@@ -126,16 +53,25 @@ class JobStream:
     counters: StreamCounters
     stopping: threading.Event
     on_started: Callable[[Range], None]
+    on_split: Callable[[Range], None]
     on_durable: Callable[[Cursor], None]
     on_ended: Callable[[], None]
     error: KvbatchError | Exception | None = None
     ended: bool = False
     # Ends behind the range that it has.
     retiring: bool = False
+    # Gives half of what its range has left to the queue, where that can be done.
+    split_wanted: bool = False
     part: Range | None = field(default=None, init=False)
     range_bytes: int = field(default=0, init=False)  # of `part`, what an earlier session moved included
     _stream: TargetStream | None = field(default=None, init=False)
-    _figures: _Figures = field(default_factory=_Figures, init=False)
+    _figures: StreamFigures = field(default_factory=StreamFigures, init=False)
+
+    @property
+    def left_bytes(self) -> int:
+        """What `part` has left, by estimate; 0 where it cannot be split."""
+        part = self.part
+        return 0 if part is None or part.file else max(0, part.estimated_bytes - self.range_bytes)
 
     @property
     def compression(self) -> str:
@@ -190,20 +126,34 @@ class JobStream:
     def _copy(self, stream: TargetStream, frame: Frame, part: Range) -> None:
         cursor = self.cursors.get(part.id, Cursor(part.id))
         self.range_bytes = cursor.raw_bytes
-        reader = RangeReader(
+        stream.begin(part)
+        with self.sent.mark(part.id) as mark:
+            cursor = self._put_batches(stream, frame, part, cursor, mark)
+        stream.end(cursor.entries, cursor.raw_bytes, cursor.digest)
+        self._take_durable(stream)
+
+    def _reader(self, part: Range, after: bytes | None, digest: bytes) -> RangeReader:
+        return RangeReader(
             self.source,
             part.column_family,
             part.start,
             part.end,
-            after=cursor.last_key if cursor.entries else None,
+            after=after,
             target_family=self.session.reply.family_ids[part.column_family],
-            digest=cursor.digest,
+            digest=digest,
         )
-        stream.begin(part)
-        with self.sent.mark(part.id) as mark:
-            entries, raw_bytes = self._put_batches(stream, frame, part, reader, cursor, mark)
-        stream.end(entries, raw_bytes, reader.digest)
-        self._take_durable(stream)
+
+    def _split(self, part: Range, after: bytes) -> Range:
+        """Gives about half of what the range has left behind the key `after` to the queue; what remains of it."""
+        self.split_wanted = False
+        key = middle_key(self.source, part, after)
+        if key is None or len(self.session.reply.manifest.ranges) >= self.sent.capacity:
+            return part
+        half = self.session.split(part.id, key)
+        self.part = part = self.session.reply.manifest.ranges[part.id]
+        self.queue.add(half)
+        self.on_split(half)
+        return part
 
     def _graft(self, stream: TargetStream, frame: Frame, part: Range) -> None:
         """Moves the source's own file for a range, from its first byte, then what stands over it."""
@@ -314,27 +264,28 @@ class JobStream:
         """Moves a range as SST files, each sent while it is built."""
         cursor = self.cursors.get(part.id, Cursor(part.id))
         self.range_bytes = cursor.raw_bytes
+        stream.begin(part)
+        with self.sent.mark(part.id) as mark:
+            cursor = self._put_built(stream, part, cursor, mark)
+        stream.end(cursor.entries, cursor.raw_bytes, cursor.digest)
+        self._take_durable(stream)
+
+    def _builder(self, part: Range, after: bytes | None) -> SstBuilder:
         manifest = self.session.reply.manifest
-        builder = SstBuilder(
+        return SstBuilder(
             self.source,
             part.column_family,
             part.start,
             part.end,
-            after=cursor.last_key if cursor.entries else None,
+            after=after,
             target=next(family for family in manifest.families if family.name == part.column_family),
             # As large as those that the target builds of batches.
             file_bytes=manifest.sst_file_bytes * 3 // 4,
         )
-        stream.begin(part)
-        with self.sent.mark(part.id) as mark:
-            entries, raw_bytes, digest = self._put_built(stream, builder, cursor, mark)
-        stream.end(entries, raw_bytes, digest)
-        self._take_durable(stream)
 
-    def _put_built(
-        self, stream: TargetStream, builder: SstBuilder, cursor: Cursor, mark: memoryview
-    ) -> tuple[int, int, bytes]:
-        """Everything behind `cursor`; entries and bytes of the whole range, and the running digest behind it."""
+    def _put_built(self, stream: TargetStream, part: Range, cursor: Cursor, mark: memoryview) -> Cursor:
+        """Everything behind `cursor`; where the whole range then stands."""
+        builder = self._builder(part, cursor.last_key if cursor.entries else None)
         # Before the present file, and of it.
         entries, raw_bytes, digest = cursor.entries, cursor.raw_bytes, cursor.digest
         file_entries = file_bytes = 0
@@ -356,12 +307,14 @@ class JobStream:
                 file_entries = file_bytes = 0
                 self._take_durable(stream)
             if piece.ends_range:
-                return entries, raw_bytes, digest
+                return Cursor(part.id, entries=entries, raw_bytes=raw_bytes, digest=digest)
+            if self.split_wanted and piece.ends_file:
+                part = self._split(part, piece.last_key)
+                builder = self._builder(part, piece.last_key)
 
-    def _put_batches(
-        self, stream: TargetStream, frame: Frame, part: Range, reader: RangeReader, cursor: Cursor, mark: memoryview
-    ) -> tuple[int, int]:
-        """Everything behind `cursor`; entries and bytes of the whole range."""
+    def _put_batches(self, stream: TargetStream, frame: Frame, part: Range, cursor: Cursor, mark: memoryview) -> Cursor:
+        """Everything behind `cursor`; where the whole range then stands."""
+        reader = self._reader(part, cursor.last_key if cursor.entries else None, cursor.digest)
         entries, raw_bytes = cursor.entries, cursor.raw_bytes
         looked_at = self.counters.batches
         read_before, compress_before = self.counters.read_seconds, self.counters.compress_seconds
@@ -412,7 +365,13 @@ class JobStream:
             self.counters.read_seconds = read_before + reader.read_seconds
             self.counters.compress_seconds = compress_before + reader.compress_seconds
             self._take_figures(stream)
-        return entries, raw_bytes
+            if self.split_wanted and filled.stop is StopReason.FULL:
+                # The batch that stands in the frame is still to be sent; the new reader goes on behind it.
+                part = self._split(part, reader.last_key)
+                reader = self._reader(part, reader.last_key, reader.digest)
+                read_before, compress_before = self.counters.read_seconds, self.counters.compress_seconds
+                compressed = 0.0
+        return Cursor(part.id, entries=entries, raw_bytes=raw_bytes, digest=reader.digest)
 
     def _count(self, entries: int, raw_bytes: int, batches: int = 1) -> None:
         self.counters.add(entries, raw_bytes, batches)
@@ -420,7 +379,7 @@ class JobStream:
 
     def _take_figures(self, stream: TargetStream) -> None:
         """Adds to the counters what stream and meter counted since the last time."""
-        before, now = self._figures, _Figures.of(stream, self.meter)
+        before, now = self._figures, StreamFigures.of(stream, self.meter)
         counters = self.counters
         counters.wire_bytes += now.wire_bytes - before.wire_bytes
         counters.payload_bytes += now.sent_bytes - before.sent_bytes

@@ -6,12 +6,13 @@ finished. It fixes everything a resume must agree on.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from typing import Any
 
 from kvbatch._core.store import RESERVED_COLUMN_FAMILY, ColumnFamilyDescription
-from kvbatch.errors import CorruptionError, RefusedError
+from kvbatch.errors import CorruptionError, ProtocolError, RefusedError
 from kvbatch.ranges import KeyRange, Range, optional_bytes, optional_hex
 from kvbatch.source_image import check_image_names
 
@@ -121,23 +122,56 @@ class Manifest:
         return manifest
 
     def _check_ranges(self) -> None:
-        """Raises CorruptionError unless the ranges of each family follow one another from end to end of `key_range`."""
+        """Raises CorruptionError unless the ranges of each family make up `key_range`, in whatever order: what was
+        split off stands behind the others."""
         if self.lane == "files":
             self._check_files()
             return
         expected = [family.name for family in self.families]
         if RESERVED_COLUMN_FAMILY in expected:
             raise CorruptionError(f"malformed manifest: {RESERVED_COLUMN_FAMILY} is nobody's family", retryable=False)
-        bounds: dict[str, list[tuple[bytes | None, bytes | None]]] = {name: [] for name in expected}
+        families: dict[str, list[Range]] = {name: [] for name in expected}
         whole = [part.id for part in self.ranges] == list(range(len(self.ranges)))
         for part in self.ranges:
-            bounds.setdefault(part.column_family, []).append((part.start, part.end))
-        for name in bounds:
-            starts = [self.key_range.start, *(end for _, end in bounds[name])]
-            ends = [*(start for start, _ in bounds[name]), self.key_range.end]
-            whole = whole and name in expected and bool(bounds[name]) and starts == ends
+            families.setdefault(part.column_family, []).append(part)
+        for name, parts in families.items():
+            whole = whole and name in expected and self._are_whole(parts)
         if not whole:
             raise CorruptionError("malformed manifest: its ranges do not make up its column families", retryable=False)
+
+    def _are_whole(self, parts: list[Range]) -> bool:
+        """Whether these ranges of one family lead from one to the next through all of `key_range`."""
+        behind = {part.start: part for part in parts}
+        if len(behind) != len(parts):
+            return False
+        part = behind.pop(self.key_range.start, None)
+        # The last key of all is no start.
+        while part is not None and part.end != self.key_range.end and part.end is not None:
+            part = behind.pop(part.end, None)
+        return part is not None and part.end == self.key_range.end and not behind
+
+    def split(self, range_id: int, key: bytes) -> Manifest:
+        """With what stands from `key` on in a range as a range of its own, the last one. The caller has checked that
+        `key` lies in it. Raises ProtocolError for a range that cannot be split."""
+        if not 0 <= range_id < len(self.ranges) or self.lane == "files" or self.ranges[range_id].file:
+            raise ProtocolError(f"the job has no range {range_id} that could be split")
+        part = self.ranges[range_id]
+        half = dataclasses.replace(
+            part,
+            id=len(self.ranges),
+            start=key,
+            estimated_bytes=part.estimated_bytes // 2,
+            estimated_entries=part.estimated_entries // 2,
+        )
+        rest = dataclasses.replace(
+            part,
+            end=key,
+            estimated_bytes=part.estimated_bytes - half.estimated_bytes,
+            estimated_entries=part.estimated_entries - half.estimated_entries,
+        )
+        ranges = (*self.ranges[:range_id], rest, *self.ranges[range_id + 1 :], half)
+        written = (*self.written_ranges, half.id) if range_id in self.written_ranges else self.written_ranges
+        return dataclasses.replace(self, ranges=ranges, written_ranges=written)
 
     def _check_files(self) -> None:
         """Raises CorruptionError unless the ranges are the files of a store: the names become names at the target."""

@@ -28,11 +28,14 @@ from kvbatch.flow.throttle import ThrottleLedger
 from kvbatch.flow_policy import FlowPolicy
 from kvbatch.job_figures import JobFigures
 from kvbatch.job_recorder import JobRecorder
-from kvbatch.job_stream import JobStream, RangeQueue, StreamCounters
+from kvbatch.job_stream import JobStream
 from kvbatch.migration_plan import make_plan, open_source
 from kvbatch.options import MigrationOptions
+from kvbatch.range_queue import RangeQueue
+from kvbatch.ranges import Range
 from kvbatch.sent_log import SentLog
 from kvbatch.state import JobState, control_path, job_lock, state_after
+from kvbatch.stream_counters import StreamCounters
 from kvbatch.stream_group import StreamGroup
 from kvbatch.target import TargetSession
 from kvbatch.target_local import LocalSession
@@ -302,7 +305,8 @@ class Migration:
                 link=self._options.link,
                 counters=StreamCounters(),
                 stopping=halt,
-                on_started=lambda part: self._bus.publish("range", range=part.id, state="started"),
+                on_started=self._note_started,
+                on_split=self._note_split,
                 on_durable=self._note_durable,
                 on_ended=self._wake.set,
             )
@@ -336,6 +340,7 @@ class Migration:
                 self._policy.look(progress, self._figures.observation)
             self._policy.apply()
         group.join()
+        self._policy.end_session()
         self._figures.end_streams()
         self._figures.sample()
         self._raise_first(group.errors)
@@ -357,6 +362,18 @@ class Migration:
 
     def _stopped(self) -> StoppedError:
         return StoppedError(f"job {self.job} was stopped on request; nothing is lost")
+
+    def _note_started(self, part: Range) -> None:
+        self._bus.publish("range", range=part.id, state="started")
+        # It may have so much to do that another stream could help.
+        self._wake.set()
+
+    def _note_split(self, part: Range) -> None:
+        assert self._session is not None
+        self._manifest = self._session.reply.manifest
+        self._figures.note_split(self._manifest)
+        self._bus.publish("range", range=part.id, state="added")
+        self._wake.set()
 
     def _note_durable(self, cursor: Cursor) -> None:
         self._figures.note_durable(cursor)

@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 from kvbatch._core.store import ColumnFamilyDescription, SourceStore
 from kvbatch.errors import UsageError
 from kvbatch.graft_planner import Span, plan_spans
-from kvbatch.ranges import KeyRange, Range
+from kvbatch.ranges import REVERSE_COMPARATOR, KeyRange, Range
 
-__all__ = ["RangeSizes", "plan_ranges"]
+__all__ = ["RangeSizes", "middle_key", "plan_ranges"]
 
 # Bytes of a key behind the common prefix that take part in the search for a boundary.
 _SEARCH_BYTES = 16
 # A cut may be off by one part in so many of a piece.
 _TOLERANCE = 64
-_REVERSE_COMPARATOR = "rocksdb.ReverseBytewiseComparator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +87,7 @@ def _check_key_range(store: SourceStore, wanted: KeyRange) -> None:
     """Raises UsageError for a range that can hold no key in any family: most likely its ends were mixed up."""
     if wanted.start is None or wanted.end is None:
         return
-    reverse = [family.comparator == _REVERSE_COMPARATOR for family in store.column_families]
+    reverse = [family.comparator == REVERSE_COMPARATOR for family in store.column_families]
     if all((wanted.start <= wanted.end) if each else (wanted.start >= wanted.end) for each in reverse):
         raise UsageError(f"the range {wanted} is empty: its end does not lie behind its start")
 
@@ -118,7 +117,7 @@ class _FamilyPlanner:
     def __init__(self, store: SourceStore, family: ColumnFamilyDescription, sizes: RangeSizes) -> None:
         self._store = store
         self._name = family.name
-        self._reverse = family.comparator == _REVERSE_COMPARATOR
+        self._reverse = family.comparator == REVERSE_COMPARATOR
         self._sizes = sizes
         self._figures = store.figures(family.name)
         self._keys = store.first_and_last_key(family.name)
@@ -192,3 +191,13 @@ def plan_ranges(store: SourceStore, *, key_range: KeyRange, sizes: RangeSizes) -
         for part in _FamilyPlanner(store, family, sizes).plan(key_range):
             ranges.append(replace(part, id=len(ranges)))
     return ranges
+
+
+def middle_key(store: SourceStore, part: Range, after: bytes) -> bytes | None:
+    """A key of the store about half way between `after`, which lies in the range, and the end of the range; None where
+    there is none."""
+    keys = store.first_and_last_key(part.column_family)
+    if keys is None:
+        return None
+    [middle, *_] = [*_boundaries(store, part.column_family, after, part.end or keys[1], 2), None]
+    return middle

@@ -7,7 +7,9 @@ from typing import Any
 
 from kvbatch.errors import UsageError
 
-__all__ = ["KeyRange", "Range", "describe_key", "optional_hex", "parse_key_range"]
+__all__ = ["REVERSE_COMPARATOR", "KeyRange", "Range", "describe_key", "optional_hex", "parse_key_range"]
+
+REVERSE_COMPARATOR = "rocksdb.ReverseBytewiseComparator"
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,12 @@ class ReceiverControl:
             "cursors": [cursor_to_json(cursor) for cursor in reply.cursors],
         }
 
+    def _split(self, request: dict[str, Any]) -> dict[str, Any]:
+        if self._session is None:
+            raise ProtocolError("open a job first")
+        self._session.job.split(int(request["range"]), bytes.fromhex(request["key"]))
+        return {}
+
     def _finish(self, request: dict[str, Any]) -> dict[str, Any]:
         del request
         if self._session is None:
@@ -158,6 +164,7 @@ class ReceiverControl:
 
 _OPERATIONS: dict[str, Callable[[ReceiverControl, dict[str, Any]], dict[str, Any]]] = {
     "open": ReceiverControl._open,
+    "split": ReceiverControl._split,
     "finish": ReceiverControl._finish,
     "examine": ReceiverControl._examine,
     "discard": ReceiverControl._discard,

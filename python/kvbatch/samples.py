@@ -273,7 +273,11 @@ class HistoryWriter:
                 self._thinned_ms[tier] = horizon_ms
 
     def _write_events(self, database: sqlite3.Connection, events: list[Event]) -> None:
-        ranges = [event for event in events if event.kind == "range" and event.data["range"] < _MAX_RANGES]
+        ranges = [
+            event
+            for event in events
+            if event.kind == "range" and event.data["state"] != "added" and event.data["range"] < _MAX_RANGES
+        ]
         database.executemany(_INSERT_RANGE, [self._range_row(event) for event in ranges])
         for kind, fields in _TIMELINE.items():
             coming = [event for event in events if event.kind == kind]

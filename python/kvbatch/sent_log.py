@@ -17,29 +17,31 @@ __all__ = ["SentLog"]
 
 _NUMBER_BYTES = 8
 _NUMBERS_PER_RANGE = 2
+# There is room for one more such step of ranges at least.
+_CAPACITY_STEP = 64
 
 
 class SentLog:
     """Each range is recorded by one thread at a time. What the file cannot keep is counted in memory alone."""
 
     def __init__(self, path: Path, ranges: int, *, anew: bool, on_lost: Callable[[OSError], None]) -> None:
-        """Goes on with what an earlier run recorded at `path`, unless the job begins `anew` or had other ranges.
-        `on_lost` is called when the file cannot be read or written."""
-        size = _NUMBER_BYTES * _NUMBERS_PER_RANGE * ranges
+        """Goes on with what an earlier run recorded at `path`, unless the job begins `anew`. There is room for `ranges`
+        and some more that may be split off. `on_lost` is called when the file cannot be read or written."""
+        self.capacity = _CAPACITY_STEP * (ranges // _CAPACITY_STEP + 2)
+        size = _NUMBER_BYTES * _NUMBERS_PER_RANGE * self.capacity
         self._file: mmap.mmap | None = None
         self._sent = memoryview(bytearray(size)).cast("Q")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                if anew or os.fstat(file).st_size != size:
+                if anew or os.fstat(file).st_size % (_NUMBER_BYTES * _NUMBERS_PER_RANGE):
                     os.ftruncate(file, 0)
-                if size > 0:
-                    # All of its blocks, so that a full disk is an error here and no SIGBUS at a write to the mapping,
-                    # which costs a frame next to nothing.
-                    os.posix_fallocate(file, 0, size)
-                    self._file = mmap.mmap(file, size)
-                    self._sent = memoryview(self._file).cast("Q")
+                # All of its blocks, so that a full disk is an error here and no SIGBUS at a write to the mapping, which
+                # costs a frame next to nothing.
+                os.posix_fallocate(file, 0, size)
+                self._file = mmap.mmap(file, size)
+                self._sent = memoryview(self._file).cast("Q")
             finally:
                 os.close(file)
         except OSError as error:

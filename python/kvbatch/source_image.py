@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from kvbatch._core.store import SourceStore, wal_directory
 from kvbatch.errors import CorruptionError, RefusedError, SourceError
 from kvbatch.ranges import Range
 
-__all__ = ["check_image_names", "check_one_directory", "image_ranges", "is_never_rewritten", "is_table"]
+__all__ = [
+    "check_image_names",
+    "check_one_directory",
+    "image_ranges",
+    "is_never_rewritten",
+    "is_table",
+    "open_source_file",
+]
 
 # The kinds of file that a RocksDB directory has. RocksDB numbers its files with 64 bits.
 _IMAGE_FILE = re.compile(r"CURRENT|IDENTITY|(?:MANIFEST|OPTIONS)-[0-9]{1,20}|[0-9]{1,20}\.(?:sst|ldb|blob|log)")
@@ -101,3 +110,16 @@ def image_ranges(store: SourceStore) -> list[Range]:
         )
         before += size
     return ranges
+
+
+@contextlib.contextmanager
+def open_source_file(path: Path) -> Iterator[int]:
+    """Raises SourceError when it cannot be opened."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise SourceError(f"open {path}: {error.strerror}") from error
+    try:
+        yield fd
+    finally:
+        os.close(fd)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from kvbatch.job_stream import JobStream, RangeQueue
+from kvbatch.job_stream import JobStream
+from kvbatch.range_queue import RangeQueue
 
-__all__ = ["StreamGroup"]
+__all__ = ["LEAST_SHARED_BYTES", "StreamGroup"]
+
+# Of keys and values that a range has left: less is done before it is worth another connection and another file.
+LEAST_SHARED_BYTES = 64 << 20
 
 
 class StreamGroup:
@@ -29,12 +33,23 @@ class StreamGroup:
         working = [stream for stream in self.streams if not stream.ended and not stream.retiring]
         for stream in working[wanted:]:
             stream.retiring = True
-        for _ in range(min(wanted - len(working), self._queue.waiting)):
+        waiting = self._queue.waiting
+        if len(working) < wanted and waiting == 0:
+            self._have_shared(working)
+        for _ in range(min(wanted - len(working), waiting)):
             stream = self._make(len(self.streams))
             thread = threading.Thread(target=stream.run, name=f"kvbatch-stream-{stream.index}", daemon=True)
             self.streams.append(stream)
             self._threads.append(thread)
             thread.start()
+
+    def _have_shared(self, working: list[JobStream]) -> None:
+        """Somebody has nothing to do: whoever has most left to do gives half of it away."""
+        if any(stream.split_wanted for stream in working):
+            return
+        most = max(working, key=lambda stream: stream.left_bytes, default=None)
+        if most is not None and most.left_bytes >= LEAST_SHARED_BYTES:
+            most.split_wanted = True
 
     @property
     def ended(self) -> bool:

@@ -118,6 +118,10 @@ class TargetSession(Protocol):
     def stream(self, index: int, meter: StreamMeter | None = None) -> TargetStream:
         """`meter` gets what is measured, and says the window and what to wait for."""
 
+    def split(self, range_id: int, key: bytes) -> Range:
+        """What stands from `key` on in a range that is open, behind all that was put of it, becomes a range of its own,
+        which is returned; `reply` has the manifest that then counts. From any thread."""
+
     def finish(self) -> None:
         """Every range is complete: makes the target an ordinary store."""
 

@@ -165,6 +165,10 @@ class FilesJob:
         with self._lock:
             self._active.discard(range_id)
 
+    def split(self, range_id: int, key: bytes) -> None:
+        del range_id, key
+        raise ProtocolError("a file of a store is not split")
+
     def health(self) -> None:
         """There is no store before the job's end."""
 

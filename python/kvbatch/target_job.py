@@ -25,6 +25,7 @@ from kvbatch._core.store import (
 )
 from kvbatch.errors import KvbatchError, ProtocolError, RefusedError, TargetError
 from kvbatch.manifest import JOB_RECORD, Manifest
+from kvbatch.ranges import REVERSE_COMPARATOR
 from kvbatch.target_staging import staged_manifest, translate_os_errors
 
 __all__ = [
@@ -42,6 +43,8 @@ __all__ = [
 
 # What RocksDB leaves when it dies before a new store has its CURRENT file.
 _BIRTH_FILE = re.compile(r"LOCK|LOG(\.old\.\d+)?|IDENTITY|(MANIFEST|OPTIONS)-\d+|\d+\.(log|dbtmp)|\.kvbatch")
+# What the state of a job may grow to by splitting.
+MAX_RANGES = 20_000
 _HEALTH_FIELDS = (
     "l0_files",
     "immutable_memtables",
@@ -131,6 +134,10 @@ class Job(Protocol):
         Raises ProtocolError when it is taken or done."""
 
     def release_range(self, range_id: int) -> None: ...
+    def split(self, range_id: int, key: bytes) -> None:
+        """What stands from `key` on in a range becomes a range of its own: see Manifest.split. Synced when it returns.
+        Raises ProtocolError when the key does not lie in the range, behind its cursor."""
+
     def health(self) -> dict[str, int] | None:
         """How near the store is to making its writers wait: the fields of _core.store.TargetHealth. None where no store
         is open."""
@@ -272,6 +279,26 @@ class TargetJob:
     def release_range(self, range_id: int) -> None:
         with self._lock:
             self._active.discard(range_id)
+
+    def split(self, range_id: int, key: bytes) -> None:
+        with self._lock:
+            manifest = self.manifest.split(range_id, key)
+            if len(manifest.ranges) > MAX_RANGES:
+                raise ProtocolError(f"the job has {len(self.manifest.ranges)} ranges and takes no more")
+            part = self.manifest.ranges[range_id]
+            reverse = any(
+                family.name == part.column_family and family.comparator == REVERSE_COMPARATOR
+                for family in manifest.families
+            )
+            cursor = next((cursor for cursor in self._store.cursors() if cursor.range == range_id), Cursor(range_id))
+            before = max if not reverse else min
+            first = [bound for bound in (part.start, cursor.last_key if cursor.entries else None) if bound is not None]
+            inside = all(bound != key and before(bound, key) == key for bound in first)
+            inside = inside and (part.end is None or (part.end != key and before(part.end, key) == part.end))
+            if cursor.complete or not inside:
+                raise ProtocolError(f"{part} cannot be split at {key.hex()}: it does not lie in what is still to come")
+            self._store.put_record(JOB_RECORD, manifest.encode())
+            self.manifest = manifest
 
     def health(self) -> dict[str, int]:
         with self._lock:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -240,6 +242,7 @@ class LocalSession:
     def __init__(self, path: Path, manifest: Manifest, max_frame_bytes: int) -> None:
         self._job = open_job(path, manifest)
         self._reply = self._job.reply(max_frame_bytes)
+        self._lock = threading.Lock()
 
     @property
     def reply(self) -> OpenReply:
@@ -247,6 +250,12 @@ class LocalSession:
 
     def stream(self, index: int, meter: StreamMeter | None = None) -> LocalStream:
         return LocalStream(self._job, meter or StreamMeter(index))
+
+    def split(self, range_id: int, key: bytes) -> Range:
+        with self._lock:
+            self._job.split(range_id, key)
+            self._reply = dataclasses.replace(self._reply, manifest=self._job.manifest)
+            return self._job.manifest.ranges[-1]
 
     def finish(self) -> None:
         self._job.finish()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import threading
 import time
 from collections import deque
 
@@ -194,6 +196,8 @@ class RemoteSession:
         self._endpoint = endpoint
         self._window = window
         self._silence_seconds = silence_seconds
+        # Streams ask on the control connection too.
+        self._lock = threading.Lock()
         self._job_hash = xxh3_64(manifest.job.encode())
         self._control, welcome = connect(endpoint.host, endpoint.port, "control", silence_seconds=silence_seconds)
         try:
@@ -237,8 +241,16 @@ class RemoteSession:
         )
         return RemoteStream(peer, index, self._job_hash, meter)
 
+    def split(self, range_id: int, key: bytes) -> Range:
+        with self._lock:
+            self._control.request("split", range=range_id, key=key.hex())
+            manifest = self._reply.manifest.split(range_id, key)
+            self._reply = dataclasses.replace(self._reply, manifest=manifest)
+            return manifest.ranges[-1]
+
     def finish(self) -> None:
-        self._control.request("finish")
+        with self._lock:
+            self._control.request("finish")
 
     def close(self) -> None:
         self._control.close()

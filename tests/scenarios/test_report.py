@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 import kvbatch
 from kvbatch.job_report import render_report
-from kvbatch.state import JobState, StateStore
+from kvbatch.state import JobState, StateStore, job_lock
 from support.history import write_history
 from support.stores import kvbatch as run_kvbatch
 from support.stores import numbered, write_store
@@ -165,7 +166,8 @@ def test_a_real_job_and_its_verify(tmp_path: Path, receiver: kvbatch.Receiver) -
 def test_a_job_that_is_not_done_shows_how_it_stands_and_why(state: StateStore, tmp_path: Path, how: str) -> None:
     write_history(state, "nightly", seconds=5, runs=1)
     state.update("nightly", state=how, error=None if how == JobState.RUNNING else "the target is full")
-    page = Page(render_report("nightly", tmp_path / "state"))
+    with job_lock(tmp_path / "state", "nightly") if how == JobState.RUNNING else contextlib.nullcontext():
+        page = Page(render_report("nightly", tmp_path / "state"))
     assert f"nightly {how}" in page.titles
     assert ("the target is full" in page.titles) == (how != JobState.RUNNING)
     assert "durable keys and values" in page.text

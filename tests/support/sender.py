@@ -19,10 +19,12 @@ from kvbatch.flow.job_flow import JobFlow
 from kvbatch.flow.settings import JobSettings
 from kvbatch.flow.stream_meter import StreamMeter
 from kvbatch.flow.throttle import ThrottleLedger
-from kvbatch.job_stream import JobStream, RangeQueue, StreamCounters
+from kvbatch.job_stream import JobStream
 from kvbatch.manifest import Manifest
+from kvbatch.range_queue import RangeQueue
 from kvbatch.ranges import KeyRange, Range
 from kvbatch.sent_log import SentLog
+from kvbatch.stream_counters import StreamCounters
 from kvbatch.target import FILE_PIECE_BYTES, FileSums, TargetSession, TargetStream
 from kvbatch.target_local import LocalSession
 from support.places import Place
@@ -164,6 +166,7 @@ class SmallSource:
             counters=StreamCounters(),
             stopping=threading.Event(),
             on_started=lambda part: None,
+            on_split=lambda part: None,
             on_durable=durable.append,
             on_ended=lambda: None,
         )

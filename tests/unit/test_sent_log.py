@@ -58,15 +58,29 @@ def test_what_was_sent_outlives_a_killed_process(tmp_path: Path) -> None:
     assert log.resent_bytes == 1007
 
 
-@pytest.mark.parametrize(("ranges", "anew"), [(4, False), (2, False), (3, True)])
-def test_another_plan_or_a_new_job_starts_anew(tmp_path: Path, ranges: int, anew: bool) -> None:
+def test_a_new_job_starts_anew(tmp_path: Path) -> None:
     log = opened(tmp_path / "nightly.sent")
     log.record(0, 0, 9)
     log.record(0, 0, 9)
     log.close()
-    log = opened(tmp_path / "nightly.sent", ranges, anew=anew)
+    log = opened(tmp_path / "nightly.sent", anew=True)
     log.record(0, 0, 9)
     assert log.resent_bytes == 0
+
+
+@pytest.mark.parametrize("ranges", [4, 63, 64, 200])
+def test_ranges_that_were_split_off_are_counted_with_the_others(tmp_path: Path, ranges: int) -> None:
+    log = opened(tmp_path / "nightly.sent")
+    log.record(0, 0, 9)
+    log.record(0, 0, 9)
+    # Before it is opened again with as many as there are then.
+    log.record(log.capacity - 1, 0, 5)
+    log.close()
+    log = opened(tmp_path / "nightly.sent", ranges)
+    assert log.capacity >= ranges + 64
+    log.record(log.capacity - 1, 0, 5)
+    log.record(0, 0, 9)
+    assert log.resent_bytes >= 18
 
 
 def test_a_job_without_ranges(tmp_path: Path) -> None:

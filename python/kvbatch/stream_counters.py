@@ -1,0 +1,53 @@
+"""What one stream counts."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from kvbatch.flow.stream_meter import StreamMeter
+from kvbatch.target import TargetStream
+
+__all__ = ["StreamCounters", "StreamFigures"]
+
+
+@dataclass(slots=True)
+class StreamCounters:
+    """Written by one stream, read by the monitor."""
+
+    entries: int = 0
+    raw_bytes: int = 0
+    batches: int = 0
+    wire_bytes: int = 0
+    payload_bytes: int = 0
+    read_seconds: float = 0.0
+    compress_seconds: float = 0.0
+    network_seconds: float = 0.0
+    apply_seconds: float = 0.0
+    applied_frames: int = 0
+
+    def add(self, entries: int, raw_bytes: int, batches: int = 1) -> None:
+        self.entries += entries
+        self.raw_bytes += raw_bytes
+        self.batches += batches
+
+    def include(self, other: StreamCounters) -> None:
+        for each in dataclasses.fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+
+
+@dataclass(frozen=True, slots=True)
+class StreamFigures:
+    """What a stream and its meter had counted when they were last looked at."""
+
+    wire_bytes: int = 0
+    sent_bytes: int = 0
+    network_seconds: float = 0.0
+    apply_seconds: float = 0.0
+    applied_frames: int = 0
+
+    @staticmethod
+    def of(stream: TargetStream, meter: StreamMeter) -> StreamFigures:
+        return StreamFigures(
+            stream.wire_bytes, stream.sent_bytes, stream.network_seconds, meter.apply_seconds, meter.applied_frames
+        )
