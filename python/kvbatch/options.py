@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from kvbatch._core import store
 from kvbatch.errors import UsageError
@@ -69,8 +69,12 @@ def _read_by(parse: Callable[[Any], Any]) -> BeforeValidator:
 
 
 def _parse_batch_size(value: Any) -> int:
-    size = _parse_auto(value)
-    return 0 if size == 0 else parse_bytes(size)
+    if value == "auto":
+        return 0
+    size = parse_bytes(value)
+    if not MIN_BATCH_BYTES <= size <= MAX_BATCH_BYTES:
+        raise ValueError
+    return size
 
 
 def _parse_auto(value: Any) -> Any:
@@ -97,12 +101,6 @@ def _parse_schedule(value: Any) -> RateSchedule | None:
 def _known_check(value: Any) -> Any:
     if value is not None:
         SourceCheck(value)
-    return value
-
-
-def _batch_in_bounds(value: int) -> int:
-    if value and not MIN_BATCH_BYTES <= value <= MAX_BATCH_BYTES:
-        raise ValueError
     return value
 
 
@@ -158,7 +156,7 @@ class MigrationOptions(BaseModel):
         "--target-compression", "auto, none, lz4, lz4hc, zstd, snappy, zlib or bzip2", default="auto"
     )
     max_memory: Annotated[int, _read_by(parse_bytes)] = _size("--max-memory", 256 * MIB)
-    batch_bytes: Annotated[int, _read_by(_parse_batch_size), AfterValidator(_batch_in_bounds)] = _option(
+    batch_bytes: Annotated[int, _read_by(_parse_batch_size)] = _option(
         "--batch-size", "auto, or a size from 4KiB to 64MiB", default=0
     )
     window: Annotated[int, BeforeValidator(_parse_auto)] = _option(
