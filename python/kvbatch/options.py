@@ -222,6 +222,11 @@ class MigrationOptions(BaseModel):
         """Those that can be changed while the job runs."""
         return JobSettings(**{name: getattr(self, name) for name in _SETTINGS})
 
+    @property
+    def expected_streams(self) -> int:
+        """What a plan counts on: of `auto` nobody knows it yet."""
+        return self.streams or min(self.max_streams, default_streams())
+
     def changed(self, settings: JobSettings, **changes: Any) -> dict[str, Any]:
         """`changes` of the settings that hold now, as `checked` reads them. Raises UsageError."""
         unknown = next((name for name in changes if name not in _SETTINGS), None)

@@ -106,3 +106,20 @@ def test_a_migration_has_a_plan_without_a_look_at_its_target(source: Path, tmp_p
     migration.wait()
     assert migration.plan.target_state is None
     assert migration.plan.to_json()["target_state"] is None
+
+
+def test_streams_that_are_not_known_yet(place: Place, tmp_path: Path) -> None:
+    entries = {"default": numbered(5000)}
+    source = write_store(tmp_path / "source", entries)
+    options: dict[str, Any] = {
+        "lane": "batch", "streams": "auto", "range_bytes": "16KiB", "state_dir": tmp_path / "state",
+    }  # fmt: skip
+    plan = kvbatch.plan(source, place.endpoint(), **options)
+    assert len(plan.ranges) > 1
+    assert plan.streams >= 1
+    assert plan.estimated_seconds is not None
+    assert plan.estimated_seconds > 0
+
+    assert kvbatch.migrate(source, place.endpoint(), **options).wait().entries == len(entries["default"])
+    settle()
+    assert read_store(place.path()) == entries

@@ -1,9 +1,9 @@
 """A network with a round trip and a rate, between a sender and a receiver on one machine; it needs no root.
 
-    python -m support.shaped_link PORT [--round-trip SECONDS] [--rate BYTES] [--report]
+    python -m support.shaped_link PORT [--round-trip SECONDS] [--rate BYTES] [--report SECONDS]
 
 carries what comes to a port of its own, which it prints, to PORT, until its standard input ends. With `--report` it
-prints every REPORT_SECONDS the time (monotonic) and the bytes that have gone up so far.
+prints every so many seconds the time (monotonic) and the bytes that have gone up so far.
 """
 
 from __future__ import annotations
@@ -236,10 +236,10 @@ def _shut(end: socket.socket) -> None:
 
 @contextlib.contextmanager
 def shaped_link_process(
-    upstream: int, *, round_trip: float = 0.0, rate: float = 0.0
+    upstream: int, *, round_trip: float = 0.0, rate: float = 0.0, report_seconds: float = REPORT_SECONDS
 ) -> Iterator[tuple[int, deque[tuple[float, int]]]]:
     """A link in a process of its own, which does not take the sender's GIL: its port, and its reports so far."""
-    arguments = [str(upstream), f"--round-trip={round_trip}", f"--rate={rate}", "--report"]
+    arguments = [str(upstream), f"--round-trip={round_trip}", f"--rate={rate}", f"--report={report_seconds}"]
     command = [sys.executable, "-m", "support.shaped_link", *arguments]
     tests = Path(__file__).resolve().parent.parent
     reports: deque[tuple[float, int]] = deque()
@@ -270,14 +270,14 @@ def main() -> None:
     parser.add_argument("upstream", type=int, metavar="PORT")
     parser.add_argument("--round-trip", type=float, default=0.0, help="seconds")
     parser.add_argument("--rate", type=float, default=0.0, help="bytes a second each way, 0 for no limit")
-    parser.add_argument("--report", action="store_true")
+    parser.add_argument("--report", type=float, metavar="SECONDS")
     arguments = parser.parse_args()
     ended = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
     with ShapedLink(arguments.upstream, round_trip=arguments.round_trip, rate=arguments.rate) as link:
         print(link.port, flush=True)
-        while not ended.wait(REPORT_SECONDS):
-            if arguments.report:
+        while not ended.wait(arguments.report):
+            if arguments.report is not None:
                 print(time.monotonic(), link.carried_bytes("up"), flush=True)
 
 
