@@ -16,7 +16,7 @@ from kvbatch.flow.stream_controller import StreamObservation, StreamState
 from kvbatch.flow.target_health import HealthDecision, TargetHealth
 from kvbatch.flow.throttle import ThrottleReason
 from kvbatch.job_figures import Observation
-from kvbatch.options import AUTO_BATCH_BYTES, AUTO_WINDOW, MIB, MigrationOptions
+from kvbatch.options import AUTO_BATCH_BYTES, AUTO_WINDOW, MIB, STREAM_BYTES, MigrationOptions
 from kvbatch.stream_group import StreamGroup
 
 __all__ = ["FlowPolicy"]
@@ -55,6 +55,7 @@ class FlowPolicy:
     def begin_session(self, group: StreamGroup, pool: BufferPool) -> None:
         self._group = group
         self._pool = pool
+        self._flow.use_pool(pool)
         self._hold_for_check()
 
     # -- what holds now -----------------------------------------------------------------------------------------------
@@ -67,6 +68,11 @@ class FlowPolicy:
     def batch_bytes(self) -> int:
         wanted = self._flow.settings.batch_bytes or min(AUTO_BATCH_BYTES, self._options.most_batch_bytes(self.streams))
         return self._flow.frame_bytes(wanted, self.streams)
+
+    @property
+    def pool_bytes(self) -> int:
+        """What is left of the memory for frames and large entries."""
+        return self._flow.settings.max_memory - STREAM_BYTES * self.streams
 
     @property
     def window(self) -> int:
@@ -102,8 +108,11 @@ class FlowPolicy:
 
     def apply(self) -> None:
         """Tells the streams what holds now."""
-        if self._group is None:
+        if self._group is None or self._pool is None:
             return
+        pool_bytes = self.pool_bytes
+        if self._pool.max_bytes != pool_bytes:
+            self._pool.max_bytes = pool_bytes
         batch_bytes, window = self.batch_bytes, self.window
         compression = self._flow.settings.compression
         for stream in self._group.streams:
