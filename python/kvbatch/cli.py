@@ -23,6 +23,8 @@ import stamina
 import typer
 
 from kvbatch import api
+from kvbatch._core.base import return_large_memory
+from kvbatch._core.frame import LARGE_ENTRY_BYTES
 from kvbatch.cli_output import print_json, print_table, show_jobs, show_plan, show_report, show_summary
 from kvbatch.demo import run_demo
 from kvbatch.endpoints import format_address
@@ -548,6 +550,7 @@ class _FailureTold:
 def main() -> None:
     """Runs a command; errors become messages and exit codes."""
     _configure_logs()
+    return_large_memory(LARGE_ENTRY_BYTES)
     try:
         app(_arguments())
     except KvbatchError as error:

@@ -34,8 +34,8 @@ MIN_AUTO_BATCH_BYTES = 64 * KIB
 MAX_AUTO_BATCH_BYTES = 8 * MIB
 # Each stream holds one frame, which takes twice the batch when it is compressed.
 _FRAME_PARTS = 2
-# What a stream has beside its frame, as large as it gets without a large entry: what is read ahead, and a block where it
-# is read and where it is built.
+# What a stream has beside its frame, as large as it gets without a large entry: what is read ahead, and a block where
+# it is read and where it is built.
 STREAM_BYTES = 2 * MIB
 
 # No machine has more, and it stays far from where sums of sizes would overflow in the core.

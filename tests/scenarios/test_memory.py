@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -66,12 +67,17 @@ def stores() -> Iterator[Callable[..., Path]]:
         yield store
 
 
+def _kvbatch(peak_file: Path) -> list[str]:
+    return [sys.executable, str(_PEAK_MEMORY), str(peak_file)]
+
+
 @dataclass
 class Outcome:
     code: int
     errors: str
     peaks: dict[str, int]
     target: Path
+    output: str
 
     def stays_within(self, max_memory: str) -> None:
         allowed = parse_bytes(max_memory) + BESIDE_BYTES
@@ -91,21 +97,20 @@ def migrate(tmp_path: Path) -> Iterator[Callable[..., Outcome]]:
         peak_files = {"sender": tmp_path / "sender.peak"}
         if place == "receiver":
             peak_files["receiver"] = tmp_path / "receiver.peak"
-            serving = processes.start(
-                "serve", [sys.executable, str(_PEAK_MEMORY), str(peak_files["receiver"]), "serve", "--root", str(root),
-                          "--listen", "127.0.0.1:0", "--max-memory", receiver or sender]
-            )  # fmt: skip
+            listening = ["--root", str(root), "--listen", "127.0.0.1:0", "--max-memory", receiver or sender]
+            serving = processes.start("serve", [*_kvbatch(peak_files["receiver"]), "serve", *listening])
             port = int(serving.first_line().split(",")[0].rpartition(":")[2])
             target = f"kvbatch://127.0.0.1:{port}/copy"
+        # The port is another one each time, and with it the job would be.
+        job = ["--job", "copy", "--state-dir", str(tmp_path / "state"), "--progress", "none", "--max-memory", sender]
         sending = processes.start(
-            "migrate", [sys.executable, str(_PEAK_MEMORY), str(peak_files["sender"]), "migrate", str(source), target,
-                        "--progress", "none", "--job", "copy", "--state-dir", str(tmp_path / "state"), "--max-memory", sender, *options]
-        )  # fmt: skip
+            "migrate", [*_kvbatch(peak_files["sender"]), "migrate", str(source), target, *job, *options]
+        )
         code = sending.wait()
         if serving is not None:
             serving.close()
         peaks = {name: int(file.read_text()) for name, file in peak_files.items()}
-        return Outcome(code, sending.errors, peaks, root / "copy" if serving else tmp_path / "target")
+        return Outcome(code, sending.errors, peaks, root / "copy" if serving else tmp_path / "target", sending.stdout)
 
     yield run
     processes.close()
@@ -165,16 +170,17 @@ def test_streams_with_large_values_wait_for_each_other(
 ) -> None:
     """More streams than the budget has room for values, one of them waiting for memory nearly always."""
     source = stores(8, 6, 8 * MIB, "zeros", "lz4")
-    outcome = migrate(source, place, "--lane", lane, "--streams", "8", "--batch-size", "64KiB", sender="48MiB")
+    options = ["--lane", lane, "--streams", "8", "--batch-size", "64KiB", "--json"]
+    outcome = migrate(source, place, *options, sender="48MiB")
     assert outcome.code == 0, outcome.errors
     outcome.stays_within("48MiB")
+    # Nothing else holds a stream back that has neither a limit nor a window.
+    assert place == "receiver" or json.loads(outcome.output)["throttled_seconds"] > 0
 
 
 @places
 @lanes
-def test_many_families(
-    stores: Callable[..., Path], migrate: Callable[..., Outcome], place: str, lane: str
-) -> None:
+def test_many_families(stores: Callable[..., Path], migrate: Callable[..., Outcome], place: str, lane: str) -> None:
     source = stores(40, 3, MIB, "random", "lz4")
     outcome = migrate(source, place, "--lane", lane, sender="64MiB")
     assert outcome.code == 0, outcome.errors

@@ -503,6 +503,11 @@ class SstBuilder:
         """
         Writes the piece into a file; its crc32c. TargetError, NoSpaceError.
         """
+    @property
+    def last_key(self) -> bytes:
+        """
+        Of the entry that was added last; empty when there was none.
+        """
 
 class TargetHealth:
     """
