@@ -45,6 +45,8 @@ class BatchBuilder {
 
   uint32_t count() const { return count_; }
   size_t size() const { return static_cast<size_t>(cursor_ - begin_); }
+  // Behind the last record.
+  const char* end() const { return cursor_; }
 
   // Writes the header and returns the whole batch. The builder may go on adding records afterwards.
   std::string_view Finish();

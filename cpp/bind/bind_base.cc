@@ -1,5 +1,6 @@
 #include "base/checksum.h"
 #include "base/file_checksum.h"
+#include "base/process_memory.h"
 #include "base/rate_limiter.h"
 #include "bind/convert.h"
 
@@ -15,6 +16,9 @@ void RegisterBase(py::module_& module) {
         return WithoutGil([&] { return Crc32c(bytes); });
       },
       py::arg("data"), "CRC-32C (RFC 3720, B.4) of a contiguous buffer.");
+  module.def(
+      "return_large_memory", &ReturnLargeMemory, py::arg("bytes"),
+      "Has the C library give back to the system at once what is as large when it is freed; for the whole process.");
   module.def("combine_crc32c", &CombineCrc32c, py::arg("first"), py::arg("second"), py::arg("second_length"),
              "CRC-32C of two parts, one behind the other, from those of each.");
   module.def("xxh3_64", [](const Bytes& data) { return Xxh3Short(data.value); }, py::arg("data"), "XXH3, 64 bits.");

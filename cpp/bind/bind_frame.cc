@@ -1,5 +1,6 @@
 #include "bind/convert.h"
 #include "frame/frame.h"
+#include "frame/large_entry.h"
 
 namespace kvbatch::bind {
 
@@ -76,9 +77,17 @@ void RegisterFrame(py::module_& module) {
       .def(
           "close", [](BufferPool& pool) { WithoutGil([&] { pool.Close(); }); },
           "Wakes everybody who waits, with ClosedError.")
-      .def_property_readonly("max_bytes", &BufferPool::max_bytes)
+      .def_property("max_bytes", &BufferPool::max_bytes, &BufferPool::SetMaxBytes,
+                    "Can be changed at any time: with less than is leased, nobody gets anything until enough is back.")
       .def_property_readonly("leased_bytes", &BufferPool::leased_bytes)
-      .def_property_readonly("waiting", &BufferPool::waiting, "Threads that wait for memory now.");
+      .def_property_readonly("waiting", &BufferPool::waiting, "Threads that wait for memory now.")
+      .def_property_readonly(
+          "waited_seconds", [](const BufferPool& pool) { return std::chrono::duration<double>(pool.waited()).count(); },
+          "All threads together, waits that last included.");
+
+  module.attr("LARGE_ENTRY_BYTES") = kLargeEntryBytes;
+  module.def("largest_entry", &LargestEntry, py::arg("max_memory"), "The largest that a budget takes, in bytes.");
+  module.def("memory_for_entry", &MemoryForEntry, py::arg("entry_bytes"), "The least budget that takes it, in bytes.");
 
   py::class_<Frame>(module, "Frame", "A header and a payload in pooled memory; used by one thread at a time.")
       .def(py::init<std::shared_ptr<BufferPool>>(), py::arg("pool").none(false))

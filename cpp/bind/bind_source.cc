@@ -213,7 +213,8 @@ void RegisterRangeReader(py::module_& module) {
       .def_readonly("stop", &FillResult::stop)
       .def_readonly("entries", &FillResult::entries)
       .def_readonly("raw_bytes", &FillResult::raw_bytes, "Keys and values packed.")
-      .def_readonly("needed_bytes", &FillResult::needed_bytes, "With LARGE_ENTRY: the batch size it takes.");
+      .def_readonly("needed_bytes", &FillResult::needed_bytes,
+                    "With LARGE_ENTRY: the batch size it takes, for fill_large; reading may show that it takes more.");
   py::class_<BatchRun>(module, "BatchRun", "Batches that were put in one call.")
       .def(py::init([](const FillResult& next) { return BatchRun{0, 0, {Digest()}, next}; }), py::arg("next"),
            "A run of one batch.")
@@ -250,6 +251,13 @@ void RegisterRangeReader(py::module_& module) {
           },
           py::arg("frame"), py::arg("batch_bytes"), py::arg("codec") = Codec::kNone,
           "Packs the next batch. Raises SourceError naming a damaged file.")
+      .def(
+          "fill_large",
+          [](RangeReader& reader, Frame& frame, size_t needed_bytes, Codec codec) {
+            return Get([&] { return reader.FillLarge(&frame, needed_bytes, codec); });
+          },
+          py::arg("frame"), py::arg("needed_bytes"), py::arg("codec") = Codec::kNone,
+          "The answer to LARGE_ENTRY, once more if it comes again: waits for all the memory that such an entry takes.")
       .def(
           "send_run",
           [](RangeReader& reader, Connection& connection, Frame& frame, size_t batch_bytes, Codec codec,
@@ -300,6 +308,12 @@ void RegisterOverlayReader(py::module_& module) {
             return Get([&] { return reader.Fill(&frame, batch_bytes, codec); });
           },
           py::arg("frame"), py::arg("batch_bytes"), py::arg("codec") = Codec::kNone, "As RangeReader.fill.")
+      .def(
+          "fill_large",
+          [](OverlayReader& reader, Frame& frame, size_t needed_bytes, Codec codec) {
+            return Get([&] { return reader.FillLarge(&frame, needed_bytes, codec); });
+          },
+          py::arg("frame"), py::arg("needed_bytes"), py::arg("codec") = Codec::kNone, "As RangeReader.fill_large.")
       .def_property_readonly("last_key", [](const OverlayReader& reader) { return Bytes{reader.last_key()}; })
       .def_property_readonly("digest", [](const OverlayReader& reader) { return DigestBytes(reader.digest()); })
       .def_property_readonly("entries", &OverlayReader::entries, "Of the range, file and overlay together.")
@@ -314,7 +328,9 @@ void RegisterSstBuilder(py::module_& module) {
       .def_readonly("raw_bytes", &BuiltPiece::raw_bytes, "Keys and values of those.")
       .def_readonly("ends_file", &BuiltPiece::ends_file, "`entries` and `raw_bytes` are all of the file.")
       .def_readonly("ends_range", &BuiltPiece::ends_range,
-                    "Nothing is left behind it; the range had nothing at all unless `ends_file`.")
+                    "Nothing is left behind it; without `ends_file` nothing at all since the last file.")
+      .def_readonly("needed_bytes", &BuiltPiece::needed_bytes,
+                    "Not 0: the next entry is a large one, of about so many bytes, for `make_room`.")
       .def_property_readonly(
           "last_key", [](const BuiltPiece& piece) { return Bytes{piece.last_key}; }, "With `ends_file`.");
   py::class_<SstBuilder>(module, "SstBuilder", "[start, end) as SST files, in pieces while they are built.")
@@ -333,6 +349,16 @@ void RegisterSstBuilder(py::module_& module) {
           py::arg("piece_bytes"),
           "The next piece, of `piece_bytes` at most; now and then an empty one. Raises SourceError naming a damaged "
           "file.")
+      .def_property_readonly(
+          "last_key", [](const SstBuilder& builder) { return Bytes{builder.last_key()}; },
+          "Of the entry that was added last; empty when there was none.")
+      .def(
+          "make_room",
+          [](SstBuilder& builder, const std::shared_ptr<BufferPool>& pool, uint64_t needed_bytes) {
+            Run([&] { return builder.MakeRoom(pool, needed_bytes); });
+          },
+          py::arg("pool").none(false), py::arg("needed_bytes"),
+          "Waits for all the memory that a large entry takes, and keeps it until the file with it was handed out.")
       .def(
           "send",
           [](const SstBuilder& builder, Connection& connection) {

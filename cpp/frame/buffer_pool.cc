@@ -1,5 +1,7 @@
 #include "frame/buffer_pool.h"
 
+#include <algorithm>
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -8,11 +10,22 @@ namespace kvbatch {
 namespace {
 
 constexpr size_t kGranule = 64 << 10;
+// A larger buffer served one large value; the system gets its memory back at once.
+constexpr size_t kLargestKept = 8 << 20;
+constexpr size_t kTriedShare = 8;
+
+size_t Sum(size_t a, size_t b) {
+  return a > std::numeric_limits<size_t>::max() - b ? std::numeric_limits<size_t>::max() : a + b;
+}
 
 }  // namespace
 
 Buffer::Buffer(Buffer&& other) noexcept
-    : pool_(std::move(other.pool_)), memory_(std::move(other.memory_)), capacity_(std::exchange(other.capacity_, 0)) {}
+    : pool_(std::move(other.pool_)),
+      memory_(std::move(other.memory_)),
+      capacity_(std::exchange(other.capacity_, 0)),
+      beside_(std::exchange(other.beside_, 0)),
+      tried_(other.tried_) {}
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
   if (this != &other) {
@@ -20,13 +33,20 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
     pool_ = std::move(other.pool_);
     memory_ = std::move(other.memory_);
     capacity_ = std::exchange(other.capacity_, 0);
+    beside_ = std::exchange(other.beside_, 0);
+    tried_ = other.tried_;
   }
   return *this;
 }
 
+void Buffer::DropMemory() {
+  memory_.reset();
+  beside_ += std::exchange(capacity_, 0);
+}
+
 void Buffer::Release() {
-  if (memory_) {
-    pool_->Return(std::move(memory_), std::exchange(capacity_, 0));
+  if (pool_) {
+    pool_->Return(this);
     pool_.reset();
   }
 }
@@ -48,50 +68,111 @@ bool BufferPool::TakeIdle(size_t capacity, Idle* taken) {
   return false;
 }
 
-Result<Buffer> BufferPool::Acquire(size_t capacity) {
-  if (capacity > max_bytes_) {
-    return Status(Code::kUsage, "a buffer of " + std::to_string(capacity) +
-                                    " bytes does not fit the memory budget of " + std::to_string(max_bytes_) +
-                                    " bytes");
-  }
-  if (const size_t rounded = (capacity + kGranule - 1) / kGranule * kGranule; rounded <= max_bytes_) {
-    capacity = rounded;
-  }
-  std::unique_lock lock(mutex_);
-  while (true) {
-    if (closed_) {
-      return Status(Code::kClosed, "the buffer pool is closed");
-    }
-    Idle taken;
-    if (TakeIdle(capacity, &taken)) {
-      leased_ += taken.capacity;
-      return Buffer(shared_from_this(), std::move(taken.memory), taken.capacity);
-    }
-    if (leased_ + capacity <= max_bytes_) {
-      while (!idle_.empty() && leased_ + idle_bytes_ + capacity > max_bytes_) {
-        idle_bytes_ -= idle_.back().capacity;
-        idle_.pop_back();
-      }
-      leased_ += capacity;
-      lock.unlock();
-      return Buffer(shared_from_this(), std::make_unique_for_overwrite<char[]>(capacity), capacity);
-    }
-    ++waiting_;
-    returned_.wait(lock);
-    --waiting_;
+void BufferPool::MakeRoom(size_t bytes) {
+  while (!idle_.empty() && Sum(leased_ + idle_bytes_, bytes) > max_bytes_) {
+    idle_bytes_ -= idle_.back().capacity;
+    idle_.pop_back();
   }
 }
 
-void BufferPool::Return(std::unique_ptr<char[]> memory, size_t capacity) {
+Status BufferPool::Check(size_t bytes) const {
+  if (closed_) {
+    return Status(Code::kClosed, "the buffer pool is closed");
+  }
+  if (bytes > max_bytes_) {
+    return Status(Code::kUsage, "a buffer of " + std::to_string(bytes) + " bytes does not fit the memory budget of " +
+                                    std::to_string(max_bytes_) + " bytes");
+  }
+  return Status::Ok();
+}
+
+Status BufferPool::WaitForTurn(std::unique_lock<std::mutex>* lock, size_t bytes) {
+  if (Status status = Check(bytes); !status.ok()) {
+    return status;
+  }
+  if (queue_.empty() && Sum(leased_, bytes) <= max_bytes_) {
+    return Status::Ok();
+  }
+  const uint64_t ticket = next_ticket_++;
+  queue_.push_back(ticket);
+  const auto began = Clock::now();
+  waiting_since_ += began.time_since_epoch();
+  Status status;
+  while (true) {
+    status = Check(bytes);
+    if (!status.ok() || (queue_.front() == ticket && Sum(leased_, bytes) <= max_bytes_)) {
+      break;
+    }
+    changed_.wait(*lock);
+  }
+  waiting_since_ -= began.time_since_epoch();
+  waited_ += Clock::now() - began;
+  queue_.erase(std::find(queue_.begin(), queue_.end(), ticket));
+  // The next in turn may fit beside this one.
+  changed_.notify_all();
+  return status;
+}
+
+Result<Buffer> BufferPool::Acquire(size_t capacity, size_t beside) {
+  std::unique_lock lock(mutex_);
+  if (const size_t rounded = Sum(capacity, kGranule - 1) / kGranule * kGranule; Sum(rounded, beside) <= max_bytes_) {
+    capacity = std::max(capacity, rounded);
+  }
+  if (Status status = WaitForTurn(&lock, Sum(capacity, beside)); !status.ok()) {
+    return status;
+  }
+  Idle taken;
+  if (capacity > 0 && TakeIdle(capacity, &taken) && Sum(leased_ + beside, taken.capacity) <= max_bytes_) {
+    leased_ += taken.capacity + beside;
+    MakeRoom(0);
+    return Buffer(shared_from_this(), std::move(taken.memory), taken.capacity, beside, false);
+  }
+  leased_ += capacity + beside;
+  MakeRoom(0);
+  lock.unlock();
+  auto memory = capacity > 0 ? std::make_unique_for_overwrite<char[]>(capacity) : nullptr;
+  return Buffer(shared_from_this(), std::move(memory), capacity, beside, false);
+}
+
+Buffer BufferPool::TryLease(size_t bytes) {
+  const std::lock_guard lock(mutex_);
+  if (closed_ || Sum(tried_, bytes) > max_bytes_ / kTriedShare || Sum(leased_, bytes) > max_bytes_) {
+    return Buffer();
+  }
+  leased_ += bytes;
+  tried_ += bytes;
+  MakeRoom(0);
+  return Buffer(shared_from_this(), nullptr, 0, bytes, true);
+}
+
+void BufferPool::Return(Buffer* buffer) {
+  std::unique_ptr<char[]> freed = std::move(buffer->memory_);
+  const size_t capacity = std::exchange(buffer->capacity_, 0);
+  const size_t beside = std::exchange(buffer->beside_, 0);
+  if (capacity > kLargestKept) {
+    freed.reset();
+  }
   {
     const std::lock_guard lock(mutex_);
-    leased_ -= capacity;
-    if (!closed_) {
-      idle_.push_back({std::move(memory), capacity});
+    leased_ -= capacity + beside;
+    if (buffer->tried_) {
+      tried_ -= capacity + beside;
+    }
+    if (freed && !closed_ && Sum(leased_ + idle_bytes_, capacity) <= max_bytes_) {
+      idle_.push_back({std::move(freed), capacity});
       idle_bytes_ += capacity;
     }
   }
-  returned_.notify_all();
+  changed_.notify_all();
+}
+
+void BufferPool::SetMaxBytes(size_t max_bytes) {
+  {
+    const std::lock_guard lock(mutex_);
+    max_bytes_ = max_bytes;
+    MakeRoom(0);
+  }
+  changed_.notify_all();
 }
 
 void BufferPool::Close() {
@@ -101,7 +182,12 @@ void BufferPool::Close() {
     idle_.clear();
     idle_bytes_ = 0;
   }
-  returned_.notify_all();
+  changed_.notify_all();
+}
+
+size_t BufferPool::max_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return max_bytes_;
 }
 
 size_t BufferPool::leased_bytes() const {
@@ -111,7 +197,12 @@ size_t BufferPool::leased_bytes() const {
 
 size_t BufferPool::waiting() const {
   const std::lock_guard lock(mutex_);
-  return waiting_;
+  return queue_.size();
+}
+
+std::chrono::nanoseconds BufferPool::waited() const {
+  const std::lock_guard lock(mutex_);
+  return waited_ + static_cast<int64_t>(queue_.size()) * Clock::now().time_since_epoch() - waiting_since_;
 }
 
 }  // namespace kvbatch

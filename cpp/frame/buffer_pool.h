@@ -1,8 +1,10 @@
-// BufferPool: the one place that frame memory comes from, and its bound.
+// BufferPool: the one place that large memory comes from, and its bound.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -13,8 +15,8 @@ namespace kvbatch {
 
 class BufferPool;
 
-// A lease of pool memory; goes back when destroyed. Movable, empty after a move. The pool must outlive it, which the
-// shared pointer sees to.
+// A lease of the pool's budget, with memory or only with the room for it; goes back when destroyed. Movable, empty
+// after a move. The pool must outlive it, which the shared pointer sees to.
 class Buffer {
  public:
   Buffer() = default;
@@ -26,55 +28,86 @@ class Buffer {
 
   char* data() { return memory_.get(); }
   const char* data() const { return memory_.get(); }
-  size_t capacity() const { return capacity_; }
+  size_t capacity() const { return memory_ ? capacity_ : 0; }
+  // What it counts in the budget: its memory and the room beside it.
+  size_t leased() const { return capacity_ + beside_; }
+
+  // Frees the memory and keeps the lease, for something else that takes its place.
+  void DropMemory();
   void Release();
 
  private:
   friend class BufferPool;
-  Buffer(std::shared_ptr<BufferPool> pool, std::unique_ptr<char[]> memory, size_t capacity)
-      : pool_(std::move(pool)), memory_(std::move(memory)), capacity_(capacity) {}
+  Buffer(std::shared_ptr<BufferPool> pool, std::unique_ptr<char[]> memory, size_t capacity, size_t beside, bool tried)
+      : pool_(std::move(pool)), memory_(std::move(memory)), capacity_(capacity), beside_(beside), tried_(tried) {}
 
   std::shared_ptr<BufferPool> pool_;
   std::unique_ptr<char[]> memory_;
   size_t capacity_ = 0;
+  size_t beside_ = 0;
+  bool tried_ = false;
 };
 
-// Thread-safe. Buffers are kept for reuse; kept and leased ones together never exceed max_bytes.
+// Thread-safe. Small buffers are kept for reuse; kept ones and leases together never exceed max_bytes, unless that was
+// lowered below what is leased. Who waits is served in turn: a large need is not starved by small ones.
 class BufferPool : public std::enable_shared_from_this<BufferPool> {
  public:
   static std::shared_ptr<BufferPool> Create(size_t max_bytes);
 
-  // A buffer of at least `capacity` bytes; waits until leases come back when the budget is spent. A caller must not
-  // hold a buffer while it acquires another, or two of them can wait for each other forever.
-  // kUsage when `capacity` alone exceeds the budget, kClosed after Close().
-  Result<Buffer> Acquire(size_t capacity);
+  // A buffer of at least `capacity` bytes, and room for `beside` bytes that the caller has elsewhere; waits until
+  // leases come back when the budget is spent. A caller must not hold a lease while it acquires another, or two of them
+  // can wait for each other forever; whatever a large entry takes is acquired at once for that reason. kUsage when that
+  // alone exceeds the budget, kClosed after Close().
+  Result<Buffer> Acquire(size_t capacity, size_t beside = 0);
+
+  // Room for `bytes` that the caller has elsewhere, if there is some at once: never waits, so that it may be asked for
+  // while another lease is held. All such leases together take no more than an eighth of the budget: the rest is always
+  // there for those who wait. An empty lease otherwise.
+  Buffer TryLease(size_t bytes);
+
+  // Holds from now on. Less than what is leased: nobody gets anything until enough came back. Who waits for more than
+  // all of it gets kUsage.
+  void SetMaxBytes(size_t max_bytes);
 
   // Wakes every waiter with kClosed; no buffer is given out any more.
   void Close();
 
-  size_t max_bytes() const { return max_bytes_; }
+  size_t max_bytes() const;
   size_t leased_bytes() const;
+  // Threads that wait now.
   size_t waiting() const;
+  // What all threads together waited so far; waits that still last count.
+  std::chrono::nanoseconds waited() const;
 
  private:
   friend class Buffer;
+  using Clock = std::chrono::steady_clock;
   struct Idle {
     std::unique_ptr<char[]> memory;
     size_t capacity;
   };
 
   explicit BufferPool(size_t max_bytes) : max_bytes_(max_bytes) {}
-  void Return(std::unique_ptr<char[]> memory, size_t capacity);
+  void Return(Buffer* buffer);
   bool TakeIdle(size_t capacity, Idle* taken);
+  // Frees kept buffers until `bytes` more fit, as far as there are any.
+  void MakeRoom(size_t bytes);
+  Status WaitForTurn(std::unique_lock<std::mutex>* lock, size_t bytes);
+  Status Check(size_t bytes) const;
 
-  const size_t max_bytes_;
   mutable std::mutex mutex_;
-  std::condition_variable returned_;
+  std::condition_variable changed_;
+  size_t max_bytes_;
   std::vector<Idle> idle_;
   size_t leased_ = 0;
   size_t idle_bytes_ = 0;
-  size_t waiting_ = 0;
+  size_t tried_ = 0;  // of leased_: by TryLease
   bool closed_ = false;
+  // Tickets of those who wait: the lowest is served first.
+  uint64_t next_ticket_ = 0;
+  std::vector<uint64_t> queue_;
+  Clock::duration waited_{0};
+  Clock::duration waiting_since_{0};  // sum of when the waits that last began
 };
 
 }  // namespace kvbatch

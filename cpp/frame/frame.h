@@ -27,6 +27,10 @@ class Frame {
   // Waits for the pool; the buffer that is held is given back first.
   Status Reserve(size_t raw_capacity, Codec codec);
 
+  // As Reserve, for a batch with one entry that may be as large: the lease covers everything that such an entry takes
+  // on this side, see large_entry.h.
+  Status ReserveLarge(size_t raw_capacity, Codec codec);
+
   char* raw() { return buffer_.data(); }
   size_t raw_capacity() const { return raw_capacity_; }
 
@@ -40,7 +44,7 @@ class Frame {
   std::string_view payload() const { return {buffer_.data() + payload_offset_, header_.payload_length}; }
 
   // Receiver: room for the payload that `header` announces and, when compressed, for its raw form; one lease for both,
-  // so that no two frames can wait for each other.
+  // so that no two frames can wait for each other, and for all that a large entry takes.
   Status ReserveFor(const FrameHeader& header);
   char* payload_buffer() { return buffer_.data() + payload_offset_; }
 
@@ -50,12 +54,19 @@ class Frame {
   // Receiver: takes note of a FILE frame, whose payload goes into a file and never comes here.
   void SetFileHeader(const FrameHeader& header);
 
+  // The payload is not needed any more, but what was made of it takes its place: frees it and keeps the lease.
+  void DropPayload();
+
   // Gives the memory back to the pool.
   void Release();
 
+  BufferPool& pool() { return *pool_; }
+
  private:
-  // Gives back the buffer that is held when it is too small.
-  Status EnsureCapacity(size_t needed);
+  // Gives back the buffer that is held when it is too small, or stands for more than itself.
+  Status EnsureCapacity(size_t needed, size_t beside);
+  void Begin(size_t raw_capacity);
+  void Clear();
 
   std::shared_ptr<BufferPool> pool_;
   Buffer buffer_;

@@ -20,7 +20,9 @@ class SourceStore;
 // own iterator. Not thread-safe. `store` and `family` must outlive it.
 class EntryIterator {
  public:
-  EntryIterator(const SourceStore& store, rocksdb::ColumnFamilyHandle* family, RangeBounds bounds);
+  // `read_ahead`: false for who wants an entry or two.
+  EntryIterator(const SourceStore& store, rocksdb::ColumnFamilyHandle* family, RangeBounds bounds,
+                bool read_ahead = true);
 
   bool Valid() const { return tables_ ? tables_->Valid() : iterator_ && iterator_->Valid(); }
   void Next();
@@ -45,6 +47,7 @@ class EntryIterator {
   rocksdb::DB* const db_;
   rocksdb::ColumnFamilyHandle* const family_;
   RangeBounds bounds_;
+  const bool read_ahead_;
   rocksdb::Slice upper_;
   std::unique_ptr<TableRun> tables_;
   std::unique_ptr<rocksdb::Iterator> iterator_;

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "store/block_memory.h"
+
 namespace kvbatch {
 
 namespace {
@@ -13,6 +15,7 @@ class MeteredFile final : public rocksdb::FSRandomAccessFileOwnerWrapper {
 
   rocksdb::IOStatus Read(uint64_t offset, size_t size, const rocksdb::IOOptions& options, rocksdb::Slice* result,
                          char* scratch, rocksdb::IODebugContext* context) const override {
+    BlockMemory::CheckRead(size);
     meter_->Charge(size);
     return FSRandomAccessFileOwnerWrapper::Read(offset, size, options, result, scratch, context);
   }

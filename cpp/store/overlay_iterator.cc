@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "batch/wide_columns.h"
+#include "store/block_memory.h"
 #include "store/rocksdb_status.h"
 #include "store/timed_put.h"
 
@@ -26,7 +27,7 @@ class TableSource final : public OperationSource {
  public:
   TableSource(const TableFile& file, rocksdb::Options options, const RangeBounds& bounds)
       : path_(file.path), sequence_(file.sequence), end_(bounds.end), options_(std::move(options)), reader_(options_) {
-    if (Take(reader_.Open(file.path), "open " + path_)) {
+    if (Take(Open(), "open " + path_)) {
       table_ = reader_.NewTableIterator();
       Seek(bounds.start);
       Settle();
@@ -48,6 +49,12 @@ class TableSource final : public OperationSource {
   Status status() const override { return status_; }
 
  private:
+  rocksdb::Status Open() {
+    // Its index and filter are no entries.
+    const BlockMemory::Unbound unbound;
+    return reader_.Open(path_);
+  }
+
   bool Take(const rocksdb::Status& status, const std::string& what) {
     if (!status.ok()) {
       Stop(FromSource(status, what));

@@ -2,8 +2,8 @@
 
 #include <utility>
 
-#include "batch/batch_builder.h"
 #include "batch/wide_columns.h"
+#include "frame/large_entry.h"
 #include "store/rocksdb_status.h"
 
 #if KVBATCH_TABLE_ITERATORS
@@ -19,42 +19,51 @@ constexpr int kStepsBeforeSeek = 32;
 
 }  // namespace
 
+OverlayReader::Opened::Opened(const SourceStore& store, rocksdb::ColumnFamilyHandle* family, const TableFile& file,
+                              const RangeBounds& bounds)
+    : operations(store, family, file, bounds), base_reader(store.db()->GetOptions(family)) {
+  if (!operations.Valid()) {
+    return;
+  }
+  {
+    // Its index and filter are no entries.
+    const BlockMemory::Unbound unbound;
+    status = FromSource(base_reader.Open(file.path), "open " + file.path);
+  }
+  if (status.ok()) {
+#if KVBATCH_TABLE_ITERATORS
+    base = base_reader.NewTableIterator();
+    base->SeekToFirst();
+#endif
+  }
+}
+
 OverlayReader::OverlayReader(std::shared_ptr<SourceStore> store, rocksdb::ColumnFamilyHandle* family,
                              const TableFile& base, const RangeBounds& bounds, uint32_t target_family,
                              const Digest& digest)
     : store_(std::move(store)),
-      comparator_(family->GetComparator()),
-      operations_(*store_, family, base, bounds),
-      base_reader_(store_->db()->GetOptions(family)),
+      family_(family),
+      base_(base),
+      bounds_(bounds),
       target_family_(target_family),
       digest_(digest),
       entries_(base.entries),
-      raw_bytes_(base.raw_bytes) {
-  if (!operations_.Valid()) {
-    return;
-  }
-  opened_ = FromSource(base_reader_.Open(base.path), "open " + base.path);
-  if (opened_.ok()) {
-#if KVBATCH_TABLE_ITERATORS
-    base_ = base_reader_.NewTableIterator();
-    base_->SeekToFirst();
-#endif
-  }
-}
+      raw_bytes_(base.raw_bytes) {}
 
 #if KVBATCH_TABLE_ITERATORS
 
 Result<bool> OverlayReader::InBase(std::string_view key, uint64_t* value_bytes) {
   const rocksdb::Slice wanted = ToSlice(key);
-  for (int steps = 0; base_->Valid(); ++steps) {
+  const auto* comparator = family_->GetComparator();
+  for (int steps = 0; opened_->base->Valid(); ++steps) {
     rocksdb::ParsedEntryInfo record;
-    if (const auto parsed = rocksdb::ParseEntry(base_->key(), comparator_, &record); !parsed.ok()) {
+    if (const auto parsed = rocksdb::ParseEntry(opened_->base->key(), comparator, &record); !parsed.ok()) {
       return FromSource(parsed, "read the store");
     }
-    const int order = comparator_->Compare(record.user_key, wanted);
+    const int order = comparator->Compare(record.user_key, wanted);
     if (order == 0) {
       // As RangeReader counts them: of an entity its serialized columns, unless it is a plain value in truth.
-      std::string_view value = View(base_->value());
+      std::string_view value = View(opened_->base->value());
       bool is_entity = false;
       if (record.type == rocksdb::kEntryWideColumnEntity) {
         (void)ReadEntity(value, &is_entity, &value);
@@ -66,17 +75,17 @@ Result<bool> OverlayReader::InBase(std::string_view key, uint64_t* value_bytes) 
       return false;
     }
     if (steps < kStepsBeforeSeek) {
-      base_->Next();
+      opened_->base->Next();
       continue;
     }
     std::string internal_key;
-    const auto made = rocksdb::GetInternalKeyForSeek(wanted, comparator_, &internal_key);
+    const auto made = rocksdb::GetInternalKeyForSeek(wanted, comparator, &internal_key);
     if (!made.ok()) {
       return FromSource(made, "seek in the source");
     }
-    base_->Seek(internal_key);
+    opened_->base->Seek(internal_key);
   }
-  if (Status status = FromSource(base_->status(), "read the store"); !status.ok()) {
+  if (Status status = FromSource(opened_->base->status(), "read the store"); !status.ok()) {
     return status;
   }
   return false;
@@ -93,51 +102,111 @@ Result<FillResult> OverlayReader::Fill(Frame* frame, size_t batch_bytes, Codec c
   if (batch_bytes < kBatchHeaderSize) {
     return Status(Code::kUsage, "a batch of " + std::to_string(batch_bytes) + " bytes has no room for its header");
   }
-  if (!opened_.ok()) {
-    return opened_;
-  }
   if (Status status = frame->Reserve(batch_bytes, codec); !status.ok()) {
     return status;
   }
-  BatchBuilder builder(frame->raw(), batch_bytes);
-  FillResult result;
-  for (; operations_.Valid(); operations_.Next()) {
-    const std::string_view key = operations_.key();
-    const std::string_view value = operations_.value();
+  return Pack(frame, batch_bytes, 0, codec);
+}
+
+Result<FillResult> OverlayReader::FillLarge(Frame* frame, size_t needed_bytes, Codec codec) {
+  if (needed_bytes < kLargeEntryBytes) {
+    return Fill(frame, needed_bytes, codec);
+  }
+  // Waits with nothing in its hands.
+  opened_.reset();
+  if (Status status = frame->ReserveLarge(needed_bytes, codec); !status.ok()) {
+    return status;
+  }
+  return Pack(frame, needed_bytes, needed_bytes, codec);
+}
+
+Status OverlayReader::PackOperations(BatchBuilder* builder, size_t room, FillResult* result) {
+  if (!opened_) {
+    opened_ = std::make_unique<Opened>(*store_, family_, base_, bounds_);
+    // Once more the one that was looked at last.
+    if (OverlayIterator& operations = opened_->operations;
+        looked_ && operations.Valid() && operations.key() == *bounds_.start) {
+      operations.Next();
+    }
+  }
+  if (!opened_->status.ok()) {
+    return opened_->status;
+  }
+  OverlayIterator& operations = opened_->operations;
+  for (; operations.Valid(); operations.Next()) {
+    const std::string_view key = operations.key();
+    const std::string_view value = operations.value();
     uint64_t replaced_bytes = 0;
     auto replaces = InBase(key, &replaced_bytes);
     if (!replaces.ok()) {
       return replaces.status();
     }
-    const bool deletes = operations_.kind() == RecordKind::kDelete;
-    if (deletes && !replaces.value()) {
-      continue;
-    }
-    const bool fits = deletes                                     ? builder.Delete(target_family_, key)
-                      : operations_.kind() == RecordKind::kEntity ? builder.PutEntity(target_family_, key, value)
-                                                                  : builder.Put(target_family_, key, value);
-    if (!fits) {
-      if (builder.count() == 0) {
-        result.stop = StopReason::kLargeEntry;
-        result.needed_bytes = BatchBuilder::SpaceFor(target_family_, key, value);
-        frame->SetRaw(0, 0);
-        return result;
+    const bool deletes = operations.kind() == RecordKind::kDelete;
+    if (!deletes || replaces.value()) {
+      const bool large = key.size() + value.size() >= kLargeEntryBytes;
+      const bool fits = (!large || (room > 0 && builder->count() == 0)) &&
+                        (deletes                                    ? builder->Delete(target_family_, key)
+                         : operations.kind() == RecordKind::kEntity ? builder->PutEntity(target_family_, key, value)
+                                                                    : builder->Put(target_family_, key, value));
+      if (!fits) {
+        needed_bytes_ = BatchBuilder::SpaceFor(target_family_, key, value);
+        result->stop = StopReason::kFull;
+        return Status::Ok();
       }
-      result.stop = StopReason::kFull;
-      break;
+      const uint64_t pair_bytes = key.size() + value.size();
+      entries_ += (deletes ? 0 : 1) - (replaces.value() ? 1 : 0);
+      raw_bytes_ += (deletes ? 0 : pair_bytes) - (replaces.value() ? key.size() + replaced_bytes : 0);
+      result->raw_bytes += pair_bytes;
+      last_key_.assign(key);
+      if (large) {
+        bounds_.start = last_key_;
+        looked_ = true;
+        result->stop = StopReason::kFull;
+        return Status::Ok();
+      }
     }
-    const uint64_t pair_bytes = key.size() + value.size();
-    entries_ += (deletes ? 0 : 1) - (replaces.value() ? 1 : 0);
-    raw_bytes_ += (deletes ? 0 : pair_bytes) - (replaces.value() ? key.size() + replaced_bytes : 0);
-    result.raw_bytes += pair_bytes;
-    last_key_.assign(key);
+    if (!looked_) {
+      bounds_.start.emplace();
+      looked_ = true;
+    }
+    bounds_.start->assign(key);
   }
-  if (!operations_.status().ok()) {
-    return operations_.status();
+  return operations.status();
+}
+
+Result<FillResult> OverlayReader::Pack(Frame* frame, size_t batch_bytes, size_t room, Codec codec) {
+  BatchBuilder builder(frame->raw(), batch_bytes);
+  FillResult result;
+  // An entry that is known not to fit is not looked at again.
+  const size_t known = std::exchange(needed_bytes_, 0);
+  if (known > batch_bytes || (known >= kLargeEntryBytes && room == 0)) {
+    needed_bytes_ = known;
+    result.stop = StopReason::kFull;
+  } else {
+    const BlockMemory::Scope scope(&blocks_, room);
+    try {
+      if (Status status = PackOperations(&builder, room, &result); !status.ok()) {
+        return status;
+      }
+    } catch (const NoRoomForBlock& no_room) {
+      opened_.reset();
+      needed_bytes_ = no_room.needed() + kBlockSlack;
+      result.stop = StopReason::kFull;
+    }
   }
   result.entries = builder.count();
+  if (result.stop == StopReason::kFull && result.entries == 0) {
+    result.stop = StopReason::kLargeEntry;
+    result.needed_bytes = needed_bytes_;
+  }
   const std::string_view batch = builder.Finish();
   frame->SetRaw(batch.size(), builder.count());
+  if (result.stop == StopReason::kLargeEntry) {
+    frame->SetRaw(0, 0);
+  }
+  if (room > 0 || needed_bytes_ >= kLargeEntryBytes) {
+    opened_.reset();
+  }
   if (result.entries > 0) {
     digest_ = ChainDigest(digest_, batch);
     frame->Compress(codec);

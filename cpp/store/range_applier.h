@@ -98,6 +98,9 @@ class RangeApplier {
   // Ends the file, or waits for the one before it, so that `bytes` more may be added.
   Status MakeRoom(uint64_t bytes);
   Status AddToFile(std::string_view batch);
+  // Behind a large entry, which stands in the writer or in a memtable now: its frame gives back its memory, and what
+  // has taken its place is gone before the frame's lease is, or has one of its own.
+  Status SettleLarge(Frame* frame, size_t bytes);
   Status OpenWriter();
   Status Submit(bool complete);
   // Has the store's threads do `work`; what `durable` says is durable behind it.
@@ -119,6 +122,7 @@ class RangeApplier {
   uint64_t taken_bytes_ = 0;
   uint64_t unsynced_bytes_ = 0;
   std::unique_ptr<rocksdb::SstFileWriter> writer_;
+  Buffer lease_;  // for what the writer keeps of large entries
   std::string file_;
 
   std::mutex mutex_;

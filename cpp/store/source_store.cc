@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "store/block_memory.h"
 #include "store/rocksdb_status.h"
 
 namespace kvbatch {
@@ -186,23 +187,56 @@ Result<std::optional<std::pair<std::string, std::string>>> SourceStore::FirstAnd
   if (!handle.ok()) {
     return handle.status();
   }
+  BlockMemory blocks;
+  try {
+    const BlockMemory::Scope scope(&blocks, 0);
+    const auto iterator = NewKeyIterator(handle.value());
+    std::optional<std::pair<std::string, std::string>> keys;
+    iterator->SeekToFirst();
+    if (iterator->Valid()) {
+      std::string first = iterator->key().ToString();
+      iterator->SeekToLast();
+      if (iterator->Valid()) {
+        keys.emplace(std::move(first), iterator->key().ToString());
+      }
+    }
+    if (Status status = FromSource(iterator->status(), "read the store"); !status.ok()) {
+      return status;
+    }
+    return keys;
+  } catch (const NoRoomForBlock&) {
+    return EndsOfTables(handle.value());
+  }
+}
+
+Result<std::optional<std::pair<std::string, std::string>>> SourceStore::EndsOfTables(
+    rocksdb::ColumnFamilyHandle* family) const {
+  rocksdb::ColumnFamilyMetaData metadata;
+  db_->GetColumnFamilyMetaData(family, &metadata);
+  const auto* comparator = family->GetComparator();
+  std::optional<std::pair<std::string, std::string>> ends;
+  for (const auto& level : metadata.levels) {
+    for (const auto& file : level.files) {
+      if (!ends) {
+        ends.emplace(file.smallestkey, file.largestkey);
+        continue;
+      }
+      if (comparator->Compare(file.smallestkey, ends->first) < 0) {
+        ends->first = file.smallestkey;
+      }
+      if (comparator->Compare(file.largestkey, ends->second) > 0) {
+        ends->second = file.largestkey;
+      }
+    }
+  }
+  return ends;
+}
+
+std::unique_ptr<rocksdb::Iterator> SourceStore::NewKeyIterator(rocksdb::ColumnFamilyHandle* family) const {
   rocksdb::ReadOptions options;
   options.total_order_seek = true;
   options.fill_cache = false;
-  const std::unique_ptr<rocksdb::Iterator> iterator(db_->NewIterator(options, handle.value()));
-  std::optional<std::pair<std::string, std::string>> keys;
-  iterator->SeekToFirst();
-  if (iterator->Valid()) {
-    std::string first = iterator->key().ToString();
-    iterator->SeekToLast();
-    if (iterator->Valid()) {
-      keys.emplace(std::move(first), iterator->key().ToString());
-    }
-  }
-  if (Status status = FromSource(iterator->status(), "read the store"); !status.ok()) {
-    return status;
-  }
-  return keys;
+  return std::unique_ptr<rocksdb::Iterator>(db_->NewIterator(options, family));
 }
 
 Result<std::optional<std::string>> SourceStore::Seek(const std::string& name, const std::string& key) const {
@@ -210,19 +244,22 @@ Result<std::optional<std::string>> SourceStore::Seek(const std::string& name, co
   if (!handle.ok()) {
     return handle.status();
   }
-  rocksdb::ReadOptions options;
-  options.total_order_seek = true;
-  options.fill_cache = false;
-  const std::unique_ptr<rocksdb::Iterator> iterator(db_->NewIterator(options, handle.value()));
-  iterator->Seek(key);
-  std::optional<std::string> found;
-  if (iterator->Valid()) {
-    found = iterator->key().ToString();
+  BlockMemory blocks;
+  try {
+    const BlockMemory::Scope scope(&blocks, 0);
+    const auto iterator = NewKeyIterator(handle.value());
+    iterator->Seek(key);
+    std::optional<std::string> found;
+    if (iterator->Valid()) {
+      found = iterator->key().ToString();
+    }
+    if (Status status = FromSource(iterator->status(), "read the store"); !status.ok()) {
+      return status;
+    }
+    return found;
+  } catch (const NoRoomForBlock&) {
+    return std::optional(key);
   }
-  if (Status status = FromSource(iterator->status(), "read the store"); !status.ok()) {
-    return status;
-  }
-  return found;
 }
 
 Result<const TableLayout*> SourceStore::Tables(rocksdb::ColumnFamilyHandle* family) const {

@@ -59,10 +59,12 @@ class SourceStore {
 
   Result<ColumnFamilyFigures> Figures(const std::string& name) const;
 
-  // The first and last key of a family; nothing when it is empty.
+  // The first and last key of a family; nothing when it is empty. Where they stand at large entries, which are not read
+  // for this, what the files say of their ends: there may be fewer keys than that.
   Result<std::optional<std::pair<std::string, std::string>>> FirstAndLastKey(const std::string& name) const;
 
-  // The first key at or behind `key` (in the comparator's order); nothing when there is none.
+  // The first key at or behind `key` (in the comparator's order); nothing when there is none. `key` itself where a
+  // large entry would have to be read.
   Result<std::optional<std::string>> Seek(const std::string& name, const std::string& key) const;
 
   // What the files of a family allow; looked at once. The pointer lives as long as the store.
@@ -89,6 +91,8 @@ class SourceStore {
 
  private:
   SourceStore() = default;
+  std::unique_ptr<rocksdb::Iterator> NewKeyIterator(rocksdb::ColumnFamilyHandle* family) const;
+  Result<std::optional<std::pair<std::string, std::string>>> EndsOfTables(rocksdb::ColumnFamilyHandle* family) const;
   Result<const TableLayout*> TablesOf(const std::string& name) const;
   Status CheckMergeOperands(const ColumnFamilyDescription& family) const;
 

@@ -2,9 +2,10 @@
 
 #include <rocksdb/file_system.h>
 
+#include <algorithm>
 #include <utility>
 
-#include "batch/batch_format.h"
+#include "frame/large_entry.h"
 #include "store/rocksdb_status.h"
 #include "store/sst_writing.h"
 
@@ -93,7 +94,8 @@ Result<std::unique_ptr<SstBuilder>> SstBuilder::Create(std::shared_ptr<SourceSto
 SstBuilder::SstBuilder(std::shared_ptr<SourceStore> store, rocksdb::ColumnFamilyHandle* family, RangeBounds bounds,
                        const ColumnFamilyDescription& target, uint64_t file_bytes)
     : store_(std::move(store)),
-      entries_(*store_, family, std::move(bounds)),
+      family_(family),
+      bounds_(std::move(bounds)),
       file_bytes_(file_bytes),
       env_(rocksdb::NewCompositeEnv(std::make_shared<AppendingFileSystem>(&built_))),
       writer_(Unbuffered(), WithEnv(SstOptions(target), env_.get()), /*column_family=*/nullptr,
@@ -101,58 +103,140 @@ SstBuilder::SstBuilder(std::shared_ptr<SourceStore> store, rocksdb::ColumnFamily
 
 SstBuilder::~SstBuilder() = default;
 
+Status SstBuilder::MakeRoom(const std::shared_ptr<BufferPool>& pool, uint64_t needed_bytes) {
+  lease_.Release();
+  room_ = 0;
+  auto lease = pool->Acquire(0, kLargeEntryCopies * needed_bytes);
+  if (!lease.ok()) {
+    return lease.status();
+  }
+  lease_ = lease.Take();
+  room_ = needed_bytes;
+  return Status::Ok();
+}
+
+void SstBuilder::DropHandedOut() {
+  handed_out_ += position_.length;
+  position_.offset += position_.length;
+  position_.length = 0;
+  // Seldom, so that what is left is not moved for every piece.
+  if (handed_out_ >= built_.size() - handed_out_) {
+    built_.erase(0, handed_out_);
+    handed_out_ = 0;
+  }
+  if (position_.ends_file) {
+    position_ = BuiltPiece();
+    finished_ = false;
+    if (room_ > 0) {
+      // Its memory too, which a string keeps.
+      std::string().swap(built_);
+      lease_.Release();
+      room_ = 0;
+      Close();
+    }
+  }
+}
+
 Result<BuiltPiece> SstBuilder::Build(size_t piece_bytes) {
   if (!failed_.ok()) {
     return failed_;
   }
-  position_.offset += piece_.size();
-  built_.erase(0, piece_.size());
-  piece_ = {};
-  if (position_.ends_file) {
-    position_ = BuiltPiece();
-    finished_ = false;
-  }
+  DropHandedOut();
   if (!finished_) {
     failed_ = Fill(piece_bytes);
     if (!failed_.ok()) {
       return failed_;
     }
   }
-  if (finished_ || built_.size() >= piece_bytes) {
-    piece_ = std::string_view(built_).substr(0, piece_bytes);
-  }
-  position_.length = piece_.size();
-  position_.ends_file = finished_ && piece_.size() == built_.size();
-  position_.ends_range = !entries_.Valid() && finished_ == position_.ends_file;
+  const size_t there = built_.size() - handed_out_;
+  position_.length = finished_ || there >= piece_bytes ? std::min(there, piece_bytes) : 0;
+  position_.ends_file = finished_ && position_.length == there;
+  position_.ends_range = ended_ && finished_ == position_.ends_file;
+  position_.needed_bytes = finished_ ? 0 : needed_bytes_;
   return position_;
 }
 
-Status SstBuilder::Fill(size_t piece_bytes) {
-  const uint64_t step_end = position_.raw_bytes + kStepBytes;
-  bool full = false;
-  while (entries_.Valid() && !full && built_.size() < piece_bytes && position_.raw_bytes < step_end) {
-    if (!open_) {
-      if (Status status = FromSource(writer_.Open(std::string()), "begin an SST file"); !status.ok()) {
-        return status;
-      }
-      open_ = true;
-    }
-    entries_.Load();
-    const Record record{entries_.is_entity() ? RecordKind::kEntity : RecordKind::kPut, 0, entries_.key(),
-                        entries_.value()};
-    // Nothing is written but memory: what is wrong is the entry.
-    if (Status status = FromSource(AddRecord(&writer_, record, &scratch_), "read the store"); !status.ok()) {
+Status SstBuilder::Add(const Record& record) {
+  if (!open_) {
+    if (Status status = FromSource(writer_.Open(std::string()), "begin an SST file"); !status.ok()) {
       return status;
     }
-    ++position_.entries;
-    position_.raw_bytes += record.key.size() + record.value.size();
-    full = writer_.FileSize() >= file_bytes_;
-    entries_.Next();
+    open_ = true;
   }
-  if (Status status = entries_.status(); !status.ok()) {
+  // Nothing is written but memory: what is wrong is the entry.
+  if (Status status = FromSource(AddRecord(&writer_, record, &scratch_), "read the store"); !status.ok()) {
     return status;
   }
-  return open_ && (full || !entries_.Valid()) ? Finish() : Status::Ok();
+  ++position_.entries;
+  position_.raw_bytes += record.key.size() + record.value.size();
+  if (!added_key_) {
+    added_key_.emplace();
+  }
+  added_key_->assign(record.key);
+  return Status::Ok();
+}
+
+Status SstBuilder::AddEntries(size_t piece_bytes) {
+  const uint64_t step_end = position_.raw_bytes + kStepBytes;
+  if (!entries_) {
+    entries_ = std::make_unique<EntryIterator>(*store_, family_, bounds_, room_ == 0);
+  }
+  while (entries_->Valid()) {
+    if (built_.size() - handed_out_ >= piece_bytes || position_.raw_bytes >= step_end) {
+      return Status::Ok();
+    }
+    entries_->Load();
+    const Record record{entries_->is_entity() ? RecordKind::kEntity : RecordKind::kPut, 0, entries_->key(),
+                        entries_->value()};
+    const uint64_t bytes = record.key.size() + record.value.size();
+    if (bytes >= kLargeEntryBytes && bytes > room_) {
+      needed_bytes_ = bytes;
+      return Status::Ok();
+    }
+    if (Status status = Add(record); !status.ok()) {
+      return status;
+    }
+    if (bytes >= kLargeEntryBytes) {
+      // It ends its file, so that the memory that RocksDB has for it comes back, and the reader's own before.
+      Close();
+      return Finish();
+    }
+    entries_->Next();
+    if (writer_.FileSize() >= file_bytes_) {
+      break;
+    }
+  }
+  if (Status status = entries_->status(); !status.ok()) {
+    return status;
+  }
+  ended_ = !entries_->Valid();
+  return open_ ? Finish() : Status::Ok();
+}
+
+Status SstBuilder::Fill(size_t piece_bytes) {
+  if (needed_bytes_ > room_) {
+    return Status::Ok();
+  }
+  needed_bytes_ = 0;
+  try {
+    const BlockMemory::Scope scope(&blocks_, room_);
+    if (Status status = AddEntries(piece_bytes); !status.ok()) {
+      return status;
+    }
+  } catch (const NoRoomForBlock& no_room) {
+    needed_bytes_ = no_room.needed();
+  }
+  if (needed_bytes_ > 0) {
+    Close();
+  }
+  return Status::Ok();
+}
+
+void SstBuilder::Close() {
+  if (added_key_) {
+    bounds_.after = added_key_;
+  }
+  entries_.reset();
 }
 
 Status SstBuilder::Finish() {

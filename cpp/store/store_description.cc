@@ -15,6 +15,7 @@
 #include <map>
 #include <optional>
 
+#include "store/block_memory.h"
 #include "store/rocksdb_status.h"
 
 namespace kvbatch {
@@ -325,8 +326,7 @@ rocksdb::ColumnFamilyOptions OpenOptions(const ColumnFamilyDescription& family,
   // Every reader since RocksDB 6.6, Kvrocks included, opens format 5.
   table.format_version = 5;
   table.block_size = family.block_size;
-  table.no_block_cache = cache == nullptr;
-  table.block_cache = cache;
+  table.block_cache = cache == nullptr ? BlockMemoryCache() : cache;
   if (cache == nullptr) {
     // Whoever reads without a cache reads whole ranges.
     table.initial_auto_readahead_size = table.max_auto_readahead_size = kReadaheadBytes;

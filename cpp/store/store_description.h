@@ -48,7 +48,7 @@ Status CheckComparator(const ColumnFamilyDescription& family);
 
 // RocksDB options that open the family: comparator, merge operator where this build knows it, table format.
 // Requires CheckComparator to have passed. An operator that it does not know is replaced by a failing one.
-// Blocks are cached in `cache`, or not at all.
+// Blocks are cached in `cache`, or not at all; then BlockMemory bounds those who ask for it.
 rocksdb::ColumnFamilyOptions OpenOptions(const ColumnFamilyDescription& family,
                                          const std::shared_ptr<rocksdb::Cache>& cache = nullptr);
 

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "batch/wide_columns.h"
+#include "store/block_memory.h"
 #include "store/rocksdb_status.h"
 #include "store/timed_put.h"
 
@@ -136,16 +137,22 @@ bool TableRun::OpenNext() {
   const TableFile& file = files_[next_file_];
   table_.reset();
   reader_ = std::make_unique<rocksdb::SstFileReader>(options_);
-  if (Status status = FromSource(reader_->Open(file.path), "open " + file.path); !status.ok()) {
-    Stop(std::move(status));
-    return false;
+  {
+    // Its index and filter are no entries.
+    const BlockMemory::Unbound unbound;
+    if (Status status = FromSource(reader_->Open(file.path), "open " + file.path); !status.ok()) {
+      Stop(std::move(status));
+      return false;
+    }
   }
   table_ = reader_->NewTableIterator();
   check_end_ = bounds_.end && options_.comparator->Compare(file.largest, *bounds_.end) >= 0;
   const auto& first = bounds_.after ? bounds_.after : bounds_.start;
   if (next_file_ == 0 && first) {
     std::string internal_key;
-    const auto made = rocksdb::GetInternalKeyForSeek(*first, options_.comparator, &internal_key);
+    // Behind a key means behind all of its versions: its block may be a large one, which need not be read again.
+    const auto made = bounds_.after ? rocksdb::GetInternalKeyForSeekForPrev(*first, options_.comparator, &internal_key)
+                                    : rocksdb::GetInternalKeyForSeek(*first, options_.comparator, &internal_key);
     if (!made.ok()) {
       Stop(FromSource(made, "seek in " + file.path));
       return false;

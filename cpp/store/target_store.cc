@@ -3,7 +3,6 @@
 #include <rocksdb/cache.h>
 #include <rocksdb/comparator.h>
 #include <rocksdb/options.h>
-#include <rocksdb/write_batch.h>
 
 #include <filesystem>
 #include <set>
@@ -308,14 +307,13 @@ Status TargetStore::Write(Frame* frame) {
       return summary.status();
     }
   }
-  return WriteValidated(raw.value(), nullptr);
+  return WriteValidated(rocksdb::WriteBatch(std::string(raw.value())), nullptr);
 }
 
-Status TargetStore::WriteValidated(std::string_view raw, const Cursor* cursor) {
+Status TargetStore::WriteValidated(rocksdb::WriteBatch batch, const Cursor* cursor) {
   if (Status status = CheckOpen(); !status.ok()) {
     return status;
   }
-  rocksdb::WriteBatch batch{std::string(raw)};
   if (cursor != nullptr) {
     if (Status status = EnsureReserved(); !status.ok()) {
       return status;

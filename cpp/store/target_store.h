@@ -3,6 +3,7 @@
 
 #include <rocksdb/db.h>
 #include <rocksdb/table_properties.h>
+#include <rocksdb/write_batch.h>
 
 #include <cstdint>
 #include <map>
@@ -92,7 +93,7 @@ class TargetStore : public std::enable_shared_from_this<TargetStore> {
   // Requires mutex_ and a record of a known family.
   Status CheckRecord(const Record& record) const;
   // With `cursor`, the cursor stands in the same write.
-  Status WriteValidated(std::string_view raw, const Cursor* cursor);
+  Status WriteValidated(rocksdb::WriteBatch batch, const Cursor* cursor);
   rocksdb::ColumnFamilyHandle* Handle(uint32_t id) const;
   std::string NextSpoolFile();
   // Moves an SST file into the family.

@@ -80,7 +80,8 @@ def _entry_seconds_per_byte(store: SourceStore, plan: Plan) -> float:
     while True:
         piece = builder.build(_PIECE_BYTES)
         seconds = time.perf_counter() - began
-        if piece.ends_range or seconds >= _SAMPLE_SECONDS:
+        # A large entry takes memory that a plan has not.
+        if piece.ends_range or piece.needed_bytes or seconds >= _SAMPLE_SECONDS:
             return seconds / max(1, piece.raw_bytes)
 
 

@@ -23,6 +23,8 @@ import stamina
 import typer
 
 from kvbatch import api
+from kvbatch._core.base import return_large_memory
+from kvbatch._core.frame import LARGE_ENTRY_BYTES
 from kvbatch.cli_control import add_control_commands
 from kvbatch.cli_options import (
     BatchOption,
@@ -510,6 +512,7 @@ class _FailureTold:
 def main() -> None:
     """Runs a command; errors become messages and exit codes."""
     _configure_logs()
+    return_large_memory(LARGE_ENTRY_BYTES)
     try:
         app(_arguments())
     except KvbatchError as error:

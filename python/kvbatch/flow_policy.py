@@ -18,7 +18,7 @@ from kvbatch.flow.stream_controller import StreamObservation, StreamState
 from kvbatch.flow.target_health import HealthDecision, TargetHealth
 from kvbatch.flow.throttle import ThrottleReason
 from kvbatch.job_figures import Observation
-from kvbatch.options import AUTO_BATCH_BYTES, AUTO_WINDOW, MIB, MigrationOptions
+from kvbatch.options import AUTO_BATCH_BYTES, AUTO_WINDOW, MIB, STREAM_BYTES, MigrationOptions
 from kvbatch.process import IdleCores
 from kvbatch.stream_group import StreamGroup
 
@@ -60,6 +60,7 @@ class FlowPolicy:
         self._group = group
         self._pool = pool
         self._lane = lane
+        self._flow.use_pool(pool)
         self._hold_for_check()
 
     def end_session(self) -> None:
@@ -77,6 +78,11 @@ class FlowPolicy:
     def batch_bytes(self) -> int:
         wanted = self._flow.settings.batch_bytes or self._batch.batch_bytes
         return self._flow.frame_bytes(min(wanted, self._options.most_batch_bytes(self.streams)), self.streams)
+
+    @property
+    def pool_bytes(self) -> int:
+        """What is left of the memory for frames and large entries."""
+        return self._flow.settings.max_memory - STREAM_BYTES * self.streams
 
     @property
     def window(self) -> int:
@@ -109,8 +115,11 @@ class FlowPolicy:
 
     def apply(self) -> None:
         """Tells the streams what holds now."""
-        if self._group is None:
+        if self._group is None or self._pool is None:
             return
+        pool_bytes = self.pool_bytes
+        if self._pool.max_bytes != pool_bytes:
+            self._pool.max_bytes = pool_bytes
         if self._flow.settings.compression != self._compression:
             self._compression = self._flow.settings.compression
             self._codec = CompressionState(codec=first_choice(self._compression, self._target))

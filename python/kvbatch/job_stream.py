@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kvbatch._core.base import file_crc32c
-from kvbatch._core.frame import BufferPool, Frame
+from kvbatch._core.frame import BufferPool, Frame, largest_entry, memory_for_entry
 from kvbatch._core.store import Cursor, OverlayReader, RangeReader, SourceStore, SstBuilder, StopReason, record_sent
 from kvbatch.compression import CodecChooser
 from kvbatch.errors import KvbatchError, SourceError, StoppedError
 from kvbatch.flow.job_flow import JobFlow
 from kvbatch.flow.stream_meter import StreamMeter
+from kvbatch.options import MIB
 from kvbatch.planner import middle_key
 from kvbatch.range_queue import RangeQueue
 from kvbatch.ranges import Range
@@ -176,13 +177,13 @@ class JobStream:
 
     def _put_overlay(self, stream: TargetStream, frame: Frame, part: Range, overlay: OverlayReader) -> None:
         sent = part.file_bytes
-        filled = overlay.fill(frame, self.batch_bytes, self.codecs.codec())
+        filled = overlay.fill(frame, self._frame_bytes, self.codecs.codec())
         while True:
             self._turn(stream)
-            if filled.stop is StopReason.LARGE_ENTRY:
-                self._check_large(part, overlay, filled.needed_bytes)
+            while filled.stop is StopReason.LARGE_ENTRY:
+                self._check_large(part, overlay.last_key, filled.needed_bytes)
                 frame.release()
-                filled = overlay.fill(frame, filled.needed_bytes, self.codecs.codec())
+                filled = overlay.fill_large(frame, filled.needed_bytes, self.codecs.codec())
             if not filled.entries:
                 break
             self.sent.record(part.id, sent, sent + filled.raw_bytes)
@@ -192,7 +193,9 @@ class JobStream:
             self._take_figures(stream)
             if filled.stop is StopReason.END:
                 break
-            filled = overlay.fill(frame, self.batch_bytes, self.codecs.codec())
+            if self.pool.waiting:
+                frame.release()
+            filled = overlay.fill(frame, self._frame_bytes, self.codecs.codec())
 
     def _move_file(self, stream: TargetStream, part: Range) -> None:
         """Moves a file of the store, going on where the target has what the source has."""
@@ -308,6 +311,9 @@ class JobStream:
                 self._take_durable(stream)
             if piece.ends_range:
                 return Cursor(part.id, entries=entries, raw_bytes=raw_bytes, digest=digest)
+            if piece.needed_bytes:
+                self._check_large(part, builder.last_key, piece.needed_bytes)
+                builder.make_room(self.pool, piece.needed_bytes)
             if self.split_wanted and piece.ends_file:
                 part = self._split(part, piece.last_key)
                 builder = self._builder(part, piece.last_key)
@@ -320,14 +326,14 @@ class JobStream:
         read_before, compress_before = self.counters.read_seconds, self.counters.compress_seconds
         compressed = 0.0
         codec = self.codecs.codec()
-        filled = reader.fill(frame, self.batch_bytes, codec)
+        filled = reader.fill(frame, self._frame_bytes, codec)
         while True:
             self._turn(stream)
             large = filled.stop is StopReason.LARGE_ENTRY
-            if large:
-                self._check_large(part, reader, filled.needed_bytes)
+            while filled.stop is StopReason.LARGE_ENTRY:
+                self._check_large(part, reader.last_key, filled.needed_bytes)
                 frame.release()
-                filled = reader.fill(frame, filled.needed_bytes, codec)
+                filled = reader.fill_large(frame, filled.needed_bytes, codec)
             if not filled.entries:
                 break
             ended = filled.stop is StopReason.END
@@ -339,17 +345,18 @@ class JobStream:
                 self.codecs.learn(frame, codec, reader.compress_seconds - compressed)
             compressed = reader.compress_seconds
             codec = self.codecs.codec()
-            if ended or large:
+            if ended or large or self.pool.waiting:
                 stream.put(frame, reader.digest)
                 if ended:
                     break
+                # Who waits for memory is served before this stream takes some again.
                 frame.release()
-                filled = reader.fill(frame, self.batch_bytes, codec)
+                filled = reader.fill(frame, self._frame_bytes, codec)
             else:
                 run = stream.put_run(
                     frame,
                     reader,
-                    batch_bytes=self.batch_bytes,
+                    batch_bytes=self._frame_bytes,
                     codec=codec,
                     frames=_FRAMES_PER_RUN if self.codecs.settled else 1,
                     mark=mark,
@@ -393,11 +400,23 @@ class JobStream:
             self.on_durable(cursor)
         self._take_figures(stream)
 
-    def _check_large(self, part: Range, reader: RangeReader | OverlayReader, needed: int) -> None:
-        limit = min(self.session.reply.max_frame_bytes, self.pool.max_bytes // 2)
-        if needed > limit:
-            raise SourceError(
-                f"{part}: the entry behind key {reader.last_key.hex() or '(the first)'} takes {format_bytes(needed)}, "
-                f"more than the {format_bytes(limit)} that both sides' --max-memory allows in one frame. "
-                "Nothing is lost; raise --max-memory to more than twice the entry on both sides and run it again"
-            )
+    @property
+    def _frame_bytes(self) -> int:
+        """The next batch: no larger than the target takes."""
+        return min(self.batch_bytes, self.session.reply.max_frame_bytes)
+
+    def _check_large(self, part: Range, last_key: bytes, needed: int) -> None:
+        """Raises SourceError for an entry that takes more memory than a side has."""
+        ours, theirs = largest_entry(self.pool.max_bytes), self.session.reply.max_frame_bytes
+        if needed <= min(ours, theirs):
+            return
+        whose = "this side's" if ours < needed else "the receiver's"
+        # What the pool is not given belongs to the streams.
+        apart = max(0, self.flow.settings.max_memory - self.pool.max_bytes) if ours < needed else 0
+        behind = (last_key or part.start or b"").hex()
+        enough = -(-(memory_for_entry(needed) + apart) // MIB)
+        raise SourceError(
+            f"{part}: an entry behind key {behind or '(the first)'} takes {format_bytes(needed)}, "
+            f"more than the {format_bytes(min(ours, theirs))} that {whose} --max-memory allows one entry. "
+            f"Nothing is lost; raise --max-memory to {enough}MiB there and run the same command again"
+        )

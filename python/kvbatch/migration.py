@@ -30,7 +30,7 @@ from kvbatch.job_figures import JobFigures
 from kvbatch.job_recorder import JobRecorder
 from kvbatch.job_stream import JobStream
 from kvbatch.migration_plan import make_plan, open_source
-from kvbatch.options import MigrationOptions
+from kvbatch.options import MAX_SIZE, MigrationOptions
 from kvbatch.range_queue import RangeQueue
 from kvbatch.ranges import Range
 from kvbatch.sent_log import SentLog
@@ -219,7 +219,8 @@ class Migration:
     def _open_session(self) -> TargetSession:
         target = self._target_endpoint
         if isinstance(target, DirectoryEndpoint):
-            return LocalSession(target.path, self.plan.manifest, self._options.max_memory // 2)
+            # It shares this side's memory and has no bound of its own.
+            return LocalSession(target.path, self.plan.manifest, MAX_SIZE)
         return RemoteSession(target, self.plan.manifest, self._policy.window, self._policy.silence_seconds)
 
     def _run_session(self) -> Summary | None:
@@ -286,7 +287,7 @@ class Migration:
         cursors = self._figures.cursors()
         remaining = [part for part in self._manifest.ranges if part.id not in cursors or not cursors[part.id].complete]
         queue = RangeQueue(remaining)
-        pool = BufferPool(self._flow.settings.max_memory)
+        pool = BufferPool(self._policy.pool_bytes)
         halt = threading.Event()
 
         def make_stream(index: int) -> JobStream:

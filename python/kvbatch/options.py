@@ -34,6 +34,9 @@ MIN_AUTO_BATCH_BYTES = 64 * KIB
 MAX_AUTO_BATCH_BYTES = 8 * MIB
 # Each stream holds one frame, which takes twice the batch when it is compressed.
 _FRAME_PARTS = 2
+# What a stream has beside its frame, as large as it gets without a large entry: what is read ahead, and a block where
+# it is read and where it is built.
+STREAM_BYTES = 2 * MIB
 
 # No machine has more, and it stays far from where sums of sizes would overflow in the core.
 MAX_SIZE = 1 << 50
@@ -209,7 +212,7 @@ class MigrationOptions(BaseModel):
             raise UsageError("--rate-limit and --rate-schedule exclude each other: a limit for all times is *=20MiB/s")
         batch_bytes = made.batch_bytes or MIN_AUTO_BATCH_BYTES
         streams = made.streams or made.max_streams
-        needed = _FRAME_PARTS * batch_bytes * streams
+        needed = (_FRAME_PARTS * batch_bytes + STREAM_BYTES) * streams
         if made.max_memory < needed:
             raise UsageError(
                 f"--max-memory {made.max_memory} is too little for {streams} streams of {batch_bytes}-byte "
@@ -242,7 +245,8 @@ class MigrationOptions(BaseModel):
 
     def most_batch_bytes(self, streams: int) -> int:
         """What `auto` may choose, so that the frames of as many streams have room."""
-        return min(MAX_AUTO_BATCH_BYTES, self.max_memory // (_FRAME_PARTS * max(1, streams)))
+        streams = max(1, streams)
+        return min(MAX_AUTO_BATCH_BYTES, (self.max_memory - STREAM_BYTES * streams) // (_FRAME_PARTS * streams))
 
 
 def _shown(name: str, command_line: str | None) -> str:

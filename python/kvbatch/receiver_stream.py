@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from kvbatch._core.frame import BufferPool, Frame, FrameType
+from kvbatch._core.frame import LARGE_ENTRY_BYTES, BufferPool, Frame, FrameType
 from kvbatch.errors import ClosedError, ProtocolError, TransportError
 from kvbatch.flow.stream_meter import HEALTH_SECONDS
 from kvbatch.protocol import Peer, cursor_to_json, decode_payload, malformed_is_protocol_error
@@ -18,8 +18,6 @@ __all__ = ["ReceiverStream"]
 # that pauses gets one after this.
 _IDLE_ACK_MILLISECONDS = 50
 _MAX_FRAMES_PER_ACK = 64
-# A buffer this large served one large value and goes back to the pool at once.
-_LARGE_FRAME_BYTES = 8 << 20
 
 
 class ReceiverStream:
@@ -54,6 +52,7 @@ class ReceiverStream:
                 applier = self._ranges.current()
                 if frame.range != applier.applied.range:
                     raise ProtocolError(f"data of range {frame.range} while range {applier.applied.range} is open")
+                large = frame.raw_length >= LARGE_ENTRY_BYTES and frame.entries == 1
                 began = time.perf_counter_ns()
                 applier.apply(frame)
                 took = time.perf_counter_ns() - began
@@ -61,7 +60,7 @@ class ReceiverStream:
                 self._counters.count_batch(frame.entries, frame.raw_length, took)
                 self._digest = applier.applied.digest
                 self._unacknowledged += 1
-                if frame.raw_length >= _LARGE_FRAME_BYTES:
+                if large:
                     frame.release()
             elif type_ is FrameType.FILE:
                 if frame.range != (opened := self._ranges.current().applied.range):
@@ -98,7 +97,9 @@ class ReceiverStream:
             # Whatever came last: a sender may pause behind any frame.
             if self._unacknowledged or type_ is FrameType.RANGE_END:
                 self._acknowledge_when_due()
-            if not self._unacknowledged:
+            if not self._unacknowledged and not connection.wait_readable(0):
+                # For as long as nothing comes others may have the memory.
+                frame.release()
                 connection.wait_readable(-1)
 
     def _receive_piece(self, file: int, offset: int) -> int:

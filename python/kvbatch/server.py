@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from kvbatch._core.frame import BufferPool, FrameLimits, FrameType
+from kvbatch._core.frame import BufferPool, FrameLimits, FrameType, largest_entry
 from kvbatch.at_exit import AT_EXIT_SECONDS, stop_at_exit
 from kvbatch.endpoints import format_address, is_loopback
 from kvbatch.errors import (
@@ -79,8 +79,7 @@ class Receiver:
             raise UsageError(f"listen on {address} with root {self.root}: {error.strerror or error}") from error
         self.host, self.port = self._socket.getsockname()[:2]
         self.pool = BufferPool(max_memory)
-        # A compressed frame takes memory for both its forms.
-        self.limits = FrameLimits(max_data_bytes=max_memory // 2, max_file_bytes=FILE_PIECE_BYTES)
+        self.limits = FrameLimits(max_data_bytes=largest_entry(max_memory), max_file_bytes=FILE_PIECE_BYTES)
         self.counters = ReceiverCounters()
         self._lock = threading.Lock()
         self._stopping = threading.Event()

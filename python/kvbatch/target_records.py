@@ -20,14 +20,11 @@ def read_records(path: Path) -> dict[bytes, bytes]:
     reader = RangeReader(store, RESERVED_COLUMN_FAMILY, None, None)
     frame = Frame(BufferPool(_MAX_RECORD_BYTES))
     records: dict[bytes, bytes] = {}
-    batch_bytes = MIB
-    stop = StopReason.FULL
-    while stop is not StopReason.END:
-        filled = reader.fill(frame, batch_bytes)
-        stop = filled.stop
-        if stop is StopReason.LARGE_ENTRY:
+    while True:
+        filled = reader.fill(frame, MIB)
+        while filled.stop is StopReason.LARGE_ENTRY:
             frame.release()
-            batch_bytes = filled.needed_bytes
-        else:
-            records.update({key: value for _, _, key, value in decode_batch(frame.raw())})
-    return records
+            filled = reader.fill_large(frame, filled.needed_bytes)
+        records.update({key: value for _, _, key, value in decode_batch(frame.raw())})
+        if filled.stop is StopReason.END:
+            return records

@@ -117,6 +117,113 @@ TEST(BufferPool, OneReturnServesEveryWaiterThatFits) {
   EXPECT_EQ(pool->leased_bytes(), 256 * kKiB);
 }
 
+TEST(BufferPool, ALargeNeedIsNotStarvedBySmallOnes) {
+  const auto pool = BufferPool::Create(256 * kKiB);
+  Buffer small = Must(pool->Acquire(64 * kKiB));
+  std::vector<int> order;
+  std::thread large([&] {
+    const Buffer all = Must(pool->Acquire(256 * kKiB));
+    order.push_back(1);
+  });
+  EXPECT_TRUE(Eventually([&] { return pool->waiting() == 1; }));
+  std::thread next([&] {
+    // There is room for it at once, but it is not its turn.
+    const Buffer another = Must(pool->Acquire(64 * kKiB));
+    order.push_back(2);
+  });
+  EXPECT_TRUE(Eventually([&] { return pool->waiting() == 2; }));
+  small.Release();
+  large.join();
+  next.join();
+  EXPECT_THAT(order, ::testing::ElementsAre(1, 2));
+}
+
+TEST(BufferPool, RoomBesideABufferCountsAsTheBufferDoes) {
+  const auto pool = BufferPool::Create(1 << 20);
+  Buffer buffer = Must(pool->Acquire(128 * kKiB, 512 * kKiB));
+  EXPECT_EQ(buffer.capacity(), 128 * kKiB);
+  EXPECT_EQ(buffer.leased(), 640 * kKiB);
+  EXPECT_EQ(pool->leased_bytes(), 640 * kKiB);
+  EXPECT_THAT(pool->Acquire(512 * kKiB, 512 * kKiB + 1), Fails(Code::kUsage));
+  buffer.DropMemory();
+  EXPECT_EQ(buffer.data(), nullptr);
+  EXPECT_EQ(buffer.capacity(), 0U);
+  EXPECT_EQ(pool->leased_bytes(), 640 * kKiB);
+  const Buffer moved = std::move(buffer);
+  EXPECT_EQ(moved.leased(), 640 * kKiB);
+  EXPECT_EQ(buffer.leased(), 0U);  // NOLINT(bugprone-use-after-move)
+  const Buffer room = Must(pool->Acquire(0, 384 * kKiB));
+  EXPECT_EQ(room.data(), nullptr);
+  EXPECT_EQ(pool->leased_bytes(), 1024 * kKiB);
+}
+
+TEST(BufferPool, WhatIsOnlyTriedTakesAnEighthAndNeverWaits) {
+  const auto pool = BufferPool::Create(8 << 20);
+  Buffer tried = pool->TryLease(768 * kKiB);
+  EXPECT_EQ(tried.leased(), 768 * kKiB);
+  EXPECT_EQ(pool->TryLease(512 * kKiB).leased(), 0U);
+  const Buffer rest = Must(pool->Acquire(7 << 20));
+  EXPECT_EQ(pool->TryLease(256 * kKiB).leased(), 256 * kKiB);
+  tried.Release();
+  EXPECT_EQ(pool->leased_bytes(), size_t{7} << 20);
+  EXPECT_EQ(pool->TryLease(1024 * kKiB).leased(), 1024 * kKiB);
+}
+
+TEST(BufferPool, ALargerBudgetServesThoseWhoWait) {
+  const auto pool = BufferPool::Create(128 * kKiB);
+  const Buffer all = Must(pool->Acquire(128 * kKiB));
+  std::thread waiter([&] { EXPECT_THAT(pool->Acquire(64 * kKiB), IsOk()); });
+  EXPECT_TRUE(Eventually([&] { return pool->waiting() == 1; }));
+  pool->SetMaxBytes(192 * kKiB);
+  waiter.join();
+  EXPECT_EQ(pool->max_bytes(), 192 * kKiB);
+}
+
+TEST(BufferPool, ASmallerBudgetHoldsOnceEnoughCameBack) {
+  const auto pool = BufferPool::Create(1 << 20);
+  Buffer first = Must(pool->Acquire(512 * kKiB));
+  Buffer second = Must(pool->Acquire(256 * kKiB));
+  Must(pool->Acquire(256 * kKiB)).Release();
+  pool->SetMaxBytes(256 * kKiB);
+  EXPECT_THAT(pool->Acquire(257 * kKiB), Fails(Code::kUsage, "budget of 262144"));
+  std::atomic<bool> served = false;
+  std::thread waiter([&] {
+    EXPECT_THAT(pool->Acquire(64 * kKiB), IsOk());
+    served = true;
+  });
+  EXPECT_TRUE(Eventually([&] { return pool->waiting() == 1; }));
+  first.Release();
+  EXPECT_FALSE(served);  // the second alone takes all that there is now
+  second.Release();
+  waiter.join();
+}
+
+TEST(BufferPool, ABudgetThatBecomesTooSmallEndsAWait) {
+  const auto pool = BufferPool::Create(512 * kKiB);
+  const Buffer all = Must(pool->Acquire(512 * kKiB));
+  std::thread waiter([&] { EXPECT_THAT(pool->Acquire(256 * kKiB), Fails(Code::kUsage)); });
+  EXPECT_TRUE(Eventually([&] { return pool->waiting() == 1; }));
+  pool->SetMaxBytes(128 * kKiB);
+  waiter.join();
+}
+
+TEST(BufferPool, WaitsThatLastCountAsFarAsTheyGot) {
+  using std::chrono::nanoseconds;
+  const auto pool = BufferPool::Create(64 * kKiB);
+  Buffer all = Must(pool->Acquire(64 * kKiB));
+  EXPECT_EQ(pool->waited(), nanoseconds(0));
+  std::thread waiter([&] { EXPECT_THAT(pool->Acquire(1), IsOk()); });
+  EXPECT_TRUE(Eventually([&] { return pool->waiting() == 1; }));
+  const auto so_far = pool->waited();
+  EXPECT_TRUE(Eventually([&] { return pool->waited() > so_far; }));
+  const auto lasting = pool->waited();
+  all.Release();
+  waiter.join();
+  const auto ended = pool->waited();
+  EXPECT_GE(ended, lasting);
+  EXPECT_EQ(pool->waited(), ended);
+}
+
 TEST(BufferPool, CloseWakesEveryWaiterAndGivesNothingMore) {
   const auto pool = BufferPool::Create(128 * kKiB);
   Buffer all = Must(pool->Acquire(128 * kKiB));

@@ -40,6 +40,36 @@ TEST(Frame, ComesBackAsItWasSent) {
   }
 }
 
+TEST(Frame, ALargeEntryTakesAllOfItsMemoryAtOnce) {
+  const auto pool = BufferPool::Create(64 << 20);
+  constexpr size_t kMiB = 1 << 20;
+  Frame sent(pool);
+  for (const Codec codec : kCodecs) {
+    EXPECT_THAT(sent.ReserveLarge(4 * kMiB, codec), IsOk());
+    EXPECT_EQ(pool->leased_bytes(), 12 * kMiB);
+    EXPECT_EQ(sent.raw_capacity(), 4 * kMiB);
+  }
+  // An ordinary batch does not keep it.
+  EXPECT_THAT(sent.Reserve(kMiB, Codec::kNone), IsOk());
+  EXPECT_EQ(pool->leased_bytes(), kMiB);
+  sent.Release();
+
+  FrameHeader header;
+  header.type = FrameType::kData;
+  header.raw_length = header.payload_length = 4 * kMiB;
+  header.entries = 1;
+  const auto its_pool = BufferPool::Create(64 << 20);
+  Frame received(its_pool);
+  EXPECT_THAT(received.ReserveFor(header), IsOk());
+  EXPECT_EQ(its_pool->leased_bytes(), 12 * kMiB);
+  received.DropPayload();
+  EXPECT_EQ(its_pool->leased_bytes(), 12 * kMiB);
+  EXPECT_TRUE(received.payload().empty());
+  header.entries = 2;
+  EXPECT_THAT(received.ReserveFor(header), IsOk());
+  EXPECT_EQ(its_pool->leased_bytes(), 4 * kMiB);
+}
+
 TEST(Frame, CompressesWhereThatMakesItSmaller) {
   const auto pool = BufferPool::Create(32 << 20);
   for (const Codec codec : {Codec::kLz4, Codec::kZstd}) {

@@ -1,9 +1,11 @@
 #include "store/range_reader.h"
 
+#include <filesystem>
 #include <set>
 
 #include "batch/batch_reader.h"
 #include "batch/wide_columns.h"
+#include "frame/large_entry.h"
 #include "store_testing.h"
 
 namespace kvbatch::testing {
@@ -114,6 +116,99 @@ TEST_F(RangeReaderTest, TheBatchesTogetherAreTheRangeWhateverTheirSizes) {
   }
   EXPECT_EQ(ReadAll(store, {}, {1 << 20}).frames, 1U);
   EXPECT_EQ(ReadAll(store, {}, {12}).frames, 500U);
+}
+
+// Entries with values that are large, small and large again; such as compress well stand in a small block.
+Entries WithLargeValues(size_t large_bytes) {
+  Random random(23);
+  return {{"a", "1"},
+          {"b", RandomBytes(random, large_bytes)},
+          {"c", "2"},
+          {"d", std::string(large_bytes, 'x')},
+          {"e", std::string(2 * large_bytes, 'y')},
+          {"f", "3"}};
+}
+
+// Reads a range as a sender does: what a large entry needs is acquired when it is met.
+Entries ReadWithLarge(RangeReader* reader, const std::shared_ptr<BufferPool>& pool, Codec codec) {
+  Frame frame(pool);
+  Entries entries;
+  FillResult result = Must(reader->Fill(&frame, 4096, codec));
+  while (true) {
+    while (result.stop == StopReason::kLargeEntry) {
+      EXPECT_EQ(result.entries, 0U);
+      EXPECT_EQ(frame.header().raw_length, 0U);
+      const size_t needed = result.needed_bytes;
+      result = Must(reader->FillLarge(&frame, needed, codec));
+      EXPECT_LE(frame.header().raw_length, needed);
+      EXPECT_GE(pool->leased_bytes(), kLargeEntryCopies * frame.header().raw_length);
+    }
+    BatchReader records(Must(frame.OpenRaw()));
+    for (Record record; records.Next(&record);) {
+      entries.emplace_back(record.key, record.value);
+    }
+    if (result.stop == StopReason::kEnd) {
+      return entries;
+    }
+    result = Must(reader->Fill(&frame, 4096, codec));
+    // The frame stands for a batch again.
+    EXPECT_LE(pool->leased_bytes(), size_t{128} << 10);
+  }
+}
+
+TEST_F(RangeReaderTest, LargeEntriesComeByThemselvesWithAllTheirMemory) {
+  const Entries entries = WithLargeValues(kLargeEntryBytes + 1000);
+  rocksdb::ColumnFamilyOptions plain;
+  plain.compression = rocksdb::kNoCompression;
+  for (const auto& options : {rocksdb::ColumnFamilyOptions(), plain}) {
+    std::filesystem::remove_all(path_);
+    const auto store = StoreOf(entries, options);
+    for (const Codec codec : {Codec::kNone, Codec::kLz4}) {
+      RangeReader reader(store, Must(store->Family("default")), {}, kTargetFamily, Digest());
+      EXPECT_EQ(ReadWithLarge(&reader, pool_, codec), entries);
+    }
+    EXPECT_EQ(pool_->leased_bytes(), 0U);
+  }
+}
+
+TEST_F(RangeReaderTest, LargeEntriesOfOverlappingFilesAndTheWalDoToo) {
+  const Entries entries = WithLargeValues(kLargeEntryBytes);
+  {
+    OwnedStore store(path_);
+    store.Put("b", "old");
+    store.Put("e", std::string(kLargeEntryBytes, 'o'));
+    store.Flush();
+    for (const auto& [key, value] : entries) {
+      if (key != "d") {
+        store.Put(key, value);
+      }
+    }
+    store.Flush();
+    store.Put("d", entries[3].second);
+  }
+  const auto store = OpenSource(path_);
+  RangeReader reader(store, Must(store->Family("default")), {}, kTargetFamily, Digest());
+  EXPECT_EQ(ReadWithLarge(&reader, pool_, Codec::kNone), entries);
+}
+
+TEST_F(RangeReaderTest, ABlockIsNotReadBeforeThereIsRoomForIt) {
+  constexpr size_t kBytes = size_t{64} << 20;
+  const auto store = StoreOf({{"a", std::string(kBytes, 'x')}});
+  RangeReader reader(store, Must(store->Family("default")), {}, kTargetFamily, Digest());
+  Frame frame(pool_);
+  FillResult result = Must(reader.Fill(&frame, 4096, Codec::kNone));
+  ASSERT_EQ(result.stop, StopReason::kLargeEntry);
+  // It is asked for once more without another look.
+  EXPECT_EQ(Must(reader.Fill(&frame, 4096, Codec::kNone)).needed_bytes, result.needed_bytes);
+  // The block as it is in the file comes first, and it says how large it is.
+  while (result.stop == StopReason::kLargeEntry && result.needed_bytes < kBytes) {
+    result = Must(reader.FillLarge(&frame, result.needed_bytes, Codec::kNone));
+  }
+  ASSERT_EQ(result.stop, StopReason::kLargeEntry);
+  EXPECT_THAT(reader.FillLarge(&frame, result.needed_bytes, Codec::kNone), Fails(Code::kUsage, "memory budget"));
+  EXPECT_EQ(pool_->leased_bytes(), 0U);
+  pool_->SetMaxBytes(MemoryForEntry(result.needed_bytes));
+  EXPECT_EQ(Must(reader.FillLarge(&frame, result.needed_bytes, Codec::kNone)).entries, 1U);
 }
 
 TEST_F(RangeReaderTest, AFullBatchHasNoRoomForTheNextEntry) {

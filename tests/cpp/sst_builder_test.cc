@@ -7,6 +7,7 @@
 #include <map>
 #include <utility>
 
+#include "frame/large_entry.h"
 #include "store/sst_writing.h"
 #include "target_testing.h"
 
@@ -59,6 +60,9 @@ class SstBuilderTest : public ::testing::Test {
     WholeFile file;
     do {
       const BuiltPiece before = std::exchange(file.end, Must(builder->Build(piece_bytes)));
+      if (file.end.needed_bytes > 0) {
+        EXPECT_THAT(builder->MakeRoom(BufferPool::Create(size_t{1} << 30), file.end.needed_bytes), IsOk());
+      }
       const std::string_view piece = builder->piece();
       EXPECT_EQ(file.end.offset, file.bytes.size());
       EXPECT_EQ(file.end.length, piece.size());
@@ -119,6 +123,34 @@ class SstBuilderTest : public ::testing::Test {
   const std::string path_ = directory_ / "store";
   const std::string copy_ = directory_ / "copy.sst";
 };
+
+TEST_F(SstBuilderTest, ALargeEntryIsNotReadBeforeThereIsRoomAndEndsItsFile) {
+  const Entries entries = {
+      {"a", "1"}, {"b", std::string(kLargeEntryBytes, 'x')}, {"c", std::string(3 * kLargeEntryBytes, 'y')}, {"d", "2"}};
+  auto builder = BuilderOf(StoreOf(entries));
+  const auto pool = BufferPool::Create(size_t{64} << 20);
+  constexpr size_t kPiece = 100'000;
+  std::vector<Entries> files;
+  std::string bytes;
+  size_t asked = 0;
+  for (BuiltPiece piece; !piece.ends_range;) {
+    piece = Must(builder->Build(kPiece));
+    bytes += builder->piece();
+    if (piece.needed_bytes > 0) {
+      ++asked;
+      ASSERT_THAT(builder->MakeRoom(pool, piece.needed_bytes), IsOk());
+      EXPECT_EQ(pool->leased_bytes(), kLargeEntryCopies * piece.needed_bytes);
+    }
+    if (piece.ends_file) {
+      files.push_back(Read({std::exchange(bytes, std::string()), piece, 0}).entries);
+    }
+  }
+  EXPECT_EQ(Joined(files), entries);
+  EXPECT_EQ(files.size(), 3U);
+  EXPECT_GE(asked, 2U);
+  builder.reset();
+  EXPECT_EQ(pool->leased_bytes(), 0U);
+}
 
 TEST_F(SstBuilderTest, TheFileIsTheRange) {
   const Entries entries = SomeEntries(5000);

@@ -96,16 +96,18 @@ def test_value_of_64_mib(tmp_path: Path, place: Place, lane: str) -> None:
 def test_value_too_large_for_the_memory_is_refused_with_the_way_out(tmp_path: Path, place: Place) -> None:
     entries = {b"before": b"1", b"large": bytes(range(256)) * (16 * MIB // 256)}
     source = write_store(tmp_path / "source", {"default": entries})
-    with pytest.raises(kvbatch.SourceError, match=r"6265666f7265.*raise --max-memory"):
+    with pytest.raises(kvbatch.SourceError, match=r"an entry behind key .* takes 16 MiB, .*raise --max-memory"):
         kvbatch.migrate(source, place.endpoint(), max_memory="16MiB").wait()
     check_equal(source, place, "batch", {"default": entries}, max_memory="64MiB")
 
 
-def test_value_of_any_size_travels_in_a_file(tmp_path: Path, place: Place) -> None:
-    """It needs no frame that it fits into."""
+def test_value_too_large_for_the_memory_is_refused_in_a_built_file_too(tmp_path: Path, place: Place) -> None:
+    """It needs no frame that it fits into, but the block that it is built into."""
     entries = {b"before": b"1", b"large": bytes(range(256)) * (16 * MIB // 256)}
     source = write_store(tmp_path / "source", {"default": entries})
-    check_equal(source, place, "sst", {"default": entries}, max_memory="16MiB")
+    with pytest.raises(kvbatch.SourceError, match=r"an entry behind key .* takes 16 MiB, .*raise --max-memory"):
+        kvbatch.migrate(source, place.endpoint(), lane="sst", max_memory="16MiB").wait()
+    check_equal(source, place, "sst", {"default": entries}, max_memory="64MiB")
 
 
 def test_values_just_around_a_batch(tmp_path: Path, place: Place, lane: str) -> None:

@@ -141,16 +141,16 @@ class Processes:
     environment: dict[str, str] = field(default_factory=dict)
     children: list[Child] = field(default_factory=list)
 
-    def _start(self, what: str, command: list[str], **more: Any) -> Child:
+    def start(self, what: str, command: list[str], **more: Any) -> Child:
         child = Child(f"{what} {len(self.children)}", command, self.environment, **more)
         self.children.append(child)
         return child
 
     def kvbatch(self, *arguments: object) -> Child:
-        return self._start(str(arguments[0]), kvbatch_command(arguments))
+        return self.start(str(arguments[0]), kvbatch_command(arguments))
 
     def dying_at_the_end(self, *arguments: object) -> Child:
-        return self._start(str(arguments[0]), [sys.executable, str(_DIES_AT_THE_END), *map(str, arguments)])
+        return self.start(str(arguments[0]), [sys.executable, str(_DIES_AT_THE_END), *map(str, arguments)])
 
     def serve(self, root: Path, port: int = 0, *, dying_at_the_end: bool = False) -> tuple[Child, int]:
         """A receiver that listens, and its port."""
@@ -171,7 +171,7 @@ class Processes:
         """`kvbatch migrate` with small ranges and files; its stderr is one JSON event a line."""
         command = [sys.executable, str(_SMALL_PIECES), "migrate", str(source), str(target), "--json"]
         command += ["--progress", "json", "--state-dir", str(self.directory / state), *map(str, arguments)]
-        return self._start("migrate", command, on_line=on_line)
+        return self.start("migrate", command, on_line=on_line)
 
     def close(self) -> None:
         for child in self.children:

@@ -113,9 +113,9 @@ def test_messages_name_options_that_the_command_line_has() -> None:
 
 
 def test_memory_must_hold_a_frame_for_each_stream() -> None:
-    with pytest.raises(UsageError, match=f"at least {32 * MIB}"):
-        MigrationOptions.checked(streams=4, batch_bytes="4MiB", max_memory=32 * MIB - 1)
-    assert MigrationOptions.checked(streams=4, batch_bytes="4MiB", max_memory=32 * MIB).streams == 4
+    with pytest.raises(UsageError, match=f"at least {40 * MIB}"):
+        MigrationOptions.checked(streams=4, batch_bytes="4MiB", max_memory=40 * MIB - 1)
+    assert MigrationOptions.checked(streams=4, batch_bytes="4MiB", max_memory=40 * MIB).streams == 4
 
 
 def test_what_may_change_while_a_job_runs_is_checked_as_at_its_start() -> None:

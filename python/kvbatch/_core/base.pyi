@@ -18,6 +18,7 @@ __all__: list[str] = [
     "crc32c",
     "entry_digest",
     "file_crc32c",
+    "return_large_memory",
     "sum_digests",
     "xxh3_64",
 ]
@@ -84,6 +85,11 @@ def entry_digest(key: bytes, value: bytes, is_entity: bool = False) -> bytes:
 def file_crc32c(fd: typing.SupportsIndex, offset: typing.SupportsIndex, length: typing.SupportsIndex, file: str) -> int:
     """
     CRC-32C of a piece of a file, over the page cache. SourceError, naming `file`, when it cannot be read.
+    """
+
+def return_large_memory(bytes: typing.SupportsIndex) -> None:
+    """
+    Has the C library give back to the system at once what is as large when it is freed; for the whole process.
     """
 
 def sum_digests(digests: collections.abc.Sequence[bytes]) -> bytes:

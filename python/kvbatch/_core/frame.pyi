@@ -12,12 +12,15 @@ import kvbatch._core.codec
 
 __all__: list[str] = [
     "HEADER_BYTES",
+    "LARGE_ENTRY_BYTES",
     "PROTOCOL_VERSION",
     "BufferPool",
     "Frame",
     "FrameHeader",
     "FrameLimits",
     "FrameType",
+    "largest_entry",
+    "memory_for_entry",
 ]
 
 class FrameType(enum.IntEnum):
@@ -119,7 +122,17 @@ class BufferPool:
     @property
     def leased_bytes(self) -> int: ...
     @property
-    def max_bytes(self) -> int: ...
+    def max_bytes(self) -> int:
+        """
+        Can be changed at any time: with less than is leased, nobody gets anything until enough is back.
+        """
+    @max_bytes.setter
+    def max_bytes(self, arg1: typing.SupportsIndex) -> None: ...
+    @property
+    def waited_seconds(self) -> float:
+        """
+        All threads together, waits that last included.
+        """
     @property
     def waiting(self) -> int:
         """
@@ -158,5 +171,16 @@ class Frame:
     @property
     def type(self) -> FrameType: ...
 
+def largest_entry(max_memory: typing.SupportsIndex) -> int:
+    """
+    The largest that a budget takes, in bytes.
+    """
+
+def memory_for_entry(entry_bytes: typing.SupportsIndex) -> int:
+    """
+    The least budget that takes it, in bytes.
+    """
+
 HEADER_BYTES: int = 64
+LARGE_ENTRY_BYTES: int = 2097152
 PROTOCOL_VERSION: int = 1

@@ -275,7 +275,7 @@ class FillResult:
     @property
     def needed_bytes(self) -> int:
         """
-        With LARGE_ENTRY: the batch size it takes.
+        With LARGE_ENTRY: the batch size it takes, for fill_large; reading may show that it takes more.
         """
     @property
     def raw_bytes(self) -> int:
@@ -340,6 +340,15 @@ class RangeReader:
         """
         Packs the next batch. Raises SourceError naming a damaged file.
         """
+    def fill_large(
+        self,
+        frame: kvbatch._core.frame.Frame,
+        needed_bytes: typing.SupportsIndex,
+        codec: kvbatch._core.codec.Codec = kvbatch._core.codec.Codec.NONE,
+    ) -> FillResult:
+        """
+        The answer to LARGE_ENTRY, once more if it comes again: waits for all the memory that such an entry takes.
+        """
     def send_run(
         self,
         connection: kvbatch._core.wire.Connection,
@@ -394,6 +403,15 @@ class OverlayReader:
         """
         As RangeReader.fill.
         """
+    def fill_large(
+        self,
+        frame: kvbatch._core.frame.Frame,
+        needed_bytes: typing.SupportsIndex,
+        codec: kvbatch._core.codec.Codec = kvbatch._core.codec.Codec.NONE,
+    ) -> FillResult:
+        """
+        As RangeReader.fill_large.
+        """
     @property
     def digest(self) -> bytes: ...
     @property
@@ -421,7 +439,7 @@ class BuiltPiece:
     @property
     def ends_range(self) -> bool:
         """
-        Nothing is left behind it; the range had nothing at all unless `ends_file`.
+        Nothing is left behind it; without `ends_file` nothing at all since the last file.
         """
     @property
     def entries(self) -> int:
@@ -435,6 +453,11 @@ class BuiltPiece:
         """
     @property
     def length(self) -> int: ...
+    @property
+    def needed_bytes(self) -> int:
+        """
+        Not 0: the next entry is a large one, of about so many bytes, for `make_room`.
+        """
     @property
     def offset(self) -> int:
         """
@@ -468,6 +491,10 @@ class SstBuilder:
         """
         The next piece, of `piece_bytes` at most; now and then an empty one. Raises SourceError naming a damaged file.
         """
+    def make_room(self, pool: kvbatch._core.frame.BufferPool, needed_bytes: typing.SupportsIndex) -> None:
+        """
+        Waits for all the memory that a large entry takes, and keeps it until the file with it was handed out.
+        """
     def send(self, connection: kvbatch._core.wire.Connection) -> int:
         """
         Sends the piece as a FILE frame; its crc32c.
@@ -475,6 +502,11 @@ class SstBuilder:
     def write(self, fd: typing.SupportsIndex, offset: typing.SupportsIndex) -> int:
         """
         Writes the piece into a file; its crc32c. TargetError, NoSpaceError.
+        """
+    @property
+    def last_key(self) -> bytes:
+        """
+        Of the entry that was added last; empty when there was none.
         """
 
 class TargetHealth:

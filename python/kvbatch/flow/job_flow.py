@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kvbatch._core.base import RateLimiter
+from kvbatch._core.frame import BufferPool
 from kvbatch.flow.settings import JobSettings
 from kvbatch.flow.throttle import ThrottleLedger, ThrottleReason
 
@@ -36,6 +37,8 @@ class JobFlow:
         # When the last frame of a stream began.
         self._began: dict[int, float] = {}
         self._counted = {ThrottleReason.RATE_LIMIT: 0.0, ThrottleReason.SOURCE_READ_RATE: read_limiter.waited_seconds}
+        self._pool: BufferPool | None = None
+        self._memory_counted = 0.0
         self.ledger = ledger
         self.wire_limiter = RateLimiter(settings.rate_limit)
         self.read_limiter = read_limiter
@@ -59,7 +62,7 @@ class JobFlow:
             return self._settings
 
     def count_waits(self) -> None:
-        """Brings what streams waited for limits, which the core measures, into the ledger."""
+        """Brings what streams waited for limits and for memory, which the core measures, into the ledger."""
         for reason, limiter in (
             (ThrottleReason.RATE_LIMIT, self.wire_limiter),
             (ThrottleReason.SOURCE_READ_RATE, self.read_limiter),
@@ -67,6 +70,15 @@ class JobFlow:
             waited = limiter.waited_seconds
             self.ledger.add(reason, waited - self._counted[reason])
             self._counted[reason] = waited
+        if self._pool is not None:
+            waited = self._pool.waited_seconds
+            self.ledger.add(ThrottleReason.MEMORY, waited - self._memory_counted)
+            self._memory_counted = waited
+
+    def use_pool(self, pool: BufferPool) -> None:
+        """What streams wait for in `pool` counts from now on; each session has one of its own."""
+        self.count_waits()
+        self._pool, self._memory_counted = pool, pool.waited_seconds
 
     def limit_wire(self, bytes_per_second: int) -> bool:
         """As `change` of the rate limit; whether that made a difference."""

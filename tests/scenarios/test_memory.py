@@ -1,0 +1,187 @@
+"""`--max-memory` bounds what a process takes: no more than 150 MiB above it, as the kernel counts."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from kvbatch.units import parse_bytes
+from support.places import quick_folder
+from support.processes import Processes
+
+MIB = 1 << 20
+# What Python, RocksDB and the code of both take besides.
+BESIDE_BYTES = 150 * MIB
+# 256 MiB and the least budget for a value of it: three and a half times as much, and what the streams have.
+LARGE_BYTES = 256 * MIB
+ENOUGH_FOR_LARGE = "960MiB"
+NOT_ENOUGH_FOR_LARGE = "512MiB"
+_PEAK_MEMORY = Path(__file__).parents[1] / "support" / "peak_memory.py"
+# Written by another process: this one's own memory must not grow with the stores.
+_WRITER = """
+import random, sys
+import rocksdict
+from pathlib import Path
+from support.stores import raw_options
+
+path, families, count, size, kind, compression = sys.argv[1:]
+options = raw_options()
+options.set_compression_type(getattr(rocksdict.DBCompressionType, compression)())
+store = rocksdict.Rdict(path, options)
+source = random.Random(4)
+for name in ["default", *(f"family{number}" for number in range(1, int(families)))]:
+    family = store if name == "default" else store.create_column_family(name, options)
+    family[b"before"] = b"1"
+    for number in range(int(count)):
+        piece = bytes(1 << 20) if kind == "zeros" else source.randbytes(1 << 20)
+        family[b"large%06d" % number] = piece * (int(size) >> 20)
+    family[b"zlast"] = b"2"
+    family.flush()
+store.close()
+"""
+
+
+@pytest.fixture(scope="module")
+def stores() -> Iterator[Callable[..., Path]]:
+    """Stores that are made once: (families, values in each, bytes of a value, "zeros" or "random", compression)."""
+    with quick_folder("kvbatch-memory-") as folder:
+
+        def store(families: int, count: int, size: int, kind: str, compression: str) -> Path:
+            path = folder / f"{families}-{count}-{size}-{kind}-{compression}"
+            if not path.exists():
+                arguments = [str(path), str(families), str(count), str(size), kind, compression]
+                subprocess.run(
+                    [sys.executable, "-c", _WRITER, *arguments],
+                    check=True,
+                    env={"PYTHONPATH": str(_PEAK_MEMORY.parents[1])},
+                )
+            return path
+
+        yield store
+
+
+def _kvbatch(peak_file: Path) -> list[str]:
+    return [sys.executable, str(_PEAK_MEMORY), str(peak_file)]
+
+
+@dataclass
+class Outcome:
+    code: int
+    errors: str
+    peaks: dict[str, int]
+    target: Path
+    output: str
+
+    def stays_within(self, max_memory: str) -> None:
+        allowed = parse_bytes(max_memory) + BESIDE_BYTES
+        assert all(peak <= allowed for peak in self.peaks.values()), (
+            f"{ {name: peak // MIB for name, peak in self.peaks.items()} } MiB with {max_memory}"
+        )
+
+
+@pytest.fixture
+def migrate(tmp_path: Path) -> Iterator[Callable[..., Outcome]]:
+    """`kvbatch migrate` as a process, to a directory or to a receiver that is one of its own."""
+    processes = Processes(tmp_path)
+
+    def run(source: Path, place: str, *options: str, sender: str, receiver: str = "") -> Outcome:
+        root = tmp_path / "root"
+        target, serving = str(tmp_path / "target"), None
+        peak_files = {"sender": tmp_path / "sender.peak"}
+        if place == "receiver":
+            peak_files["receiver"] = tmp_path / "receiver.peak"
+            listening = ["--root", str(root), "--listen", "127.0.0.1:0", "--max-memory", receiver or sender]
+            serving = processes.start("serve", [*_kvbatch(peak_files["receiver"]), "serve", *listening])
+            port = int(serving.first_line().split(",")[0].rpartition(":")[2])
+            target = f"kvbatch://127.0.0.1:{port}/copy"
+        # The port is another one each time, and with it the job would be.
+        job = ["--job", "copy", "--state-dir", str(tmp_path / "state"), "--progress", "none", "--max-memory", sender]
+        sending = processes.start(
+            "migrate", [*_kvbatch(peak_files["sender"]), "migrate", str(source), target, *job, *options]
+        )
+        code = sending.wait()
+        if serving is not None:
+            serving.close()
+        peaks = {name: int(file.read_text()) for name, file in peak_files.items()}
+        return Outcome(code, sending.errors, peaks, root / "copy" if serving else tmp_path / "target", sending.stdout)
+
+    yield run
+    processes.close()
+
+
+places = pytest.mark.parametrize("place", ["directory", "receiver"])
+lanes = pytest.mark.parametrize("lane", ["batch", "sst"])
+kinds = pytest.mark.parametrize(("kind", "compression"), [("random", "none"), ("zeros", "lz4")])
+
+
+@places
+@lanes
+@kinds
+def test_a_value_of_256_mib_goes_where_the_budget_allows_it(
+    stores: Callable[..., Path], migrate: Callable[..., Outcome], place: str, lane: str, kind: str, compression: str
+) -> None:
+    source = stores(1, 1, LARGE_BYTES, kind, compression)
+    outcome = migrate(source, place, "--lane", lane, "--compression", "lz4", sender=ENOUGH_FOR_LARGE)
+    assert outcome.code == 0, outcome.errors
+    outcome.stays_within(ENOUGH_FOR_LARGE)
+    assert (outcome.target / "CURRENT").exists()
+
+
+@places
+@lanes
+@kinds
+def test_a_value_of_256_mib_is_refused_by_name_before_it_is_read_where_it_does_not(
+    stores: Callable[..., Path], migrate: Callable[..., Outcome], place: str, lane: str, kind: str, compression: str
+) -> None:
+    source = stores(1, 1, LARGE_BYTES, kind, compression)
+    refused = migrate(source, place, "--lane", lane, sender="64MiB", receiver="960MiB")
+    assert refused.code == 1
+    assert re.search(rf"an entry behind key ({b'before'.hex()}|{b'large'.hex()}).* takes 256 MiB", refused.errors)
+    assert "this side's --max-memory" in refused.errors
+    assert refused.peaks["sender"] <= 64 * MIB + BESIDE_BYTES
+    # What it says to type is enough.
+    enough = re.search(r"raise --max-memory to (\d+MiB)", refused.errors)
+    assert enough is not None
+    assert migrate(source, place, "--lane", lane, sender=enough[1], receiver="960MiB").code == 0
+
+
+@lanes
+def test_a_receiver_with_too_little_is_named(
+    stores: Callable[..., Path], migrate: Callable[..., Outcome], lane: str
+) -> None:
+    source = stores(1, 1, LARGE_BYTES, "zeros", "lz4")
+    outcome = migrate(source, "receiver", "--lane", lane, sender=ENOUGH_FOR_LARGE, receiver=NOT_ENOUGH_FOR_LARGE)
+    assert outcome.code == 1
+    assert "the receiver's --max-memory" in outcome.errors
+    assert outcome.peaks["receiver"] <= parse_bytes(NOT_ENOUGH_FOR_LARGE) + BESIDE_BYTES
+
+
+@places
+@lanes
+def test_streams_with_large_values_wait_for_each_other(
+    stores: Callable[..., Path], migrate: Callable[..., Outcome], place: str, lane: str
+) -> None:
+    """More streams than the budget has room for values, one of them waiting for memory nearly always."""
+    source = stores(8, 6, 8 * MIB, "zeros", "lz4")
+    options = ["--lane", lane, "--streams", "8", "--batch-size", "64KiB", "--json"]
+    outcome = migrate(source, place, *options, sender="48MiB")
+    assert outcome.code == 0, outcome.errors
+    outcome.stays_within("48MiB")
+    # Nothing else holds a stream back that has neither a limit nor a window.
+    assert place == "receiver" or json.loads(outcome.output)["throttled_seconds"] > 0
+
+
+@places
+@lanes
+def test_many_families(stores: Callable[..., Path], migrate: Callable[..., Outcome], place: str, lane: str) -> None:
+    source = stores(40, 3, MIB, "random", "lz4")
+    outcome = migrate(source, place, "--lane", lane, sender="64MiB")
+    assert outcome.code == 0, outcome.errors
+    outcome.stays_within("64MiB")
