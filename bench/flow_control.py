@@ -269,13 +269,14 @@ def goodput(
         )
         began = time.monotonic()
         applied: list[tuple[float, int]] = []
+        progress = migration.progress()
         while time.monotonic() < began + window[1] and not ended(migration, _LOOK_SECONDS):
+            progress = migration.progress()
             now = applied_entries(f"http://{listen}/metrics")
             # A frame is applied as a whole: what counts is when.
             if not applied or now[1] > applied[-1][1]:
                 applied.append(now)
         short = ended(migration, 0)
-        progress = migration.progress()
         ending_early(migration)
     last = applied[-1]
     begin = min(began + window[0], (began + last[0]) / 2) if short else began + window[0]
