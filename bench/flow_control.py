@@ -199,14 +199,16 @@ def moved(bench: FlowBench, place: Path, *, watched: bool) -> dict[str, float]:
             state_dir=bench.new("state", place),
         )
         migration = Migration(str(bench.source("source")), f"kvbatch://127.0.0.1:{port}/copy", options)
+        urls: list[str] = []
         if watched:
             own = stack.enter_context(serve_metrics(migration, "127.0.0.1:0"))
-            urls = (f"http://127.0.0.1:{own.port}/metrics", f"http://{listen}/metrics")
-            stack.enter_context(foreground_process("scrape", *urls))
+            urls = [f"http://127.0.0.1:{own.port}/metrics", f"http://{listen}/metrics"]
             events = migration.events()
             follower = threading.Thread(target=lambda: [json.dumps(event.to_json()) for event in events])
             follower.start()
             stack.callback(follower.join)
+        # Starting it takes a while: both kinds of jobs begin on a machine that has calmed down as much.
+        stack.enter_context(foreground_process("scrape", *urls))
         before = CpuTime.of("self").all + CpuTime.of(process.pid).all
         # The summary's seconds begin earlier: starting to listen is not what a watched job pays for each second.
         began = time.monotonic()
