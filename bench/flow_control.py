@@ -199,14 +199,16 @@ def moved(bench: FlowBench, place: Path, *, watched: bool) -> dict[str, float]:
             state_dir=bench.new("state", place),
         )
         migration = Migration(str(bench.source("source")), f"kvbatch://127.0.0.1:{port}/copy", options)
+        urls: list[str] = []
         if watched:
             own = stack.enter_context(serve_metrics(migration, "127.0.0.1:0"))
-            urls = (f"http://127.0.0.1:{own.port}/metrics", f"http://{listen}/metrics")
-            stack.enter_context(foreground_process("scrape", *urls))
+            urls = [f"http://127.0.0.1:{own.port}/metrics", f"http://{listen}/metrics"]
             events = migration.events()
             follower = threading.Thread(target=lambda: [json.dumps(event.to_json()) for event in events])
             follower.start()
             stack.callback(follower.join)
+        # Starting it takes a while: both kinds of jobs begin on a machine that has calmed down as much.
+        stack.enter_context(foreground_process("scrape", *urls))
         before = CpuTime.of("self").all + CpuTime.of(process.pid).all
         # The summary's seconds begin earlier: starting to listen is not what a watched job pays for each second.
         began = time.monotonic()
@@ -269,13 +271,14 @@ def goodput(
         )
         began = time.monotonic()
         applied: list[tuple[float, int]] = []
+        progress = migration.progress()
         while time.monotonic() < began + window[1] and not ended(migration, _LOOK_SECONDS):
+            progress = migration.progress()
             now = applied_entries(f"http://{listen}/metrics")
             # A frame is applied as a whole: what counts is when.
             if not applied or now[1] > applied[-1][1]:
                 applied.append(now)
         short = ended(migration, 0)
-        progress = migration.progress()
         ending_early(migration)
     last = applied[-1]
     begin = min(began + window[0], (began + last[0]) / 2) if short else began + window[0]

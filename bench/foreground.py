@@ -4,7 +4,7 @@
         gets of random keys of a store that it has open for reading, as a server of it would
     python bench/foreground.py write STORE RECORD [--rate 200]
         batches of 100 KiB into a store of its own, and whether RocksDB held it up
-    python bench/foreground.py scrape URL [URL]...
+    python bench/foreground.py scrape [URL]...
         fetches each at once and then once a second
 
 They print `ready` when they begin and end with their standard input. Requests come at a steady rate, `--rate` a second:
@@ -180,7 +180,7 @@ def main() -> None:
         command.add_argument("store")
         command.add_argument("record", type=Path)
         command.add_argument("--rate", type=float, default=rate, help="requests a second")
-    commands.add_parser("scrape").add_argument("urls", nargs="+", metavar="URL")
+    commands.add_parser("scrape").add_argument("urls", nargs="*", metavar="URL")
     arguments = parser.parse_args()
     if arguments.command == "scrape":
         scrape(arguments.urls)
