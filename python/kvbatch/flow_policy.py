@@ -18,12 +18,22 @@ from kvbatch.flow.stream_controller import StreamObservation, StreamState
 from kvbatch.flow.target_health import HealthDecision, TargetHealth
 from kvbatch.flow.throttle import ThrottleReason
 from kvbatch.job_figures import Observation
-from kvbatch.options import AUTO_BATCH_BYTES, AUTO_WINDOW, MIB, STREAM_BYTES, MigrationOptions
+from kvbatch.options import (
+    AUTO_BATCH_BYTES,
+    AUTO_WINDOW,
+    FRAME_PARTS,
+    MIB,
+    MIN_BATCH_BYTES,
+    STREAM_BYTES,
+    MigrationOptions,
+)
 from kvbatch.process import IdleCores
 from kvbatch.stream_group import StreamGroup
 
 __all__ = ["FlowPolicy"]
 
+# Of the streams' time: a target that applies for longer is what they wait for.
+_BUSY_SHARE = 0.5
 # Waits that say nothing of how fast the job could be.
 _HELD_BACK = frozenset(ThrottleReason) - {ThrottleReason.WINDOW}
 
@@ -77,7 +87,8 @@ class FlowPolicy:
     @property
     def batch_bytes(self) -> int:
         wanted = self._flow.settings.batch_bytes or self._batch.batch_bytes
-        return self._flow.frame_bytes(min(wanted, self._options.most_batch_bytes(self.streams)), self.streams)
+        most = max(MIN_BATCH_BYTES, self.pool_bytes // (FRAME_PARTS * self.streams))
+        return self._flow.frame_bytes(min(wanted, most), self.streams)
 
     @property
     def pool_bytes(self) -> int:
@@ -188,6 +199,9 @@ class FlowPolicy:
                 observed.raw_bytes / max(1, observed.payload_bytes),
             )
         stream_seconds = observed.seconds * observed.streams
+        # A full window waits for the target, or, where that has little to do, for the link.
+        window_seconds = observed.waited_seconds[ThrottleReason.WINDOW]
+        of_target = observed.stage_seconds["apply"] >= _BUSY_SHARE * stream_seconds
         before = self._codec
         self._codec = compression_controller.decide(
             before,
@@ -195,8 +209,9 @@ class FlowPolicy:
                 seconds=observed.seconds,
                 goodput=observed.acknowledged_bytes / observed.seconds,
                 wire_rate=observed.payload_bytes / observed.seconds,
-                blocked_share=observed.stage_seconds["network"] / stream_seconds,
-                window_share=observed.waited_seconds[ThrottleReason.WINDOW] / stream_seconds,
+                blocked_share=(observed.stage_seconds["network"] + (0.0 if of_target else window_seconds))
+                / stream_seconds,
+                window_share=window_seconds / stream_seconds if of_target else 0.0,
                 pack_seconds_per_byte=observed.stage_seconds["read"] / max(1, observed.raw_bytes),
                 streams=observed.streams,
                 idle_cores=self._idle.measure(),

@@ -31,9 +31,8 @@ MAX_STREAMS = 64
 MIN_RATE = 64 * KIB
 # What `auto` may choose.
 MIN_AUTO_BATCH_BYTES = 64 * KIB
-MAX_AUTO_BATCH_BYTES = 8 * MIB
 # Each stream holds one frame, which takes twice the batch when it is compressed.
-_FRAME_PARTS = 2
+FRAME_PARTS = 2
 # What a stream has beside its frame, as large as it gets without a large entry: what is read ahead, and a block where
 # it is read and where it is built.
 STREAM_BYTES = 2 * MIB
@@ -212,7 +211,7 @@ class MigrationOptions(BaseModel):
             raise UsageError("--rate-limit and --rate-schedule exclude each other: a limit for all times is *=20MiB/s")
         batch_bytes = made.batch_bytes or MIN_AUTO_BATCH_BYTES
         streams = made.streams or made.max_streams
-        needed = (_FRAME_PARTS * batch_bytes + STREAM_BYTES) * streams
+        needed = (FRAME_PARTS * batch_bytes + STREAM_BYTES) * streams
         if made.max_memory < needed:
             raise UsageError(
                 f"--max-memory {made.max_memory} is too little for {streams} streams of {batch_bytes}-byte "
@@ -242,11 +241,6 @@ class MigrationOptions(BaseModel):
         now["max_streams"] = self.max_streams
         checked = MigrationOptions.checked(**(now | changes))
         return {name: getattr(checked, name) for name in changes}
-
-    def most_batch_bytes(self, streams: int) -> int:
-        """What `auto` may choose, so that the frames of as many streams have room."""
-        streams = max(1, streams)
-        return min(MAX_AUTO_BATCH_BYTES, (self.max_memory - STREAM_BYTES * streams) // (_FRAME_PARTS * streams))
 
 
 def _shown(name: str, command_line: str | None) -> str:

@@ -65,9 +65,16 @@ def test_what_does_not_raise_goodput_stays_as_it_is() -> None:
         assert state.reason.startswith("the target is the limit")
 
 
-def test_cores_that_are_busy_with_other_things_do_not_compress() -> None:
-    # What two streams use of them for packing is all that they get.
-    assert settle(dataclasses.replace(SLOW_LINK, idle_cores=0.0)).codec == "none"
+def test_cores_that_are_busy_with_other_things_compress_only_what_takes_a_little_of_them() -> None:
+    busy = dataclasses.replace(SLOW_LINK, idle_cores=0.0)
+    assert settle(busy).codec == "lz4"
+    assert settle(dataclasses.replace(busy, samples={"lz4": CodecSample(5e-8, 2.5)})).codec == "none"
+
+
+def test_a_single_lump_does_not_change_what_is_known_of_a_link() -> None:
+    state = settle(SLOW_LINK)
+    lump = decide(state, dataclasses.replace(SLOW_LINK, wire_rate=3 * SLOW_LINK.wire_rate))
+    assert state.link_rate < lump.link_rate < 2 * state.link_rate
 
 
 def test_zstd_is_tried_where_the_link_is_the_limit_and_cores_are_idle() -> None:

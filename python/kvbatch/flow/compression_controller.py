@@ -19,6 +19,10 @@ _HYSTERESIS = 1.15
 _AGREEING = 2
 # Of the streams' time: waits that are longer say what the limit is.
 _NOTICEABLE_SHARE = 0.1
+# Of a core: others that keep all of them busy share with one more.
+_FAIR_SHARE = 0.25
+# What a link was measured to carry is the mean of late: frames are counted when they are through, in lumps.
+_NEW_SHARE = 0.3
 # What a link that held streams up was measured to carry is believed for so long, and twice as long each time that
 # trying without its limit was in vain.
 _TRUST_SECONDS = 30.0
@@ -98,19 +102,19 @@ def estimates(state: CompressionState, observed: CompressionObservation) -> dict
     samples: dict[CodecName, CodecSample] = {"none": CodecSample(0.0, 1.0), **observed.samples}
     now = samples.get(state.codec, CodecSample(0.0, 1.0))
     busy_cores = observed.goodput * (observed.pack_seconds_per_byte + now.seconds_per_byte)
-    cores = min(observed.streams, busy_cores + observed.idle_cores)
+    cores = min(observed.streams, busy_cores + max(observed.idle_cores, _FAIR_SHARE))
     # Where acks are waited for, what comes behind the link is the limit, and no codec changes it.
     behind = observed.goodput if observed.window_share >= _NOTICEABLE_SHARE > observed.blocked_share else math.inf
     expected: dict[CodecName, float] = {}
     for codec, sample in samples.items():
         seconds_per_byte = observed.pack_seconds_per_byte + sample.seconds_per_byte
         cpu = cores / seconds_per_byte if seconds_per_byte > 0 else math.inf
-        expected[codec] = min(cpu, _link_rate(state, observed) * sample.ratio, behind)
+        expected[codec] = min(cpu, _link_rate(state) * sample.ratio, behind)
     return expected
 
 
-def _link_rate(state: CompressionState, observed: CompressionObservation) -> float:
-    return max(state.link_rate, observed.wire_rate) if state.trusted_seconds > 0 else math.inf
+def _link_rate(state: CompressionState) -> float:
+    return state.link_rate if state.trusted_seconds > 0 else math.inf
 
 
 def _learn_link(state: CompressionState, observed: CompressionObservation) -> CompressionState:
@@ -122,7 +126,9 @@ def _learn_link(state: CompressionState, observed: CompressionObservation) -> Co
         # It was tried whether the limit is gone.
         changed = not 0.8 <= observed.wire_rate / state.link_rate <= 1.25
         trust = _TRUST_SECONDS if changed else min(2 * trust, _TRUST_SECONDS_MAX)
-    return dataclasses.replace(state, link_rate=observed.wire_rate, trusted_seconds=trust, trust_seconds=trust)
+    known = state.link_rate if state.trusted_seconds > 0 else 0.0
+    rate = known + _NEW_SHARE * (observed.wire_rate - known) if known else observed.wire_rate
+    return dataclasses.replace(state, link_rate=rate, trusted_seconds=trust, trust_seconds=trust)
 
 
 def _next_sample(state: CompressionState, observed: CompressionObservation) -> CompressionState:
