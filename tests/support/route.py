@@ -110,6 +110,7 @@ class Pieces:
     grafts: bool = False
     # A file of the source travels in pieces of so many bytes.
     piece_bytes: int = 64 * KIB
+    compression: str = "auto"
 
     @staticmethod
     def drawn(draw: random.Random, *, grafts: bool = False) -> Pieces:
@@ -127,6 +128,7 @@ class Pieces:
     @property
     def arguments(self) -> list[str]:
         sizes = [f"--batch-size={self.batch_bytes}", f"--window={self.window}", f"--streams={self.streams}"]
+        sizes.append(f"--compression={self.compression}")
         builds = self.lane == "sst" and not self.grafts
         return [*sizes, f"--lane={self.lane}", *(["--target-compression=none"] if builds else [])]
 
