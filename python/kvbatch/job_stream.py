@@ -225,14 +225,15 @@ class JobStream:
         self._take_durable(stream)
 
     def _put_overlay(self, stream: TargetStream, frame: Frame, part: Range, overlay: OverlayReader) -> None:
+        """No trials of codecs here: what stands over a file is no sample of the rest."""
         sent = part.file_bytes
-        filled = overlay.fill(frame, self.batch_bytes, self.codecs.codec())
+        filled = overlay.fill(frame, self.batch_bytes, self.codecs.usual)
         while True:
             self._turn(stream)
             if filled.stop is StopReason.LARGE_ENTRY:
                 self._check_large(part, overlay, filled.needed_bytes)
                 frame.release()
-                filled = overlay.fill(frame, filled.needed_bytes, self.codecs.codec())
+                filled = overlay.fill(frame, filled.needed_bytes, self.codecs.usual)
             if not filled.entries:
                 break
             self.sent.record(part.id, sent, sent + filled.raw_bytes)
@@ -242,7 +243,7 @@ class JobStream:
             self._take_figures(stream)
             if filled.stop is StopReason.END:
                 break
-            filled = overlay.fill(frame, self.batch_bytes, self.codecs.codec())
+            filled = overlay.fill(frame, self.batch_bytes, self.codecs.usual)
 
     def _move_file(self, stream: TargetStream, part: Range) -> None:
         """Moves a file of the store, going on where the target has what the source has."""
