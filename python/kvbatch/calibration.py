@@ -120,7 +120,9 @@ def estimate_seconds(plan: Plan, measured: Calibration, target: Endpoint, option
     cores = len(os.sched_getaffinity(0))
     if is_elsewhere(target):
         cores *= 2
-    seconds = max(work / min(cores, 2 * options.streams), (file_bytes + read_bytes) / measured.link_bytes_per_second)
+    seconds = max(
+        work / min(cores, 2 * options.most_streams), (file_bytes + read_bytes) / measured.link_bytes_per_second
+    )
     state = plan.target_state
     if state is not None and state.kind == "finished":
         return 0.0

@@ -79,7 +79,7 @@ def _plan_ranges(store: SourceStore, options: MigrationOptions, *, graft: bool) 
     sizes = RangeSizes(
         range_bytes=options.range_bytes,
         max_ranges=options.max_ranges,
-        streams=options.streams,
+        streams=options.most_streams,
         graft_bytes=options.graft_bytes if graft else None,
     )
     return tuple(plan_ranges(store, key_range=options.key_range, sizes=sizes))
@@ -118,5 +118,5 @@ def _cost(store: SourceStore, ranges: tuple[Range, ...]) -> int:
 
 def _spares_the_target(target: Endpoint, options: MigrationOptions) -> bool:
     """Whether the machine that builds SST files had better be this one: it does nothing else, the other may serve."""
-    spare = options.streams > 1 and len(os.sched_getaffinity(0)) > 1
+    spare = options.most_streams > 1 and len(os.sched_getaffinity(0)) > 1
     return is_elsewhere(target) and spare and not options.allow_nonempty

@@ -128,7 +128,7 @@ def make_plan(source: Endpoint, target: Endpoint, store: SourceStore, options: M
         target=str(target),
         lane=way.lane,
         lane_reason=way.reason,
-        streams=min(options.streams, max(1, len(way.ranges))),
+        streams=min(options.most_streams, max(1, len(way.ranges))),
         estimated_entries=sum(part.estimated_entries for part in way.ranges),
         estimated_bytes=sum(part.estimated_bytes for part in way.ranges),
         files_grafted=sum(bool(part.file) for part in way.ranges),

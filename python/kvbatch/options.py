@@ -211,7 +211,7 @@ class MigrationOptions(BaseModel):
         if made.rate_limit and made.rate_schedule is not None:
             raise UsageError("--rate-limit and --rate-schedule exclude each other: a limit for all times is *=20MiB/s")
         batch_bytes = made.batch_bytes or MIN_AUTO_BATCH_BYTES
-        streams = made.streams or made.max_streams
+        streams = made.most_streams
         needed = _FRAME_PARTS * batch_bytes * streams
         if made.max_memory < needed:
             raise UsageError(
@@ -237,6 +237,11 @@ class MigrationOptions(BaseModel):
         now["max_streams"] = self.max_streams
         checked = MigrationOptions.checked(**(now | changes))
         return {name: getattr(checked, name) for name in changes}
+
+    @property
+    def most_streams(self) -> int:
+        """That there may be at once."""
+        return self.streams or self.max_streams
 
     def most_batch_bytes(self, streams: int) -> int:
         """What `auto` may choose, so that the frames of as many streams have room."""
