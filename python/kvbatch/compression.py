@@ -51,8 +51,13 @@ class CodecChooser:
         return self._trial is None
 
     @property
-    def chosen(self) -> str:
+    def usual(self) -> Codec:
         """What frames get that are no trial."""
+        return self._codec
+
+    @property
+    def chosen(self) -> str:
+        """Its name."""
         return self._codec.name.lower()
 
     def codec(self) -> Codec:

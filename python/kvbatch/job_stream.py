@@ -176,14 +176,15 @@ class JobStream:
         self._take_durable(stream)
 
     def _put_overlay(self, stream: TargetStream, frame: Frame, part: Range, overlay: OverlayReader) -> None:
+        """No trials of codecs here: what stands over a file is no sample of the rest."""
         sent = part.file_bytes
-        filled = overlay.fill(frame, self._frame_bytes, self.codecs.codec())
+        filled = overlay.fill(frame, self._frame_bytes, self.codecs.usual)
         while True:
             self._turn(stream)
             while filled.stop is StopReason.LARGE_ENTRY:
                 self._check_large(part, overlay.last_key, filled.needed_bytes)
                 frame.release()
-                filled = overlay.fill_large(frame, filled.needed_bytes, self.codecs.codec())
+                filled = overlay.fill_large(frame, filled.needed_bytes, self.codecs.usual)
             if not filled.entries:
                 break
             self.sent.record(part.id, sent, sent + filled.raw_bytes)
@@ -195,7 +196,7 @@ class JobStream:
                 break
             if self.pool.waiting:
                 frame.release()
-            filled = overlay.fill(frame, self._frame_bytes, self.codecs.codec())
+            filled = overlay.fill(frame, self._frame_bytes, self.codecs.usual)
 
     def _move_file(self, stream: TargetStream, part: Range) -> None:
         """Moves a file of the store, going on where the target has what the source has."""
@@ -320,7 +321,8 @@ class JobStream:
 
     def _put_batches(self, stream: TargetStream, frame: Frame, part: Range, cursor: Cursor, mark: memoryview) -> Cursor:
         """Everything behind `cursor`; where the whole range then stands."""
-        reader = self._reader(part, cursor.last_key if cursor.entries else None, cursor.digest)
+        after = cursor.last_key if cursor.entries else None
+        reader = self._reader(part, after, cursor.digest)
         entries, raw_bytes = cursor.entries, cursor.raw_bytes
         looked_at = self.counters.batches
         read_before, compress_before = self.counters.read_seconds, self.counters.compress_seconds
@@ -331,7 +333,7 @@ class JobStream:
             self._turn(stream)
             large = filled.stop is StopReason.LARGE_ENTRY
             while filled.stop is StopReason.LARGE_ENTRY:
-                self._check_large(part, reader.last_key, filled.needed_bytes)
+                self._check_large(part, reader.last_key or after or b"", filled.needed_bytes)
                 frame.release()
                 filled = reader.fill_large(frame, filled.needed_bytes, codec)
             if not filled.entries:
@@ -374,8 +376,9 @@ class JobStream:
             self._take_figures(stream)
             if self.split_wanted and filled.stop is StopReason.FULL:
                 # The batch that stands in the frame is still to be sent; the new reader goes on behind it.
-                part = self._split(part, reader.last_key)
-                reader = self._reader(part, reader.last_key, reader.digest)
+                after = reader.last_key
+                part = self._split(part, after)
+                reader = self._reader(part, after, reader.digest)
                 read_before, compress_before = self.counters.read_seconds, self.counters.compress_seconds
                 compressed = 0.0
         return Cursor(part.id, entries=entries, raw_bytes=raw_bytes, digest=reader.digest)

@@ -68,6 +68,8 @@ class Migration:
         # Set when the job's thread has something to look at.
         self._wake = threading.Event()
         self._finished = threading.Event()
+        # Several operators at once: what the events say last is what holds.
+        self._steering = threading.Lock()
         self._session: TargetSession | None = None
         self._manifest = self.plan.manifest
         self._resumed = False
@@ -105,20 +107,23 @@ class Migration:
         """Changes rate_limit, source_read_rate, streams, batch_bytes, window, compression or max_memory of the running
         job, given as to `migrate`; they hold from the next frame on. Raises UsageError, and changes nothing, for what
         makes no sense."""
-        changed = self._options.changed(self._flow.settings, **changes)
-        self._flow.change(**changed)
-        self._bus.publish("settings", **changed)
+        with self._steering:
+            changed = self._options.changed(self._flow.settings, **changes)
+            settings = self._flow.change(**changed)
+            self._bus.publish("settings", **changed)
         self._wake.set()
-        return self._flow.settings
+        return settings
 
     def pause(self) -> None:
         """Holds the job between two frames until `resume`. What was sent becomes durable. Idempotent."""
-        if self._flow.pause():
-            self._bus.publish("state", state="paused")
+        with self._steering:
+            if self._flow.pause():
+                self._bus.publish("state", state="paused")
 
     def resume(self) -> None:
-        if self._flow.resume():
-            self._bus.publish("state", state="running")
+        with self._steering:
+            if self._flow.resume():
+                self._bus.publish("state", state="running")
 
     def cancel(self) -> None:
         """Stops cleanly: what was applied is made durable and the job stays resumable. `wait` raises StoppedError."""
@@ -331,6 +336,8 @@ class Migration:
                 if self._stopping.is_set():
                     pool.close()
                 if time.monotonic() >= give_up:
+                    # A stream that failed may hold the memory that another one waits for.
+                    pool.close()
                     self._flow.let_go()
                     group.interrupt()
                     give_up = float("inf")

@@ -28,6 +28,7 @@ AUTO_WINDOW = 16
 MIN_BATCH_BYTES = 4 * KIB
 MAX_BATCH_BYTES = 64 * MIB
 MAX_STREAMS = 64
+MAX_WINDOW = 1024
 MIN_RATE = 64 * KIB
 # What `auto` may choose.
 MIN_AUTO_BATCH_BYTES = 64 * KIB
@@ -162,7 +163,7 @@ class MigrationOptions(BaseModel):
         "--batch-size", "auto, or a size from 4KiB to 64MiB", default=0
     )
     window: Annotated[int, BeforeValidator(_parse_auto)] = _option(
-        "--window", "auto, or a whole number from 1 to 1024", ge=0, le=1024, default=0
+        "--window", f"auto, or a whole number from 1 to {MAX_WINDOW}", ge=0, le=MAX_WINDOW, default=0
     )
     rate_limit: Annotated[int, _read_by(_parse_limit)] = _option("--rate-limit", _A_RATE, default=0)
     rate_schedule: Annotated[RateSchedule | None, _read_by(_parse_schedule)] = _option(
@@ -210,7 +211,7 @@ class MigrationOptions(BaseModel):
         if made.rate_limit and made.rate_schedule is not None:
             raise UsageError("--rate-limit and --rate-schedule exclude each other: a limit for all times is *=20MiB/s")
         batch_bytes = made.batch_bytes or MIN_AUTO_BATCH_BYTES
-        streams = made.streams or made.max_streams
+        streams = made.most_streams
         needed = (FRAME_PARTS * batch_bytes + STREAM_BYTES) * streams
         if made.max_memory < needed:
             raise UsageError(
@@ -241,6 +242,11 @@ class MigrationOptions(BaseModel):
         now["max_streams"] = self.max_streams
         checked = MigrationOptions.checked(**(now | changes))
         return {name: getattr(checked, name) for name in changes}
+
+    @property
+    def most_streams(self) -> int:
+        """That there may be at once."""
+        return self.streams or self.max_streams
 
 
 def _shown(name: str, command_line: str | None) -> str:

@@ -7,6 +7,7 @@ import time
 from kvbatch._core.frame import LARGE_ENTRY_BYTES, BufferPool, Frame, FrameType
 from kvbatch.errors import ClosedError, ProtocolError, TransportError
 from kvbatch.flow.stream_meter import HEALTH_SECONDS
+from kvbatch.options import MAX_WINDOW
 from kvbatch.protocol import Peer, cursor_to_json, decode_payload, malformed_is_protocol_error
 from kvbatch.receiver_counters import StreamCounters
 from kvbatch.target_job import FileTotals
@@ -18,26 +19,34 @@ __all__ = ["ReceiverStream"]
 # that pauses gets one after this.
 _IDLE_ACK_MILLISECONDS = 50
 _MAX_FRAMES_PER_ACK = 64
+# Of what makes no sense.
+_SHOWN_CHARACTERS = 40
 
 
 class ReceiverStream:
     """Applies the frames of one connection and acknowledges them."""
 
     def __init__(
-        self, peer: Peer, ranges: AppliedRanges, pool: BufferPool, window: int, counters: StreamCounters
+        self, peer: Peer, ranges: AppliedRanges, pool: BufferPool, window: object, counters: StreamCounters
     ) -> None:
-        """`window`: how many frames the sender keeps unacknowledged."""
-        self._use_window(window)
+        """`window`: how many frames the sender keeps unacknowledged, as it says. Raises ProtocolError for one that is
+        none."""
+        self._peer = peer
+        self._use_window(window, "HELLO")
         self._apply_nanoseconds = 0
         self._health_due = 0.0
-        self._peer = peer
         self._ranges = ranges
         self._frame = Frame(pool)
         self._counters = counters
         self._unacknowledged = 0
         self._digest = bytes(16)
 
-    def _use_window(self, window: int) -> None:
+    def _use_window(self, window: object, told_by: str) -> None:
+        if type(window) is not int or not 1 <= window <= MAX_WINDOW:
+            raise ProtocolError(
+                f"{self._peer.name} sent a malformed {told_by}: a window is a whole number from 1 to {MAX_WINDOW}, not "
+                f"{repr(window)[:_SHOWN_CHARACTERS]}"
+            )
         self._frames_per_ack = max(1, min(3 * window // 4, _MAX_FRAMES_PER_ACK))
 
     def run(self) -> None:
@@ -88,8 +97,7 @@ class ReceiverStream:
                 self._acknowledge(drained=True)
             elif type_ is FrameType.HEARTBEAT:
                 beat = decode_payload(frame)
-                with malformed_is_protocol_error(self._peer.name, "HEARTBEAT"):
-                    self._use_window(int(beat["window"]))
+                self._use_window(beat.get("window"), "HEARTBEAT")
                 self._health_due = 0.0
                 self._acknowledge()
             else:

@@ -28,7 +28,6 @@ from kvbatch.protocol import (
     SENDER_SILENCE_MILLISECONDS,
     Peer,
     hello,
-    malformed_is_protocol_error,
 )
 from kvbatch.receiver_control import CONTROL_LIMITS, ReceiverControl
 from kvbatch.receiver_counters import ReceiverCounters
@@ -218,9 +217,7 @@ class Receiver:
                 session = self._sessions.get(str(greeting.get("session")))
             if session is None:
                 raise TransportError("the session of this stream is over; open the job again")
-            with malformed_is_protocol_error(peer.name, "HELLO"):
-                window = int(greeting["window"])
-            self._serve_stream(peer, session, window)
+            self._serve_stream(peer, session, greeting.get("window"))
         else:
             raise ProtocolError(f"unknown role {role!r}")
 
@@ -228,15 +225,16 @@ class Receiver:
         with self._lock:
             self._greeted.add(peer)
 
-    def _serve_stream(self, peer: Peer, session: Session, window: int) -> None:
+    def _serve_stream(self, peer: Peer, session: Session, window: object) -> None:
         session.join(peer)
         peer.connection.set_limits(self.limits)
         ranges = AppliedRanges(session.job)
         try:
-            peer.send(FrameType.WELCOME, hello("receiver"))
-            self._greet(peer)
             with self.counters.stream() as counters:
-                ReceiverStream(peer, ranges, self.pool, window, counters).run()
+                stream = ReceiverStream(peer, ranges, self.pool, window, counters)
+                peer.send(FrameType.WELCOME, hello("receiver"))
+                self._greet(peer)
+                stream.run()
         except ClosedError:
             pass  # the sender is done, or gone; what it sent is kept below
         finally:

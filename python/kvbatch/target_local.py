@@ -162,6 +162,12 @@ class LocalStream:
         self._meter.limiter.charge(length)
         self.sent_bytes += length
 
+    def _note_applied(self, began: float, raw_bytes: int) -> None:
+        ended = time.monotonic()
+        self._meter.applied(ended - began, raw_bytes)
+        if ended >= self._meter.health_at + HEALTH_SECONDS:
+            self.heartbeat()
+
     def begin(self, part: Range, offset: int = 0) -> None:
         self._ranges.begin(part.id, offset)
 
@@ -170,10 +176,7 @@ class LocalStream:
         applier = self._ranges.current()
         began = time.monotonic()
         applier.apply(frame)
-        ended = time.monotonic()
-        self._meter.applied(ended - began, frame.raw_length)
-        if ended >= self._meter.health_at + HEALTH_SECONDS:
-            self.heartbeat()
+        self._note_applied(began, frame.raw_length)
         if applier.applied.digest != digest:
             raise CorruptionError("the target's running digest is not the source's: memory changed on the way")
 
@@ -204,13 +207,16 @@ class LocalStream:
         self._hand_over(length)
         began = time.monotonic()
         self._ranges.take_piece(copy, length)
-        self._meter.applied(time.monotonic() - began, length)
+        self._note_applied(began, length)
         return sums.behind(offset, length, crc32c)
 
     def put_piece(self, builder: SstBuilder, piece: BuiltPiece, digest: bytes) -> bytes:
         del digest
         self._hand_over(piece.length)
-        return self._ranges.take_piece(builder.write, piece.length)
+        began = time.monotonic()
+        behind = self._ranges.take_piece(builder.write, piece.length)
+        self._note_applied(began, piece.length)
+        return behind
 
     def end_file(self, totals: FileTotals) -> None:
         self._ranges.end_file(totals)

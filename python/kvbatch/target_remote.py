@@ -144,8 +144,12 @@ class RemoteStream:
             self._take_ack()
 
     def _take_ack(self) -> bool:
-        """Whether it was the answer to DRAIN."""
-        _, ack = self._peer.receive(FrameType.ACK)
+        """Takes one frame; whether it was the answer to DRAIN."""
+        # Behind a heartbeat of the receiver nothing need come, so that who only looked whether something is there must
+        # not wait for more.
+        type_, ack = self._peer.receive(FrameType.ACK, FrameType.HEARTBEAT)
+        if type_ is FrameType.HEARTBEAT:
+            return False
         # As malformed_is_protocol_error, whose generator would be a good part of what an ack costs.
         try:
             frames, digest, raw_bytes, sent = int(ack["frames"]), b"", 0, 0.0

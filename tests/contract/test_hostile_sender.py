@@ -147,7 +147,35 @@ def test_a_stream_that_breaks_the_rules_is_cut_off_and_the_job_goes_on(
     finish_honestly(receiver, source)
 
 
-@pytest.mark.parametrize("window", [None, "wide", [8], {}])
+WINDOWS = [None, "wide", "8", [8], {}, 0, -1, 1025, 1 << 70, 2.5, True]
+
+
+@pytest.mark.parametrize("window", WINDOWS, ids=repr)
+def test_a_window_that_is_none_ends_the_stream(receiver: kvbatch.Receiver, source: SmallSource, window: object) -> None:
+    """With frames unacknowledged; they are kept."""
+    with control(receiver) as peer, RawPeer(receiver.port) as stream:
+        session = open_job(peer, source).json["session"]
+        assert stream.hello("stream", session=session, stream=0, window=8).type == FrameType.WELCOME
+        data(batch((RecordKind.PUT, 0, b"key-00000000", b"value-0")))(stream)
+        stream.send_frame(FrameType.HEARTBEAT, {"window": window})
+        *_, error = stream.until_closed()
+        assert (error.type, error.json["kind"]) == (FrameType.ERROR, "ProtocolError")
+        assert "HEARTBEAT: a window is a whole number from 1 to 1024" in error.json["message"]
+    finish_honestly(receiver, source)
+
+
+def test_a_window_counts_from_the_heartbeat_on_that_says_it(receiver: kvbatch.Receiver, source: SmallSource) -> None:
+    with control(receiver) as peer, RawPeer(receiver.port) as stream:
+        session = open_job(peer, source).json["session"]
+        assert stream.hello("stream", session=session, stream=0, window=1).type == FrameType.WELCOME
+        for window in (1024, 1, 1024):
+            stream.send_frame(FrameType.HEARTBEAT, {"window": window})
+            answer = stream.read()
+            assert (answer.type, answer.json["frames"], "health" in answer.json) == (FrameType.ACK, 0, True)
+    finish_honestly(receiver, source)
+
+
+@pytest.mark.parametrize("window", WINDOWS, ids=repr)
 def test_a_stream_without_a_window_is_refused(receiver: kvbatch.Receiver, source: SmallSource, window: object) -> None:
     with control(receiver) as peer, RawPeer(receiver.port) as stream:
         session = open_job(peer, source).json["session"]

@@ -15,9 +15,14 @@ from support.processes import WAIT_SECONDS, Child
 from support.route import KIB, Pieces, Route, check_done, check_equal
 
 # One stream, whose frames come by in order, and large ranges: none ends in a moment that is meant.
-# Not compressed: who counts must be able to read.
+# The toll looks into the batches: even a trial of a codec would hide them.
 PIECES = Pieces(
-    streams=1, window=4, batch_bytes=64 * KIB, range_bytes=64 * KIB * KIB, sst_file_bytes=1024 * KIB, compression="none"
+    streams=1,
+    window=4,
+    batch_bytes=64 * KIB,
+    range_bytes=64 * KIB * KIB,
+    sst_file_bytes=1024 * KIB,
+    compression="none",
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,9 +105,11 @@ def test_the_command_line_serves_metrics_while_it_runs(source: Path, tmp_path: P
         sending.expect("live page at ")
         url = next(line for line in sending.lines if "live page" in line).split()[-1]
         sending.until(hold.reached)
-        sent = scrape(f"{url}metrics")
-        assert sent["kvbatch_sender_state{running}"] == 1
-        assert sent["kvbatch_sender_ranges{started}"] == 1
+        assert scrape(f"{url}metrics")["kvbatch_sender_state{running}"] == 1
+        # What the job tells is taken notice of by a thread of its own.
+        deadline = time.monotonic() + WAIT_SECONDS
+        while scrape(f"{url}metrics")["kvbatch_sender_ranges{started}"] != 1:
+            assert time.monotonic() < deadline
         received = scrape(receiver_url)
         assert received["kvbatch_receiver_jobs"] == 1
         assert received["kvbatch_receiver_connections"] >= 2

@@ -136,6 +136,7 @@ class Link:
         self.upstream = upstream
         self._lock = threading.Lock()
         self._data_frames = 0
+        self._failure: Exception | None = None
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._sockets: list[socket.socket] = []
@@ -164,24 +165,29 @@ class Link:
                 self._threads.append(thread)
 
     def _pump(self, direction: Direction, source: socket.socket, sink: socket.socket, last: list[str]) -> None:
-        with contextlib.suppress(EOFError, OSError):
+        try:
             while True:
                 frame = read_frame(source)
                 if direction == "up" and frame.type == FrameType.REQUEST:
                     last[0] = frame.json["operation"]
-                try:
-                    with self._lock:
-                        if frame.type in _DATA:
-                            self._data_frames += 1
-                        data = self.hook(Passing(direction, frame, self._data_frames, last[0]))
-                except Cut as cut:
-                    sink.sendall(cut.part)
-                    if cut.everywhere:
-                        self.cut()
-                    break
+                with self._lock:
+                    if frame.type in _DATA:
+                        self._data_frames += 1
+                    data = self.hook(Passing(direction, frame, self._data_frames, last[0]))
                 sink.sendall(data)
-        _shut(source)
-        _shut(sink)
+        except Cut as cut:
+            with contextlib.suppress(OSError):
+                sink.sendall(cut.part)
+            if cut.everywhere:
+                self.cut()
+        except (EOFError, OSError):
+            pass
+        except Exception as error:
+            # A sender that waited for what this hook has swallowed would wait forever.
+            self._failure = error
+        finally:
+            _shut(source)
+            _shut(sink)
 
     @property
     def data_frames(self) -> int:
@@ -201,6 +207,7 @@ class Link:
         self.close()
 
     def close(self) -> None:
+        """Raises AssertionError when a hook did not do what it should."""
         if isinstance(self.hook, Hold):
             self.hook.release.set()
         _shut(self._listener)
@@ -211,6 +218,8 @@ class Link:
             thread.join()
         for end in self._sockets:
             end.close()
+        if self._failure is not None:
+            raise AssertionError("the hook of the link failed") from self._failure
 
 
 def _shut(end: socket.socket) -> None:

@@ -128,6 +128,7 @@ class Pieces:
     @property
     def arguments(self) -> list[str]:
         sizes = [f"--batch-size={self.batch_bytes}", f"--window={self.window}", f"--streams={self.streams}"]
+        sizes.append(f"--compression={self.compression}")
         builds = self.lane == "sst" and not self.grafts
         return [
             *sizes,

@@ -11,7 +11,7 @@ from functools import partial
 
 import stamina
 
-from kvbatch import cli, job_stream
+from kvbatch import cli, job_stream, target_files
 from kvbatch.options import MigrationOptions
 
 RANGE_BYTES = "KVBATCH_TEST_RANGE_BYTES"
@@ -30,5 +30,6 @@ if __name__ == "__main__":
     setattr(cli, "MigrationOptions", SmallPieces)  # noqa: B010 - a plain assignment to a type is none for mypy
     if PIECE_BYTES in os.environ:
         setattr(job_stream, "FILE_PIECE_BYTES", int(os.environ[PIECE_BYTES]))  # noqa: B010
+        setattr(target_files, "_PIECE", int(os.environ[PIECE_BYTES]))  # noqa: B010
     stamina.retry_context = partial(stamina.retry_context, wait_jitter=0.1)
     cli.main()

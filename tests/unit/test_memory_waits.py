@@ -53,7 +53,7 @@ def test_the_pool_has_what_the_streams_leave_and_follows_the_settings() -> None:
     pool = BufferPool(policy.pool_bytes)
     assert pool.max_bytes == 64 * MIB - 2 * STREAM_BYTES
     group = SimpleNamespace(streams=[], adjust=lambda streams: None)
-    policy.begin_session(cast(StreamGroup, group), pool)
+    policy.begin_session(cast(StreamGroup, group), pool, "batch")
     flow.change(max_memory=128 * MIB, streams=3)
     policy.apply()
     assert pool.max_bytes == 128 * MIB - 3 * STREAM_BYTES

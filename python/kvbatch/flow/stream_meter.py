@@ -14,6 +14,9 @@ __all__ = ["HEALTH_SECONDS", "StreamMeter", "StreamReading"]
 
 # How the target's store is costs some properties of each of its column families, and an ack some of its length.
 HEALTH_SECONDS = 1.0
+# What a target says of itself is within these, or nonsense that would spoil all figures after it.
+_MOST = 1 << 63
+_MOST_SECONDS = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +71,12 @@ class StreamMeter:
     def acknowledged(self, round_trip: float, raw_bytes: int, ack: dict[str, Any]) -> None:
         """Takes notice of an ack for frames of `raw_bytes`, `round_trip` seconds after the last of them had been sent.
         Raises what taking JSON apart raises (kvbatch.protocol.MALFORMED)."""
-        self.apply_seconds += float(ack.get("apply_seconds", 0.0))
+        apply_seconds = float(ack.get("apply_seconds", 0.0))
+        if not 0 <= apply_seconds <= _MOST_SECONDS:
+            raise ValueError(f"{apply_seconds} seconds")
+        self.apply_seconds += apply_seconds
         self.applied_frames += int(ack["frames"])
-        queued = int(ack.get("queued", 0))
+        queued = _whole(ack.get("queued", 0), 0)
         if "health" in ack:
             self.note_health(ack["health"])
         with self._lock:
@@ -81,7 +87,8 @@ class StreamMeter:
             self._queued = queued if self._queued is None else min(self._queued, queued)
 
     def note_health(self, health: dict[str, Any]) -> None:
-        self.health = {str(name): int(value) for name, value in health.items()}
+        """Raises as `acknowledged`."""
+        self.health = {name: _whole(value, -_MOST) for name, value in health.items()}
         self.health_at = time.monotonic()
 
     def read(self) -> StreamReading:
@@ -95,3 +102,9 @@ class StreamMeter:
             )
             self._acknowledged, self._round_trip, self._queued = 0, 0.0, None
         return reading
+
+
+def _whole(value: Any, least: int) -> int:
+    if type(value) is not int or not least <= value < _MOST:
+        raise ValueError(f"{repr(value)[:40]} is no whole number from {least} on")
+    return value

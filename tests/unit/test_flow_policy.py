@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from kvbatch._core.base import RateLimiter
+from kvbatch.endpoints import ReceiverEndpoint
+from kvbatch.events import EventBus, Progress
+from kvbatch.flow.job_flow import JobFlow
+from kvbatch.flow.throttle import ThrottleLedger, ThrottleReason
+from kvbatch.flow_policy import FlowPolicy
+from kvbatch.job_figures import Observation
+from kvbatch.options import AUTO_BATCH_BYTES, AUTO_WINDOW, MigrationOptions
+
+KIB = 1 << 10
+MIB = 1 << 20
+NEAR = ReceiverEndpoint("127.0.0.1", 7720, "copy")
+
+OBSERVED = Observation(
+    seconds=0.5,
+    streams=1,
+    raw_bytes=10 * MIB,
+    payload_bytes=10 * MIB,
+    stage_seconds={"read": 0.1, "compress": 0.0, "network": 0.0, "apply": 0.1},
+    waited_seconds=dict.fromkeys(ThrottleReason, 0.0),
+    applied_frames=5,
+    apply_seconds=0.1,
+    acknowledged_bytes=10 * MIB,
+    in_flight_bytes=MIB,
+    round_trip_seconds=0.001,
+    since_ack_seconds=0.0,
+    queued_bytes=0,
+    health=None,
+)
+
+
+class Steered:
+    def __init__(self, **options: Any) -> None:
+        self.options = MigrationOptions.checked(**options)
+        self.flow = JobFlow(self.options.settings, RateLimiter(), ThrottleLedger())
+        self.bus = EventBus()
+        self.policy = FlowPolicy(self.options, self.flow, NEAR, self.bus)
+
+    def look(self, throttle: str | None = None, **observed: Any) -> None:
+        self.policy.look(Progress(throttle=throttle), dataclasses.replace(OBSERVED, **observed))
+
+    def told(self, kind: str) -> list[dict[str, Any]]:
+        events = self.bus.subscribe()
+        self.bus.publish("done")
+        return [event.data for event in events if event.kind == kind]
+
+
+def test_what_is_set_holds_and_what_is_not_adapts() -> None:
+    steered = Steered(streams=2)
+    assert (steered.policy.batch_bytes, steered.policy.window) == (AUTO_BATCH_BYTES, AUTO_WINDOW)
+    steered.flow.change(batch_bytes=4 * KIB, window=3, streams=5)
+    assert (steered.policy.batch_bytes, steered.policy.window, steered.policy.streams) == (4 * KIB, 3, 5)
+    automatic = Steered(streams="auto")
+    assert automatic.policy.streams == 1
+
+
+@pytest.mark.parametrize(("streams", "memory", "most"), [(1, 3, 512), (4, 9, 128), (8, 17, 64), (2, 256, 2048)])
+def test_batches_of_all_streams_fit_into_the_memory(streams: int, memory: int, most: int) -> None:
+    """Twice each of them, beside the 2 MiB that each stream takes in any case."""
+    steered = Steered(streams=streams, max_memory=memory * MIB)
+    assert steered.policy.batch_bytes == most * KIB
+
+
+def test_under_a_limit_frames_are_small() -> None:
+    steered = Steered(rate_limit=MIB, streams=2)
+    assert steered.policy.batch_bytes == 128 * KIB
+
+
+def test_a_target_may_be_silent_longer_for_larger_frames() -> None:
+    steered = Steered(peer_timeout=5, batch_bytes=8 * MIB, streams=1)
+    assert steered.policy.silence_seconds == 13
+
+
+def test_a_schedule_is_followed_and_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = datetime.datetime(2024, 5, 1, 8, 59)
+
+    class Clock(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Clock:
+            return cls(now.year, now.month, now.day, now.hour, now.minute)
+
+    monkeypatch.setattr("kvbatch.flow_policy.datetime.datetime", Clock)
+    steered = Steered(rate_schedule="09:00-18:00=20MiB/s,*=50MiB/s")
+    assert steered.flow.settings.rate_limit == 50 * MIB
+    for hour in (9, 17):
+        now = now.replace(hour=hour, minute=0)
+        steered.look()
+        assert steered.flow.settings.rate_limit == 20 * MIB
+    now = now.replace(hour=18)
+    steered.look()
+    assert [data["rate_limit"] for data in steered.told("settings")] == [50 * MIB, 20 * MIB, 50 * MIB]
+
+
+def held(flow: JobFlow) -> ThrottleReason | None:
+    return flow._first_hold
+
+
+@pytest.mark.parametrize("health", [{"write_stopped": 1}, {"delayed_write_rate": 1000}])
+def test_a_target_that_holds_writers_up_holds_the_job_until_it_is_well(health: dict[str, int]) -> None:
+    steered = Steered()
+    steered.look(health=health)
+    assert held(steered.flow) is ThrottleReason.TARGET_STALL
+    # Nothing is applied and nothing new is known meanwhile.
+    steered.look(health=health, applied_frames=0, apply_seconds=0.0, acknowledged_bytes=0, in_flight_bytes=0)
+    assert held(steered.flow) is ThrottleReason.TARGET_STALL
+    steered.look(health={"write_stopped": 0, "delayed_write_rate": 0})
+    assert held(steered.flow) is None
+    assert 0 < steered.flow._share < 1
+    for _ in range(4):
+        steered.look(health={})
+    assert steered.flow._share == 1
+
+
+def test_a_target_that_takes_long_slows_the_job_down_and_never_stops_it() -> None:
+    steered = Steered()
+    steered.look(applied_frames=1, apply_seconds=100.0)
+    assert (held(steered.flow), steered.flow._share) == (None, 0.25)
+
+
+def test_what_is_not_known_of_health_is_left_out() -> None:
+    steered = Steered()
+    steered.look(health={"immutable_memtables": 3, "a later figure": 1 << 60})
+    assert (held(steered.flow), steered.flow._share) == (None, 1)
+
+
+def test_a_reason_is_told_when_it_changes() -> None:
+    steered = Steered()
+    for reason in (None, "window", "window", "rate-limit", None):
+        steered.look(throttle=reason)
+    assert [data["reason"] for data in steered.told("throttle")] == ["window", "rate-limit", None]
+
+
+def test_without_streams_nothing_is_concluded() -> None:
+    steered = Steered()
+    steered.look(streams=0, health={"write_stopped": 1})
+    assert held(steered.flow) is None
+
+
+def test_a_check_holds_the_job_before_its_first_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[Callable[[], str | None]] = [lambda: "busy"]
+
+    class Check:
+        def __init__(self, check: object) -> None:
+            assert check == "true"
+
+        def start(self) -> Check:
+            return self
+
+        @property
+        def reason(self) -> str | None:
+            return answers[0]()
+
+    monkeypatch.setattr("kvbatch.flow_policy.SourceCheck", Check)
+    steered = Steered(throttle_check="true")
+    steered.look()
+    assert held(steered.flow) is ThrottleReason.SOURCE_CHECK
+    answers[0] = lambda: None
+    steered.look()
+    assert held(steered.flow) is None

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import kvbatch
+from kvbatch._core.base import RateLimiter
+from kvbatch._core.store import Cursor
+from kvbatch.flow.job_flow import JobFlow
+from kvbatch.flow.settings import JobSettings
+from kvbatch.flow.stream_meter import StreamMeter
+from kvbatch.flow.throttle import ThrottleLedger, ThrottleReason
+from kvbatch.job_figures import JobFigures
+from kvbatch.job_stream import StreamCounters
+from support.stores import numbered, write_store
+
+
+def stream(index: int, **counted: Any) -> Any:
+    """What the figures look at."""
+    return SimpleNamespace(
+        index=index, counters=StreamCounters(**counted), ended=False, meter=StreamMeter(index), batch_bytes=4096,
+        compression="none", part=None, range_bytes=0,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def figures(tmp_path: Path) -> JobFigures:
+    source = write_store(tmp_path / "source", {"default": numbered(100)})
+    plan = kvbatch.plan(source, tmp_path / "target", lane="batch")
+    return JobFigures(plan, JobFlow(JobSettings(), RateLimiter(), ThrottleLedger()))
+
+
+def test_sessions_add_up_and_what_was_not_durable_is_counted_once(figures: JobFigures) -> None:
+    first = stream(0, entries=50, raw_bytes=500, batches=5)
+    figures.begin_session(figures._manifest, [])
+    figures.begin_streams([first])
+    assert (figures.sample().entries, figures.sample().durable_entries) == (50, 0)
+    figures.note_durable(Cursor(0, complete=False, entries=30, raw_bytes=300, digest=bytes(16), last_key=b"k"))
+    assert (figures.sample().entries, figures.sample().durable_entries) == (50, 30)
+    figures.end_streams()
+    figures.begin_session(figures._manifest, list(figures.cursors().values()))
+    figures.begin_streams([stream(0, entries=10, raw_bytes=100, batches=1)])
+    again = figures.sample()
+    assert (again.entries, again.raw_bytes, again.batches) == (40, 400, 6)
+
+
+def test_an_observation_is_what_was_counted_since_the_last(figures: JobFigures) -> None:
+    ran = [stream(0, raw_bytes=100, applied_frames=1, apply_seconds=0.5), stream(1)]
+    figures.begin_streams(ran)
+    figures.sample()
+    ran[0].counters.add(1, 40)
+    ran[0].counters.applied_frames, ran[0].counters.apply_seconds = 5, 1.5
+    ran[1].meter.sent(10)
+    figures.sample()
+    observed = figures.observation
+    assert observed is not None
+    assert (observed.raw_bytes, observed.applied_frames, observed.apply_seconds) == (40, 4, 1.0)
+    assert (observed.streams, observed.in_flight_bytes) == (2, 10)
+    figures.sample()
+    assert figures.observation is not None
+    assert (figures.observation.raw_bytes, figures.observation.applied_frames) == (0, 0)
+
+
+def test_the_newest_health_counts(figures: JobFigures) -> None:
+    ran = [stream(0), stream(1)]
+    ran[0].meter.health, ran[0].meter.health_at = {"write_stopped": 1}, 1.0
+    ran[1].meter.health, ran[1].meter.health_at = {"write_stopped": 0}, 2.0
+    ran[0].ended = True
+    figures.begin_streams(ran)
+    figures.sample()
+    assert figures.observation is not None
+    assert figures.observation.health == {"write_stopped": 0}
+
+
+def test_waits_are_the_mean_of_the_streams(figures: JobFigures) -> None:
+    figures._flow.ledger.add(ThrottleReason.WINDOW, 3.0)
+    figures.begin_streams([stream(0), stream(1)])
+    assert figures.sample().throttled_seconds == {"window": 1.5}
+    figures.end_streams()
+    summary = figures.summary("job", "so", resumed=False, resent_bytes=0)
+    assert dataclasses.asdict(summary)["throttled_seconds"] == 1.5
