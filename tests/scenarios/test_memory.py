@@ -143,7 +143,9 @@ def test_a_value_of_256_mib_is_refused_by_name_before_it_is_read_where_it_does_n
     source = stores(1, 1, LARGE_BYTES, kind, compression)
     refused = migrate(source, place, "--lane", lane, sender="64MiB", receiver="960MiB")
     assert refused.code == 1
-    assert re.search(rf"an entry behind key ({b'before'.hex()}|{b'large'.hex()}).* takes 256 MiB", refused.errors)
+    # Two ranges meet in its block, and either stream may be the first to see it.
+    behind = rf"({b'before'.hex()}|{b'large'.hex()}|\(the first\))"
+    assert re.search(rf"an entry behind key {behind}.* takes 256 MiB", refused.errors)
     assert "this side's --max-memory" in refused.errors
     assert refused.peaks["sender"] <= 64 * MIB + BESIDE_BYTES
     # What it says to type is enough.
