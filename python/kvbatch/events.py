@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 import threading
 import time
@@ -106,12 +107,24 @@ class Progress:
     rss_bytes: int = 0
     stream_progress: tuple[StreamProgress, ...] = ()
 
+    def to_json(self) -> dict[str, Any]:
+        """As dataclasses.asdict, which copies deeply and takes ten times as long, twice a second."""
+        fields = {name: getattr(self, name) for name in _PROGRESS_FIELDS}
+        fields["stream_progress"] = [
+            {name: getattr(each, name) for name in _STREAM_FIELDS} for each in self.stream_progress
+        ]
+        return fields
+
     @property
     def remaining_seconds(self) -> float | None:
         """At the present rate; None while there is none."""
         if self.bytes_per_second <= 0:
             return None
         return max(0, self.estimated_bytes - self.raw_bytes) / self.bytes_per_second
+
+
+_PROGRESS_FIELDS = tuple(each.name for each in dataclasses.fields(Progress))
+_STREAM_FIELDS = tuple(each.name for each in dataclasses.fields(StreamProgress))
 
 
 class RateMeter:

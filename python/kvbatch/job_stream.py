@@ -338,7 +338,7 @@ class JobStream:
                 filled = reader.fill_large(frame, filled.needed_bytes, codec)
             if not filled.entries:
                 break
-            ended = filled.stop is StopReason.END
+            ended, slow = filled.stop is StopReason.END, False
             record_sent(mark, raw_bytes, raw_bytes + filled.raw_bytes)
             entries += filled.entries
             raw_bytes += filled.raw_bytes
@@ -368,19 +368,22 @@ class JobStream:
                 raw_bytes += run.raw_bytes
                 self._count(run.entries, run.raw_bytes, run.frames - 1)
                 filled = run.next
-            if self.counters.batches >= looked_at + _FRAMES_PER_LOOK:
+                slow = run.frames == 1
+            if slow or self.counters.batches >= looked_at + _FRAMES_PER_LOOK:
                 looked_at = self.counters.batches
                 self._take_durable(stream)
-            self.counters.read_seconds = read_before + reader.read_seconds
-            self.counters.compress_seconds = compress_before + reader.compress_seconds
-            self._take_figures(stream)
+                self.counters.read_seconds = read_before + reader.read_seconds
+                self.counters.compress_seconds = compress_before + reader.compress_seconds
             if self.split_wanted and filled.stop is StopReason.FULL:
                 # The batch that stands in the frame is still to be sent; the new reader goes on behind it.
                 after = reader.last_key
                 part = self._split(part, after)
-                reader = self._reader(part, after, reader.digest)
-                read_before, compress_before = self.counters.read_seconds, self.counters.compress_seconds
+                read_before += reader.read_seconds
+                compress_before += reader.compress_seconds
                 compressed = 0.0
+                reader = self._reader(part, after, reader.digest)
+        self.counters.read_seconds = read_before + reader.read_seconds
+        self.counters.compress_seconds = compress_before + reader.compress_seconds
         return Cursor(part.id, entries=entries, raw_bytes=raw_bytes, digest=reader.digest)
 
     def _count(self, entries: int, raw_bytes: int, batches: int = 1) -> None:

@@ -73,6 +73,8 @@ class Migration:
         self._session: TargetSession | None = None
         self._manifest = self.plan.manifest
         self._resumed = False
+        # Whether fewer streams work than should.
+        self._idle_streams = False
         self._flow = JobFlow(options.settings, self._store.read_limiter, ThrottleLedger())
         self._figures = JobFigures(self.plan, self._flow)
         self._policy = FlowPolicy(options, self._flow, self._target_endpoint, self._bus)
@@ -177,16 +179,12 @@ class Migration:
             if known is None and not self._opened:
                 self._recorder.forget()  # nothing anywhere could be carried on
                 raise
-            self._recorder.update(
-                state=state_after(error), error=str(error), progress=dataclasses.asdict(self._figures.sample())
-            )
+            self._recorder.update(state=state_after(error), error=str(error), progress=self._figures.sample().to_json())
             raise
         if already_finished is not None:
             return already_finished
         progress, summary = self._figures.sample(), self._summarize()
-        self._recorder.update(
-            state=JobState.DONE, summary=dataclasses.asdict(summary), progress=dataclasses.asdict(progress)
-        )
+        self._recorder.update(state=JobState.DONE, summary=dataclasses.asdict(summary), progress=progress.to_json())
         self._recorder.remove_sent_log()
         return summary
 
@@ -264,7 +262,7 @@ class Migration:
             self._check_source_unchanged()
             self._recorder.update(
                 state=JobState.FINISHING,
-                progress=dataclasses.asdict(self._figures.progress),
+                progress=self._figures.progress.to_json(),
                 summary=dataclasses.asdict(self._summarize()),
             )
             session.finish()
@@ -321,6 +319,8 @@ class Migration:
         self._flow.take_hold()
         self._policy.begin_session(group, pool, self._manifest.lane)
         self._figures.begin_streams(group.streams)
+        # Until it is known.
+        self._idle_streams = True
         group.adjust(self._policy.streams)
         give_up = float("inf")
         next_sample = time.monotonic() + SAMPLE_SECONDS
@@ -344,9 +344,10 @@ class Migration:
             elif time.monotonic() >= next_sample:
                 next_sample += SAMPLE_SECONDS
                 progress = self._figures.sample()
-                self._bus.publish("sample", **dataclasses.asdict(progress))
+                self._bus.publish("sample", **progress.to_json())
                 self._policy.look(progress, self._figures.observation)
             self._policy.apply()
+            self._idle_streams = group.working < self._policy.streams
         group.join()
         self._policy.end_session()
         self._figures.end_streams()
@@ -373,8 +374,9 @@ class Migration:
 
     def _note_started(self, part: Range) -> None:
         self._bus.publish("range", range=part.id, state="started")
-        # It may have so much to do that another stream could help.
-        self._wake.set()
+        # Where others have nothing to do, it may have so much that they could help.
+        if self._idle_streams:
+            self._wake.set()
 
     def _note_split(self, part: Range) -> None:
         assert self._session is not None

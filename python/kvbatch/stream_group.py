@@ -52,6 +52,10 @@ class StreamGroup:
             most.split_wanted = True
 
     @property
+    def working(self) -> int:
+        return sum(not stream.ended and not stream.retiring for stream in self.streams)
+
+    @property
     def ended(self) -> bool:
         return all(stream.ended for stream in self.streams)
 
