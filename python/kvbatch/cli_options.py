@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from kvbatch.options import TARGET_COMPRESSIONS
+
 __all__ = [
     "BatchOption",
     "CheckOption",
@@ -82,7 +84,8 @@ StreamsOption = Annotated[
 MaxStreamsOption = Annotated[int, typer.Option(help="Most connections that --streams auto makes to the target.")]
 CompressionOption = Annotated[CompressionChoice, typer.Option(help="Compression on the wire.")]
 TargetCompressionOption = Annotated[
-    str, typer.Option(help="Compression of the target's files: auto (as the source), none, lz4, zstd, snappy, zlib.")
+    str,
+    typer.Option(help=f"Compression of the target's files: auto (as the source), {', '.join(TARGET_COMPRESSIONS)}."),
 ]
 MemoryOption = Annotated[str, typer.Option(help="Memory for frames on this side.")]
 BatchOption = Annotated[str, typer.Option(help="Bytes in a batch: auto, or 4KiB to 64MiB.")]

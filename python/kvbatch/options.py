@@ -18,7 +18,7 @@ from kvbatch.flow.source_check import SourceCheck
 from kvbatch.ranges import KeyRange, parse_key_range
 from kvbatch.units import parse_bytes
 
-__all__ = ["MigrationOptions", "check_family_names", "default_state_dir", "default_streams"]
+__all__ = ["TARGET_COMPRESSIONS", "MigrationOptions", "check_family_names", "default_state_dir", "default_streams"]
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -37,6 +37,9 @@ FRAME_PARTS = 2
 # What a stream has beside its frame, as large as it gets without a large entry: what is read ahead, and a block where
 # it is read and where it is built.
 STREAM_BYTES = 2 * MIB
+
+# What the core can write files with; a build against an installed RocksDB may lack some, which it says itself.
+TARGET_COMPRESSIONS = ("none", "lz4", "lz4hc", "zstd", "snappy", "zlib", "bzip2")
 
 # No machine has more, and it stays far from where sums of sizes would overflow in the core.
 MAX_SIZE = 1 << 50
@@ -156,7 +159,9 @@ class MigrationOptions(BaseModel):
         "--compression", "auto, lz4, zstd or none", default="auto"
     )
     target_compression: Annotated[str, _read_by(_known_compression)] = _option(
-        "--target-compression", "auto, none, lz4, lz4hc, zstd, snappy, zlib or bzip2", default="auto"
+        "--target-compression",
+        f"auto, {', '.join(TARGET_COMPRESSIONS[:-1])} or {TARGET_COMPRESSIONS[-1]}",
+        default="auto",
     )
     max_memory: Annotated[int, _read_by(parse_bytes)] = _size("--max-memory", 256 * MIB)
     batch_bytes: Annotated[int, _read_by(_parse_batch_size)] = _option(

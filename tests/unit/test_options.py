@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from kvbatch.cli import app
 from kvbatch.errors import UsageError
 from kvbatch.flow.rate_schedule import RateSchedule
 from kvbatch.flow.settings import JobSettings
-from kvbatch.options import MigrationOptions, default_state_dir, default_streams
+from kvbatch.options import TARGET_COMPRESSIONS, MigrationOptions, default_state_dir, default_streams
 from kvbatch.ranges import KeyRange
 
 MIB = 1 << 20
@@ -106,10 +107,23 @@ def test_a_bad_option_is_wrong_usage_with_what_was_given_and_what_is_allowed(
     assert str(raised.value).startswith(message)
 
 
+def migrate_command() -> Any:
+    group: Any = typer.main.get_command(app)
+    return group.commands["migrate"]
+
+
 def test_messages_name_options_that_the_command_line_has() -> None:
-    known = {name for parameter in typer.main.get_command(app).commands["migrate"].params for name in parameter.opts}  # type: ignore[attr-defined]
+    known = {name for parameter in migrate_command().params for name in parameter.opts}
     named = {field.title for field in MigrationOptions.model_fields.values()} - {""}
     assert named - known == set()
+
+
+@pytest.mark.parametrize("compression", TARGET_COMPRESSIONS)
+def test_help_names_every_compression_of_the_targets_files(compression: str) -> None:
+    assert MigrationOptions.checked(target_compression=compression).target_compression == compression
+    [option] = (each for each in migrate_command().params if each.name == "target_compression")
+    assert re.search(rf"\b{compression}\b", option.help)
+    assert re.search(rf"\b{compression}\b", MigrationOptions.model_fields["target_compression"].description or "")
 
 
 def test_memory_must_hold_a_frame_for_each_stream() -> None:
