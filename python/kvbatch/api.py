@@ -45,13 +45,13 @@ def migrate(source: str | os.PathLike[str], target: str | os.PathLike[str], **op
     UsageError, RefusedError or SourceError before anything is written; what happens later is raised by
     `Migration.wait`.
     """
-    return Migration(os.fspath(source), os.fspath(target), MigrationOptions.checked(**options)).start()
+    return Migration(source, target, MigrationOptions.checked(**options)).start()
 
 
 def serve(root: str | os.PathLike[str], *, host: str = "127.0.0.1", port: int = 0, **options: Any) -> Receiver:
     """Starts a receiver for targets below `root` in the background; port 0 takes a free one (`Receiver.port`). Stop it
     with `Receiver.stop`, or use it in a `with` statement."""
-    receiver = Receiver(Path(root), host, port, **options)
+    receiver = Receiver(root, host, port, **options)
     receiver.start()
     return receiver
 

@@ -60,7 +60,7 @@ from kvbatch.cli_output import print_json, print_table, show_plan, show_report, 
 from kvbatch.cli_status import add_status_command
 from kvbatch.demo import run_demo
 from kvbatch.endpoints import format_address, parse_listen
-from kvbatch.errors import KvbatchError, StoppedError, UsageError
+from kvbatch.errors import KvbatchError, StoppedError
 from kvbatch.events import Event
 from kvbatch.job_report import render_report
 from kvbatch.logs import configure_for_command_line
@@ -69,7 +69,7 @@ from kvbatch.migration import Migration
 from kvbatch.options import MigrationOptions, default_state_dir
 from kvbatch.progress_view import follow, print_event
 from kvbatch.server import Receiver
-from kvbatch.units import format_bytes, parse_bytes
+from kvbatch.units import format_bytes
 from kvbatch.verification import Verification
 from kvbatch.version import __version__
 
@@ -297,13 +297,6 @@ def plan(
 # -- serve ------------------------------------------------------------------------------------------------------------
 
 
-def _parse_memory(text: str) -> int:
-    try:
-        return parse_bytes(text)
-    except UsageError as error:
-        raise UsageError(f"--max-memory {text!r}: give a size of 1MiB or more, like 64MiB or 2GiB") from error
-
-
 @app.command()
 def serve(
     root: Annotated[Path, typer.Option(help="Targets are directories below it.")],
@@ -316,7 +309,7 @@ def serve(
 ) -> None:
     """Receive migrations into directories below a root, until SIGTERM or SIGINT."""
     host, port = parse_listen(listen)
-    receiver = Receiver(root, host, port, max_memory=_parse_memory(max_memory), insecure=insecure)
+    receiver = Receiver(root, host, port, max_memory=max_memory, insecure=insecure)
     # Blocked in every thread and waited for in this one: a handler that sets an event can deadlock on a second signal.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     with _metrics_of(receiver, metrics_listen):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 import time
 import traceback
@@ -53,7 +54,9 @@ _RETRY_WAIT_MAX_SECONDS = 5.0
 class Migration:
     """A job that runs in the background; made by `kvbatch.migrate`. All methods may be called from any thread."""
 
-    def __init__(self, source: str, target: str, options: MigrationOptions) -> None:
+    def __init__(
+        self, source: str | os.PathLike[str], target: str | os.PathLike[str], options: MigrationOptions
+    ) -> None:
         """Checks and plans: raises UsageError, RefusedError or SourceError before anything is written."""
         self._options = options
         self._source_endpoint = parse_endpoint(source)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 import time
@@ -23,7 +24,7 @@ from kvbatch.errors import (
 from kvbatch.flow.job_flow import HEARTBEAT_SECONDS
 from kvbatch.logs import get_logger
 from kvbatch.manifest import Manifest
-from kvbatch.options import MAX_SIZE, MIB
+from kvbatch.options import ReceiverOptions
 from kvbatch.protocol import (
     SENDER_SILENCE_MILLISECONDS,
     Peer,
@@ -53,23 +54,22 @@ class Receiver:
 
     def __init__(
         self,
-        root: str | Path,
+        root: str | os.PathLike[str],
         host: str = "127.0.0.1",
         port: int = 0,
         *,
-        max_memory: int = 256 << 20,
+        max_memory: int | str = 256 << 20,
         insecure: bool = False,
     ) -> None:
         """Raises RefusedError for an address other than loopback without `insecure`, UsageError when it cannot
         listen."""
+        options = ReceiverOptions.checked(root=root, host=host, port=port, max_memory=max_memory, insecure=insecure)
         if not insecure and not is_loopback(host):
             raise RefusedError(
                 f"{host} can be reached from other machines and the connection is neither encrypted nor authenticated: "
                 "pass --insecure if the network is trusted, or listen on 127.0.0.1"
             )
-        if not MIB <= max_memory <= MAX_SIZE:
-            raise UsageError(f"--max-memory {max_memory}: a receiver needs at least 1MiB")
-        self.root = Path(root).absolute()
+        self.root = options.root.absolute()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             self._socket = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -77,8 +77,8 @@ class Receiver:
             address = format_address(host, port)
             raise UsageError(f"listen on {address} with root {self.root}: {error.strerror or error}") from error
         self.host, self.port = self._socket.getsockname()[:2]
-        self.pool = BufferPool(max_memory)
-        self.limits = FrameLimits(max_data_bytes=largest_entry(max_memory), max_file_bytes=FILE_PIECE_BYTES)
+        self.pool = BufferPool(options.max_memory)
+        self.limits = FrameLimits(max_data_bytes=largest_entry(options.max_memory), max_file_bytes=FILE_PIECE_BYTES)
         self.counters = ReceiverCounters()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
