@@ -127,7 +127,9 @@ NonemptyOption = Annotated[
 LinkOption = Annotated[
     bool, typer.Option("--link", help="With --lane files: hard links of the files that are never written again.")
 ]
-RetriesOption = Annotated[int, typer.Option(help="Attempts after a broken connection before giving up with exit 75.")]
+RetriesOption = Annotated[
+    int, typer.Option(help="Retries in a row without progress before giving up with exit 75; 0: none.")
+]
 MetricsOption = Annotated[
     str | None,
     typer.Option("--metrics-listen", metavar="HOST:PORT", help="Serve Prometheus metrics; port 0 takes a free one."),

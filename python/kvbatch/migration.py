@@ -34,6 +34,7 @@ from kvbatch.migration_plan import make_plan, open_source
 from kvbatch.options import MAX_SIZE, MigrationOptions
 from kvbatch.range_queue import RangeQueue
 from kvbatch.ranges import Range
+from kvbatch.retries import Retries
 from kvbatch.sent_log import SentLog
 from kvbatch.state import JobState, control_path, job_lock, state_after
 from kvbatch.stream_counters import StreamCounters
@@ -47,8 +48,6 @@ __all__ = ["Migration"]
 
 # A stream that waits for a silent target is cut loose this long after a stop.
 _STOP_GRACE_SECONDS = 3.0
-_RETRY_WAIT_SECONDS = 0.2
-_RETRY_WAIT_MAX_SECONDS = 5.0
 
 
 class Migration:
@@ -83,7 +82,7 @@ class Migration:
         self._policy = FlowPolicy(options, self._flow, self._target_endpoint, self._bus)
         self._summary: Summary | None = None
         self._error: BaseException | None = None
-        self._attempt: stamina.Attempt
+        self._retries = Retries(options.retries)
         self._sent: SentLog
         self._opened = False
         self._thread = threading.Thread(target=self._run, name=f"kvbatch-{self.job}", daemon=True)
@@ -192,35 +191,22 @@ class Migration:
         return summary
 
     def _attempt_until_done(self) -> Summary | None:
-        """Runs sessions until one finishes the job. A broken one is tried again with growing pauses; the number of
-        attempts counts from the last one that made anything durable.
-
-        Returns the recorded summary when an earlier session had finished the job already."""
-        while True:
-            before = self._figures.durable_bytes()
-            try:
-                for attempt in stamina.retry_context(
-                    on=self._note_retry,
-                    attempts=self._options.retries + 1,
-                    timeout=None,
-                    wait_initial=_RETRY_WAIT_SECONDS,
-                    wait_max=_RETRY_WAIT_MAX_SECONDS,
-                    wait_jitter=_RETRY_WAIT_SECONDS,
-                ):
-                    self._attempt = attempt
-                    with attempt:
-                        return self._run_session()
-            except KvbatchError as error:
-                if not error.retryable or self._stopping.is_set() or self._figures.durable_bytes() == before:
-                    raise
+        """Runs sessions until one finishes the job. Returns the recorded summary when an earlier session had finished
+        the job already."""
+        for attempt in stamina.retry_context(on=self._wait_before_retry, attempts=None, timeout=None):
+            with attempt:
+                return self._run_session()
         raise AssertionError("unreachable")
 
-    def _note_retry(self, error: Exception) -> bool:
-        retry = isinstance(error, KvbatchError) and error.retryable and not self._stopping.is_set()
-        attempt = self._attempt
-        if retry and attempt.num <= self._options.retries:
-            self._bus.publish("retry", attempt=attempt.num, wait_seconds=attempt.next_wait, error=str(error))
-        return retry
+    def _wait_before_retry(self, error: Exception) -> float | bool:
+        """How long before the next session; False when there is to be none."""
+        if not isinstance(error, KvbatchError) or not error.retryable or self._stopping.is_set():
+            return False
+        retry = self._retries.after_failure(self._figures.durable_bytes())
+        if retry is None:
+            return False
+        self._bus.publish("retry", **dataclasses.asdict(retry), error=str(error))
+        return retry.wait_seconds
 
     def _open_session(self) -> TargetSession:
         target = self._target_endpoint
@@ -248,6 +234,7 @@ class Migration:
             self._resumed = self._resumed or reply.resumed
             self._manifest = reply.manifest
             self._figures.begin_session(reply.manifest, reply.cursors)
+            self._retries.note_opened(self._figures.durable_bytes())
             # A store that is moved as it is keeps its identity.
             identity = self._store.identity if self._manifest.lane == "files" else reply.identity
             self._recorder.update(identity=identity, fingerprint=self.plan.manifest.fingerprint, summary=None)

@@ -149,7 +149,8 @@ function drawMessages() {
   const lines = [...job.messages].reverse().map((message) => {
     const line = make("li", "");
     const text = message.event === "retry"
-      ? `attempt ${message.attempt} failed, the next in ${seconds(message.wait_seconds)}: ${message.error}`
+      ? `attempt ${message.attempt} failed, retry ${message.retry} of ${message.retries} in ` +
+        `${seconds(message.wait_seconds)}: ${message.error}`
       : message.message ?? message.error;
     line.append(make("time", new Date(1000 * message.time).toLocaleTimeString()), text);
     return line;
