@@ -69,8 +69,11 @@ def is_loopback(host: str) -> bool:
 def parse_listen(text: str) -> tuple[str, int]:
     """Host and port of `HOST:PORT`, an IPv6 address in brackets; port 0 stands for a free one. Raises UsageError."""
     host, separator, port = text.rpartition(":")
-    if not separator or not port.isdigit() or int(port) > 65535:
-        raise UsageError(f"malformed address {text!r}: write HOST:PORT, for example 127.0.0.1:{DEFAULT_PORT}")
+    written = f"write HOST:PORT, for example 127.0.0.1:{DEFAULT_PORT}"
+    if not separator or not port.isdecimal():
+        raise UsageError(f"malformed address {text!r}: {written}")
+    if int(port) > 65535:
+        raise UsageError(f"malformed address {text!r}: ports go from 1 to 65535, and 0 takes a free one; {written}")
     return host.strip("[]"), int(port)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from kvbatch.errors import UsageError
 from kvbatch.events import Progress
+from kvbatch.job_status import unknown_job
 from kvbatch.options import default_state_dir
 from kvbatch.samples import JobHistory, TimelineEvent, read_history
 from kvbatch.state import JobRecord, existing_state
@@ -105,9 +106,7 @@ def _read(job: str, directory: Path) -> tuple[JobRecord, JobHistory]:
     with existing_state(directory) as state:
         record = None if state is None else state.find(job)
         if state is None or record is None:
-            raise UsageError(
-                f"no job {job!r} in the state directory {directory}; `kvbatch status` lists those there are"
-            )
+            raise unknown_job(job, directory)
         return record, read_history(state, job)
 
 

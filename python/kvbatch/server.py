@@ -49,6 +49,19 @@ _FIRST_FRAME_MILLISECONDS = 30_000
 _GREETING_LIMITS = FrameLimits(max_data_bytes=0, max_control_bytes=64 << 10)
 
 
+def _make_root(root: Path) -> None:
+    """Raises UsageError."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        file = next((each for each in (root, *root.parents) if each.is_file()), None)
+        why = error.strerror or str(error) if file is None else f"{file} is a file"
+        raise UsageError(
+            f"the root {root} cannot be a directory for targets: {why}. Nothing was changed; give a directory with "
+            "--root"
+        ) from error
+
+
 class Receiver:
     """Listens, serves and stops. `serve_forever` blocks; `start` does not."""
 
@@ -70,12 +83,14 @@ class Receiver:
                 "pass --insecure if the network is trusted, or listen on 127.0.0.1"
             )
         self.root = options.root.absolute()
+        _make_root(self.root)
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
             self._socket = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         except OSError as error:
-            address = format_address(host, port)
-            raise UsageError(f"listen on {address} with root {self.root}: {error.strerror or error}") from error
+            raise UsageError(
+                f"listen on {format_address(host, port)}: {error.strerror or error}. Nothing was received; give "
+                "another address with --listen, or stop what listens there"
+            ) from error
         self.host, self.port = self._socket.getsockname()[:2]
         self.pool = BufferPool(options.max_memory)
         self.limits = FrameLimits(max_data_bytes=largest_entry(options.max_memory), max_file_bytes=FILE_PIECE_BYTES)
