@@ -58,6 +58,7 @@ from kvbatch.cli_options import (
 )
 from kvbatch.cli_output import print_json, print_table, show_plan, show_report, show_summary
 from kvbatch.cli_status import add_status_command
+from kvbatch.cli_streams import ReaderGoneError, take_streams
 from kvbatch.demo import run_demo
 from kvbatch.endpoints import format_address, parse_listen
 from kvbatch.errors import KvbatchError, StoppedError
@@ -76,6 +77,8 @@ from kvbatch.version import __version__
 __all__ = ["app", "main"]
 
 EXIT_DIFFERENT = 3
+# As shells count, like everybody's behind whom `head` has read enough.
+_EXIT_READER_GONE = 128 + signal.SIGPIPE
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # `timeout` signals a child and then its whole group: that is one request to stop, not two.
 _SAME_REQUEST_SECONDS = 0.5
@@ -216,10 +219,10 @@ def migrate(
             migration.start()
             follow(events, progress.value)
             summary = migration.wait()
-    if as_json:
-        print_json(dataclasses.asdict(summary))
-    else:
-        show_summary(summary)
+        if as_json:
+            print_json(dataclasses.asdict(summary))
+        else:
+            show_summary(summary)
 
 
 @contextlib.contextmanager
@@ -351,12 +354,12 @@ def verify(
             running = background.submit(verification.run)
             follow(events, progress.value)
             report = running.result()
-    if report.unfinished and progress is not ProgressChoice.JSON:
-        print("note: the target belongs to an unfinished migration", file=sys.stderr)
-    if as_json:
-        print_json(report.to_json())
-    else:
-        show_report(report)
+        if report.unfinished and progress is not ProgressChoice.JSON:
+            print("note: the target belongs to an unfinished migration", file=sys.stderr)
+        if as_json:
+            print_json(report.to_json())
+        else:
+            show_report(report)
     if not report.equal:
         raise typer.Exit(EXIT_DIFFERENT)
 
@@ -504,12 +507,18 @@ class _FailureTold:
 
 def main() -> None:
     """Runs a command; errors become messages and exit codes."""
+    take_streams()
     _configure_logs()
     return_large_memory(LARGE_ENTRY_BYTES)
     try:
-        app(_arguments())
+        try:
+            app(_arguments())
+        finally:
+            sys.stdout.flush()
     except KvbatchError as error:
         _fail(error)
+    except ReaderGoneError:
+        sys.exit(_EXIT_READER_GONE)
     except Exception as error:
         _print_traceback_if_asked()
         print(f"kvbatch: {type(error).__name__}: {error} (this is a bug; --debug shows where)", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(cell_len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(set_cell_size(text, width) for text, width in zip(row, widths, strict=True)).rstrip())
+    sys.stdout.flush()
 
 
 def show_summary(summary: Summary) -> None:
