@@ -11,10 +11,10 @@ from kvbatch.calibration import calibrate, estimate_seconds
 from kvbatch.endpoints import check_apart, parse_endpoint
 from kvbatch.job_report import write_report
 from kvbatch.migration import Migration
-from kvbatch.migration_plan import Plan, make_plan, open_source
+from kvbatch.migration_plan import Plan, found_at, make_plan, open_source
 from kvbatch.options import MigrationOptions
 from kvbatch.server import Receiver
-from kvbatch.target_state import examine_target
+from kvbatch.target_state import TargetState, examine_target
 from kvbatch.verification import verify
 
 __all__ = ["migrate", "plan", "report", "serve", "verify"]
@@ -31,8 +31,11 @@ def plan(source: str | os.PathLike[str], target: str | os.PathLike[str], **optio
     check_apart(source_endpoint, target_endpoint)
     store = open_source(source_endpoint, checked)
     made = make_plan(source_endpoint, target_endpoint, store, checked)
-    state = examine_target(target_endpoint, made.manifest, checked.state_dir)
-    made = dataclasses.replace(made, target_state=state)
+    if made.recorded_end is not None:
+        state = TargetState.finished(made.recorded_end)
+    else:
+        state = examine_target(target_endpoint, made.manifest, checked.state_dir)
+    made = found_at(made, state, store, checked)
     measured = calibrate(store, made, target_endpoint)
     return dataclasses.replace(made, estimated_seconds=estimate_seconds(made, measured, target_endpoint, checked))
 

@@ -33,7 +33,10 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
 def show_summary(summary: Summary) -> None:
     rows = []
     if summary.finished_before:
-        rows.append(("finished before", "nothing was moved now; this is what the run that finished it did"))
+        rows += [
+            ("finished before", "nothing was moved now; this is what the run that finished it did"),
+            ("compared", "the source's fingerprint and the target's identity; `kvbatch verify` compares entries"),
+        ]
     rows += [
         ("job", summary.job),
         ("entries", f"{summary.entries:,}"),

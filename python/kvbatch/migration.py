@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import threading
 import time
 import traceback
@@ -30,10 +31,10 @@ from kvbatch.flow_policy import FlowPolicy
 from kvbatch.job_figures import JobFigures
 from kvbatch.job_recorder import JobRecorder
 from kvbatch.job_stream import JobStream
-from kvbatch.migration_plan import make_plan, open_source
+from kvbatch.migration_plan import LANE_CARRIED_ON, make_plan, open_source
 from kvbatch.options import MAX_SIZE, MigrationOptions
 from kvbatch.range_queue import RangeQueue
-from kvbatch.ranges import Range
+from kvbatch.ranges import KeyRange, Range
 from kvbatch.retries import Retries
 from kvbatch.sent_log import SentLog
 from kvbatch.state import JobState, control_path, job_lock, state_after
@@ -218,6 +219,8 @@ class Migration:
     def _run_session(self) -> Summary | None:
         if self._stopping.is_set():
             raise self._stopped()  # while it waited for another attempt
+        if self.plan.recorded_end is not None and (done := self._already_finished()) is not None:
+            return done
         try:
             session = self._open_session()
         except RefusedError:
@@ -264,17 +267,28 @@ class Migration:
     def _lane_reason(self) -> str:
         if self._manifest.lane == self.plan.lane:
             return self.plan.lane_reason
-        return "the lane of the unfinished job that is carried on"
+        return LANE_CARRIED_ON
 
     def _already_finished(self) -> Summary | None:
         """The summary of the session that finished this job, if the target still is the store that it finished."""
-        summary = summary_of_finished(self._recorder.find(), self._target_endpoint, self.plan.manifest)
+        fingerprint = self.plan.manifest.fingerprint
+        summary = summary_of_finished(self._recorder.find(), self._target_endpoint, fingerprint)
         if summary is None:
             return None
         if not self._opened:
-            self._bus.publish("warning", message=f"job {self.job} was finished before; nothing was moved")
+            self._warn(
+                f"job {self.job} was finished before; nothing was moved. Compared with what that run recorded were the "
+                "fingerprint of the source and RocksDB's identity of the target, not their entries; to compare those: "
+                + self._verify_command()
+            )
         self._recorder.update(state=JobState.DONE)
         return Summary(**{**summary, "finished_before": not self._opened})
+
+    def _verify_command(self) -> str:
+        options = [word for name in self._options.column_families for word in ("--cf", name)]
+        if self._options.key_range != KeyRange():
+            options += ["--range", str(self._options.key_range)]
+        return shlex.join(["kvbatch", "verify", *options, self.plan.source, self.plan.target])
 
     def _run_streams(self, session: TargetSession, sent: SentLog) -> None:
         cursors = self._figures.cursors()

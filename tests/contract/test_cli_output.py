@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
+import rocksdict
 
 import kvbatch as package
-from support.stores import kvbatch, numbered, read_store, tree, write_store
+from support.stores import kvbatch, numbered, raw_options, read_store, tree, write_store
 
 ENTRIES = {"default": numbered(3000), "users": numbered(1000)}
 SUMMARY_KEYS = {
@@ -79,6 +81,23 @@ def test_a_second_run_of_a_finished_job_says_done_again(source: Path, tmp_path: 
     assert summary["finished_before"] is False
     assert one_object(again.stdout) == {**summary, "finished_before": True}
     assert "finished before; nothing was moved" in again.stderr
+
+
+def test_a_second_run_says_what_it_compared_and_how_to_compare_the_rest(source: Path, tmp_path: Path) -> None:
+    """The target was changed since; only entries would show it."""
+    target = tmp_path / "a copy"
+    command = ("migrate", source, target, "--cf", "users", "--range", "6b..6c")
+    assert kvbatch(*command).returncode == 0
+    store = rocksdict.Rdict(str(target), raw_options(), {"default": raw_options(), "users": raw_options()})
+    store.get_column_family("users")[b"key-00000001"] = b"changed"
+    store.close()
+    again = kvbatch(*command)
+    assert again.returncode == 0
+    assert "`kvbatch verify` compares entries" in again.stdout
+    [said] = [line for line in again.stderr.splitlines() if "finished before" in line]
+    assert "fingerprint of the source and RocksDB's identity of the target, not their entries" in said
+    program, *verify = shlex.split(said.rpartition("to compare those: ")[2])
+    assert (program, kvbatch(*verify).returncode) == ("kvbatch", 3)
 
 
 def test_verify_counts_each_kind_of_difference_and_repairs_it(source: Path, tmp_path: Path) -> None:
