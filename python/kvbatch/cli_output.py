@@ -11,6 +11,7 @@ from rich.cells import cell_len, set_cell_size
 
 from kvbatch.comparison import VerifyReport
 from kvbatch.events import Summary
+from kvbatch.lane_choice import bytes_name
 from kvbatch.migration_plan import Plan
 from kvbatch.ranges import describe_key
 from kvbatch.units import format_bytes, format_count, format_seconds
@@ -39,8 +40,9 @@ def show_summary(summary: Summary) -> None:
         ]
     rows += [
         ("job", summary.job),
-        ("entries", f"{summary.entries:,}"),
-        ("keys and values", format_bytes(summary.raw_bytes)),
+        # Nobody counts entries where files are moved.
+        ("entries", f"{'about ' if summary.lane == 'files' else ''}{summary.entries:,}"),
+        (bytes_name(summary.lane), format_bytes(summary.raw_bytes)),
         ("time", format_seconds(summary.seconds)),
         ("rate", f"{format_count(summary.entries_per_second)} entries/s"),
         ("lane", f"{summary.lane}: {summary.lane_reason}"),
@@ -69,7 +71,7 @@ def show_plan(plan: Plan, as_json: bool) -> None:
             ("lane", f"{plan.lane}: {plan.lane_reason}"),
             ("column families", ", ".join(plan.column_families)),
             ("entries", f"about {format_count(plan.estimated_entries)}"),
-            ("keys and values", f"about {format_bytes(plan.estimated_bytes)}"),
+            (bytes_name(plan.lane), f"about {format_bytes(plan.estimated_bytes)}"),
             ("moved as files", _grafted(plan)),
             ("ranges", f"{len(plan.ranges)}, {plan.streams} at once"),
             ("time", f"about {format_seconds(plan.estimated_seconds or 0.0)}"),

@@ -16,7 +16,7 @@ from kvbatch.ranges import Range
 from kvbatch.source_image import image_ranges
 from kvbatch.units import format_bytes
 
-__all__ = ["Way", "choose_way", "grafted_bytes", "way_of"]
+__all__ = ["Way", "bytes_name", "choose_way", "grafted_bytes", "way_of"]
 
 # From this share of the bytes on, grafting decides how long a job takes.
 _WORTHWHILE_GRAFT = 0.5
@@ -37,6 +37,11 @@ class Way:
     lane: str
     reason: str
     ranges: tuple[Range, ...]
+
+
+def bytes_name(lane: str) -> str:
+    """What people read beside the bytes of a job: the lane `files` looks at no entries."""
+    return "bytes of files" if lane == "files" else "keys and values"
 
 
 def grafted_bytes(ranges: Sequence[Range]) -> int:

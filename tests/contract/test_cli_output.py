@@ -13,6 +13,7 @@ import pytest
 import rocksdict
 
 import kvbatch as package
+from kvbatch.units import format_bytes
 from support.stores import kvbatch, numbered, raw_options, read_store, tree, write_store
 
 ENTRIES = {"default": numbered(3000), "users": numbered(1000)}
@@ -178,6 +179,22 @@ def test_without_json_there_is_a_table_and_plain_lines(source: Path, tmp_path: P
     verified = kvbatch("verify", source, tmp_path / "copy")
     assert re.search(r"^equal +yes$", verified.stdout, re.MULTILINE)
     assert verified.stderr == ""
+
+
+def test_bytes_of_files_are_not_called_keys_and_values(source: Path, tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
+    shown = [
+        kvbatch("plan", source, tmp_path / "copy", "--lane", "files").stdout,
+        kvbatch("migrate", source, tmp_path / "copy", "--lane", "files", "--job", "nightly").stdout,
+        kvbatch("report", "nightly", "-o", "-").stdout,
+    ]
+    moved = sum(file.stat().st_size for file in (tmp_path / "copy").iterdir())
+    assert f"bytes of files   about {format_bytes(moved)}\n" in shown[0]
+    assert f"bytes of files  {format_bytes(moved)}\n" in shown[1]
+    assert "entries         about 4,000\n" in shown[1]
+    assert ">bytes of files<" in shown[2]
+    assert [text for text in shown if "keys and values<" in text or "\nkeys and values" in text] == []
 
 
 def test_status_lists_jobs_and_shows_one(source: Path, tmp_path: Path) -> None:

@@ -151,6 +151,17 @@ def test_the_page_shows_a_job_as_it_goes_on(job: ControlledFake, listener: Metri
     assert page.text("streams") == ""
 
 
+@pytest.mark.parametrize(("lane", "name"), [("files", "bytes of files"), ("sst", "keys and values")])
+def test_bytes_of_files_are_not_called_keys_and_values(
+    job: ControlledFake, listener: MetricsListener, page: Page, lane: str, name: str
+) -> None:
+    job.begin(lane=lane)
+    job.sample(seconds=3.0)
+    page.open(listener)
+    page.shows("raw-name", name)
+    page.shows("totals", name)
+
+
 def test_the_page_loads_nothing_from_elsewhere(job: ControlledFake, listener: MetricsListener, page: Page) -> None:
     job.begin()
     page.open(listener)
