@@ -38,6 +38,7 @@ from kvbatch.target import FILE_PIECE_BYTES
 from kvbatch.target_discard import DiscardOutcome, JobIdentity, discard_directory
 from kvbatch.target_files import open_job
 from kvbatch.target_local import AppliedRanges
+from kvbatch.target_staging import CheckedFiles
 from kvbatch.target_state import TargetState, examine_directory
 
 __all__ = ["Receiver"]
@@ -100,6 +101,7 @@ class Receiver:
         self._peers: dict[Peer, threading.Thread] = {}
         self._sessions: dict[str, Session] = {}
         self._opening: set[Path] = set()
+        self._checked = CheckedFiles()
         # Connections whose senders are to hear that this is alive, whatever it is at.
         self._greeted: set[Peer] = set()
         self._thread: threading.Thread | None = None
@@ -265,7 +267,7 @@ class Receiver:
         with self._reserved(path):
             if (old := self._session_of_job(path, manifest.job)) is not None:
                 self.close_session(old)
-            session = Session(path, open_job(path, manifest), control)
+            session = Session(path, open_job(path, manifest, self._checked), control)
             with self._lock:
                 self._sessions[session.id] = session
         log.info("job opened", job=manifest.job, name=name, resumed=session.job.resumed, peer=control.name)
