@@ -11,10 +11,10 @@ from kvbatch.calibration import calibrate, estimate_seconds
 from kvbatch.endpoints import check_apart, parse_endpoint
 from kvbatch.job_report import write_report
 from kvbatch.migration import Migration
-from kvbatch.migration_plan import Plan, make_plan, open_source
+from kvbatch.migration_plan import Plan, found_at, make_plan, open_source
 from kvbatch.options import MigrationOptions
 from kvbatch.server import Receiver
-from kvbatch.target_state import examine_target
+from kvbatch.target_state import TargetState, examine_target
 from kvbatch.verification import verify
 
 __all__ = ["migrate", "plan", "report", "serve", "verify"]
@@ -31,8 +31,11 @@ def plan(source: str | os.PathLike[str], target: str | os.PathLike[str], **optio
     check_apart(source_endpoint, target_endpoint)
     store = open_source(source_endpoint, checked)
     made = make_plan(source_endpoint, target_endpoint, store, checked)
-    state = examine_target(target_endpoint, made.manifest, checked.state_dir)
-    made = dataclasses.replace(made, target_state=state)
+    if made.recorded_end is not None:
+        state = TargetState.finished(made.recorded_end)
+    else:
+        state = examine_target(target_endpoint, made.manifest, checked.state_dir)
+    made = found_at(made, state, store, checked)
     measured = calibrate(store, made, target_endpoint)
     return dataclasses.replace(made, estimated_seconds=estimate_seconds(made, measured, target_endpoint, checked))
 
@@ -45,13 +48,13 @@ def migrate(source: str | os.PathLike[str], target: str | os.PathLike[str], **op
     UsageError, RefusedError or SourceError before anything is written; what happens later is raised by
     `Migration.wait`.
     """
-    return Migration(os.fspath(source), os.fspath(target), MigrationOptions.checked(**options)).start()
+    return Migration(source, target, MigrationOptions.checked(**options)).start()
 
 
 def serve(root: str | os.PathLike[str], *, host: str = "127.0.0.1", port: int = 0, **options: Any) -> Receiver:
     """Starts a receiver for targets below `root` in the background; port 0 takes a free one (`Receiver.port`). Stop it
     with `Receiver.stop`, or use it in a `with` statement."""
-    receiver = Receiver(Path(root), host, port, **options)
+    receiver = Receiver(root, host, port, **options)
     receiver.start()
     return receiver
 

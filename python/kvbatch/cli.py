@@ -58,9 +58,10 @@ from kvbatch.cli_options import (
 )
 from kvbatch.cli_output import print_json, print_table, show_plan, show_report, show_summary
 from kvbatch.cli_status import add_status_command
+from kvbatch.cli_streams import ReaderGoneError, take_streams
 from kvbatch.demo import run_demo
 from kvbatch.endpoints import format_address, parse_listen
-from kvbatch.errors import KvbatchError, StoppedError, UsageError
+from kvbatch.errors import KvbatchError, StoppedError
 from kvbatch.events import Event
 from kvbatch.job_report import render_report
 from kvbatch.logs import configure_for_command_line
@@ -69,13 +70,15 @@ from kvbatch.migration import Migration
 from kvbatch.options import MigrationOptions, default_state_dir
 from kvbatch.progress_view import follow, print_event
 from kvbatch.server import Receiver
-from kvbatch.units import format_bytes, parse_bytes
+from kvbatch.units import format_bytes
 from kvbatch.verification import Verification
 from kvbatch.version import __version__
 
 __all__ = ["app", "main"]
 
 EXIT_DIFFERENT = 3
+# As shells count, like everybody's behind whom `head` has read enough.
+_EXIT_READER_GONE = 128 + signal.SIGPIPE
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # `timeout` signals a child and then its whole group: that is one request to stop, not two.
 _SAME_REQUEST_SECONDS = 0.5
@@ -216,10 +219,10 @@ def migrate(
             migration.start()
             follow(events, progress.value)
             summary = migration.wait()
-    if as_json:
-        print_json(dataclasses.asdict(summary))
-    else:
-        show_summary(summary)
+        if as_json:
+            print_json(dataclasses.asdict(summary))
+        else:
+            show_summary(summary)
 
 
 @contextlib.contextmanager
@@ -297,13 +300,6 @@ def plan(
 # -- serve ------------------------------------------------------------------------------------------------------------
 
 
-def _parse_memory(text: str) -> int:
-    try:
-        return parse_bytes(text)
-    except UsageError as error:
-        raise UsageError(f"--max-memory {text!r}: give a size of 1MiB or more, like 64MiB or 2GiB") from error
-
-
 @app.command()
 def serve(
     root: Annotated[Path, typer.Option(help="Targets are directories below it.")],
@@ -316,7 +312,7 @@ def serve(
 ) -> None:
     """Receive migrations into directories below a root, until SIGTERM or SIGINT."""
     host, port = parse_listen(listen)
-    receiver = Receiver(root, host, port, max_memory=_parse_memory(max_memory), insecure=insecure)
+    receiver = Receiver(root, host, port, max_memory=max_memory, insecure=insecure)
     # Blocked in every thread and waited for in this one: a handler that sets an event can deadlock on a second signal.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     with _metrics_of(receiver, metrics_listen):
@@ -358,12 +354,12 @@ def verify(
             running = background.submit(verification.run)
             follow(events, progress.value)
             report = running.result()
-    if report.unfinished and progress is not ProgressChoice.JSON:
-        print("note: the target belongs to an unfinished migration", file=sys.stderr)
-    if as_json:
-        print_json(report.to_json())
-    else:
-        show_report(report)
+        if report.unfinished and progress is not ProgressChoice.JSON:
+            print("note: the target belongs to an unfinished migration", file=sys.stderr)
+        if as_json:
+            print_json(report.to_json())
+        else:
+            show_report(report)
     if not report.equal:
         raise typer.Exit(EXIT_DIFFERENT)
 
@@ -511,12 +507,18 @@ class _FailureTold:
 
 def main() -> None:
     """Runs a command; errors become messages and exit codes."""
+    take_streams()
     _configure_logs()
     return_large_memory(LARGE_ENTRY_BYTES)
     try:
-        app(_arguments())
+        try:
+            app(_arguments())
+        finally:
+            sys.stdout.flush()
     except KvbatchError as error:
         _fail(error)
+    except ReaderGoneError:
+        sys.exit(_EXIT_READER_GONE)
     except Exception as error:
         _print_traceback_if_asked()
         print(f"kvbatch: {type(error).__name__}: {error} (this is a bug; --debug shows where)", file=sys.stderr)

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from kvbatch.options import TARGET_COMPRESSIONS
+
 __all__ = [
     "BatchOption",
     "CheckOption",
@@ -82,7 +84,8 @@ StreamsOption = Annotated[
 MaxStreamsOption = Annotated[int, typer.Option(help="Most connections that --streams auto makes to the target.")]
 CompressionOption = Annotated[CompressionChoice, typer.Option(help="Compression on the wire.")]
 TargetCompressionOption = Annotated[
-    str, typer.Option(help="Compression of the target's files: auto (as the source), none, lz4, zstd, snappy, zlib.")
+    str,
+    typer.Option(help=f"Compression of the target's files: auto (as the source), {', '.join(TARGET_COMPRESSIONS)}."),
 ]
 MemoryOption = Annotated[str, typer.Option(help="Memory for frames on this side.")]
 BatchOption = Annotated[str, typer.Option(help="Bytes in a batch: auto, or 4KiB to 64MiB.")]
@@ -124,7 +127,9 @@ NonemptyOption = Annotated[
 LinkOption = Annotated[
     bool, typer.Option("--link", help="With --lane files: hard links of the files that are never written again.")
 ]
-RetriesOption = Annotated[int, typer.Option(help="Attempts after a broken connection before giving up with exit 75.")]
+RetriesOption = Annotated[
+    int, typer.Option(help="Retries in a row without progress before giving up with exit 75; 0: none.")
+]
 MetricsOption = Annotated[
     str | None,
     typer.Option("--metrics-listen", metavar="HOST:PORT", help="Serve Prometheus metrics; port 0 takes a free one."),

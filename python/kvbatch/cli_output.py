@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.cells import cell_len, set_cell_size
 
 from kvbatch.comparison import VerifyReport
 from kvbatch.events import Summary
+from kvbatch.lane_choice import bytes_name
 from kvbatch.migration_plan import Plan
 from kvbatch.ranges import describe_key
 from kvbatch.units import format_bytes, format_count, format_seconds
@@ -26,16 +28,21 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(cell_len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(set_cell_size(text, width) for text, width in zip(row, widths, strict=True)).rstrip())
+    sys.stdout.flush()
 
 
 def show_summary(summary: Summary) -> None:
     rows = []
     if summary.finished_before:
-        rows.append(("finished before", "nothing was moved now; this is what the run that finished it did"))
+        rows += [
+            ("finished before", "nothing was moved now; this is what the run that finished it did"),
+            ("compared", "the source's fingerprint and the target's identity; `kvbatch verify` compares entries"),
+        ]
     rows += [
         ("job", summary.job),
-        ("entries", f"{summary.entries:,}"),
-        ("keys and values", format_bytes(summary.raw_bytes)),
+        # Nobody counts entries where files are moved.
+        ("entries", f"{'about ' if summary.lane == 'files' else ''}{summary.entries:,}"),
+        (bytes_name(summary.lane), format_bytes(summary.raw_bytes)),
         ("time", format_seconds(summary.seconds)),
         ("rate", f"{format_count(summary.entries_per_second)} entries/s"),
         ("lane", f"{summary.lane}: {summary.lane_reason}"),
@@ -64,7 +71,7 @@ def show_plan(plan: Plan, as_json: bool) -> None:
             ("lane", f"{plan.lane}: {plan.lane_reason}"),
             ("column families", ", ".join(plan.column_families)),
             ("entries", f"about {format_count(plan.estimated_entries)}"),
-            ("keys and values", f"about {format_bytes(plan.estimated_bytes)}"),
+            (bytes_name(plan.lane), f"about {format_bytes(plan.estimated_bytes)}"),
             ("moved as files", _grafted(plan)),
             ("ranges", f"{len(plan.ranges)}, {plan.streams} at once"),
             ("time", f"about {format_seconds(plan.estimated_seconds or 0.0)}"),

@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 DEFAULT_PORT = 7720
+_ENDPOINTS = "PATH, rocksdb:PATH or kvbatch://host:port/NAME"
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
 
@@ -68,8 +69,11 @@ def is_loopback(host: str) -> bool:
 def parse_listen(text: str) -> tuple[str, int]:
     """Host and port of `HOST:PORT`, an IPv6 address in brackets; port 0 stands for a free one. Raises UsageError."""
     host, separator, port = text.rpartition(":")
-    if not separator or not port.isdigit() or int(port) > 65535:
-        raise UsageError(f"malformed address {text!r}: write HOST:PORT, for example 127.0.0.1:{DEFAULT_PORT}")
+    written = f"write HOST:PORT, for example 127.0.0.1:{DEFAULT_PORT}"
+    if not separator or not port.isdecimal():
+        raise UsageError(f"malformed address {text!r}: {written}")
+    if int(port) > 65535:
+        raise UsageError(f"malformed address {text!r}: ports go from 1 to 65535, and 0 takes a free one; {written}")
     return host.strip("[]"), int(port)
 
 
@@ -102,16 +106,19 @@ def is_elsewhere(endpoint: Endpoint) -> TypeGuard[ReceiverEndpoint]:
 
 def parse_endpoint(text: str | os.PathLike[str]) -> Endpoint:
     """A path, `rocksdb:PATH` or `kvbatch://host:port/NAME`. Raises UsageError."""
-    text = os.fspath(text)
+    try:
+        text = os.fsdecode(text)
+    except TypeError as error:
+        raise UsageError(f"{text!r} names no store: give {_ENDPOINTS}") from error
+    if "\0" in text:
+        raise UsageError(f"{text!r} names no store: no path has a null character. Give {_ENDPOINTS}")
     scheme, separator, rest = text.partition(":")
     if scheme == "kvbatch" and rest.startswith("//"):
         return _parse_receiver(text)
     if scheme == "rocksdb" and separator:
         text = rest
     elif "://" in text:
-        raise UsageError(
-            f"unknown endpoint {text!r}: this version moves PATH, rocksdb:PATH and kvbatch://host:port/NAME"
-        )
+        raise UsageError(f"unknown endpoint {text!r}: this version moves {_ENDPOINTS}")
     if not text:
         raise UsageError("an empty path names no store")
     return DirectoryEndpoint(Path(text).absolute())

@@ -73,7 +73,7 @@ class TargetError(KvbatchError):
 
 
 class NoSpaceError(TargetError):
-    """The target's disk is full. Nothing is lost; the job goes on once there is room."""
+    """The target's disk is full, or that of stdout. Nothing is lost; the job goes on once there is room."""
 
     exit_code = 75
 

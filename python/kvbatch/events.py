@@ -35,7 +35,7 @@ class Event:
     sample   the fields of Progress
     compression  codec, reason: what frames get from now on with `--compression auto`, and why
     throttle reason (of ThrottleReason; null: nothing holds the job back any more), when it changes
-    retry    attempt (the failed one, from 1), wait_seconds (until the next), error
+    retry    the fields of Retry, error
     warning  message
     done     state: "done" with the fields of Summary, or "stopped" (resumable) or "failed" with error
     error    message, advice, command; from the command line alone, as its last word

@@ -16,6 +16,8 @@ from typing import Any
 
 from kvbatch.errors import UsageError
 from kvbatch.events import Progress
+from kvbatch.job_status import unknown_job
+from kvbatch.lane_choice import bytes_name
 from kvbatch.options import default_state_dir
 from kvbatch.samples import JobHistory, TimelineEvent, read_history
 from kvbatch.state import JobRecord, existing_state
@@ -62,7 +64,9 @@ def render_report(job: str, state_dir: Path | None = None) -> str:
         verification=record.verification,
         verified=_verified(record.verification) if record.verification else [],
         verified_what=_verified_what(record.verification) if record.verification else "",
-        plots=draw_plots(history, max_memory if isinstance(max_memory, int) else None),
+        plots=draw_plots(
+            history, max_memory if isinstance(max_memory, int) else None, bytes_name(_lane(record, history))
+        ),
         figures=_figures(record, history),
         settings=[(name, _setting(name, value)) for name, value in (record.options or {}).items()],
         events=_event_rows(history),
@@ -105,9 +109,7 @@ def _read(job: str, directory: Path) -> tuple[JobRecord, JobHistory]:
     with existing_state(directory) as state:
         record = None if state is None else state.find(job)
         if state is None or record is None:
-            raise UsageError(
-                f"no job {job!r} in the state directory {directory}; `kvbatch status` lists those there are"
-            )
+            raise unknown_job(job, directory)
         return record, read_history(state, job)
 
 
@@ -138,7 +140,7 @@ def _cards(record: JobRecord, history: JobHistory) -> Rows:
     entries, raw_bytes = totals.get("entries", 0), totals.get("raw_bytes", 0)
     cards = [
         ("entries", format_count(entries)),
-        ("keys and values", format_bytes(raw_bytes)),
+        (bytes_name(_lane(record, history)), format_bytes(raw_bytes)),
         ("running time", format_seconds(running)),
     ]
     if running > 0:
@@ -152,16 +154,16 @@ def _figures(record: JobRecord, history: JobHistory) -> Rows:
     progress = {**dataclasses.asdict(Progress()), **record.progress}
     summary, totals = record.summary or {}, _totals(record)
     rows: Rows = []
-    lane = summary.get("lane") or _newest(history, "job").get("lane")
+    lane = _lane(record, history)
     if lane:
         reason = summary.get("lane_reason") or _newest(history, "job").get("lane_reason")
         rows.append(("lane", f"{lane}: {reason}"))
     rows.append(("entries", f"{totals.get('entries', 0):,}"))
-    rows.append(("keys and values", _exact_bytes(totals.get("raw_bytes", 0))))
+    rows.append((bytes_name(lane), _exact_bytes(totals.get("raw_bytes", 0))))
     if record.shown_state != "done":
         rows.append(("durable entries", f"{progress['durable_entries']:,}"))
-        rows.append(("durable keys and values", _exact_bytes(progress["durable_bytes"])))
-        rows.append(("expected keys and values", f"about {format_bytes(progress['estimated_bytes'])}"))
+        rows.append((f"durable {bytes_name(lane)}", _exact_bytes(progress["durable_bytes"])))
+        rows.append((f"expected {bytes_name(lane)}", f"about {format_bytes(progress['estimated_bytes'])}"))
     rows.append(("ranges complete", f"{progress['ranges_complete']:,} of {progress['ranges']:,}"))
     rows.append(("running time", format_seconds(_running(record, history))))
     if history.samples:
@@ -183,6 +185,11 @@ def _figures(record: JobRecord, history: JobHistory) -> Rows:
         rows.append(("slowest stage at the end", str(progress["bottleneck"])))
     rows.append(("fingerprint of the source", record.fingerprint))
     return rows
+
+
+def _lane(record: JobRecord, history: JobHistory) -> str:
+    """Empty where no session began."""
+    return str((record.summary or {}).get("lane") or _newest(history, "job").get("lane") or "")
 
 
 def _newest(history: JobHistory, kind: str) -> dict[str, Any]:

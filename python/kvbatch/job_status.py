@@ -11,7 +11,7 @@ from kvbatch.errors import UsageError
 from kvbatch.options import default_state_dir
 from kvbatch.state import JobRecord, JobState, find_job, list_jobs
 
-__all__ = ["JobStatus", "command", "find_record", "list_status", "migrate_command"]
+__all__ = ["JobStatus", "command", "find_record", "list_status", "migrate_command", "unknown_job"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +143,15 @@ def find_record(job: str, state_dir: Path) -> JobRecord:
     """Raises UsageError for a job that is not known."""
     record = find_job(state_dir, job)
     if record is None:
-        raise UsageError(
-            f"no job {job!r} in the state directory {state_dir}; `kvbatch status{_state_option(state_dir)}` lists "
-            "those there are"
-        )
+        raise unknown_job(job, state_dir)
     return record
+
+
+def unknown_job(job: str, state_dir: Path) -> UsageError:
+    return UsageError(
+        f"no job {job!r} in the state directory {state_dir}; `kvbatch status{_state_option(state_dir)}` lists those "
+        "there are"
+    )
 
 
 def list_status(state_dir: Path) -> list[JobStatus]:

@@ -13,9 +13,10 @@ from kvbatch.files_planner import plan_files
 from kvbatch.options import MIB, MigrationOptions
 from kvbatch.planner import RangeSizes, plan_ranges
 from kvbatch.ranges import Range
+from kvbatch.source_image import image_ranges
 from kvbatch.units import format_bytes
 
-__all__ = ["Way", "choose_way", "grafted_bytes"]
+__all__ = ["Way", "bytes_name", "choose_way", "grafted_bytes", "way_of"]
 
 # From this share of the bytes on, grafting decides how long a job takes.
 _WORTHWHILE_GRAFT = 0.5
@@ -36,6 +37,11 @@ class Way:
     lane: str
     reason: str
     ranges: tuple[Range, ...]
+
+
+def bytes_name(lane: str) -> str:
+    """What people read beside the bytes of a job: the lane `files` looks at no entries."""
+    return "bytes of files" if lane == "files" else "keys and values"
 
 
 def grafted_bytes(ranges: Sequence[Range]) -> int:
@@ -73,6 +79,13 @@ def choose_way(
     if files:
         ranges = _plan_ranges(store, options, graft=False)
     return Way("batch", "the lane that serves any range into any store", ranges)
+
+
+def way_of(lane: str, reason: str, store: SourceStore, options: MigrationOptions) -> Way:
+    """For a job whose lane is settled: its own plan counts, and this is what comes near to it."""
+    if lane == "files":
+        return Way(lane, reason, tuple(image_ranges(store)))
+    return Way(lane, reason, _plan_ranges(store, options, graft=lane == "sst"))
 
 
 def _plan_ranges(store: SourceStore, options: MigrationOptions, *, graft: bool) -> tuple[Range, ...]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shlex
 import threading
 import time
 import traceback
@@ -29,10 +31,11 @@ from kvbatch.flow_policy import FlowPolicy
 from kvbatch.job_figures import JobFigures
 from kvbatch.job_recorder import JobRecorder
 from kvbatch.job_stream import JobStream
-from kvbatch.migration_plan import make_plan, open_source
+from kvbatch.migration_plan import LANE_CARRIED_ON, make_plan, open_source
 from kvbatch.options import MAX_SIZE, MigrationOptions
 from kvbatch.range_queue import RangeQueue
-from kvbatch.ranges import Range
+from kvbatch.ranges import KeyRange, Range
+from kvbatch.retries import Retries
 from kvbatch.sent_log import SentLog
 from kvbatch.state import JobState, control_path, job_lock, state_after
 from kvbatch.stream_counters import StreamCounters
@@ -46,14 +49,14 @@ __all__ = ["Migration"]
 
 # A stream that waits for a silent target is cut loose this long after a stop.
 _STOP_GRACE_SECONDS = 3.0
-_RETRY_WAIT_SECONDS = 0.2
-_RETRY_WAIT_MAX_SECONDS = 5.0
 
 
 class Migration:
     """A job that runs in the background; made by `kvbatch.migrate`. All methods may be called from any thread."""
 
-    def __init__(self, source: str, target: str, options: MigrationOptions) -> None:
+    def __init__(
+        self, source: str | os.PathLike[str], target: str | os.PathLike[str], options: MigrationOptions
+    ) -> None:
         """Checks and plans: raises UsageError, RefusedError or SourceError before anything is written."""
         self._options = options
         self._source_endpoint = parse_endpoint(source)
@@ -80,7 +83,7 @@ class Migration:
         self._policy = FlowPolicy(options, self._flow, self._target_endpoint, self._bus)
         self._summary: Summary | None = None
         self._error: BaseException | None = None
-        self._attempt: stamina.Attempt
+        self._retries = Retries(options.retries)
         self._sent: SentLog
         self._opened = False
         self._thread = threading.Thread(target=self._run, name=f"kvbatch-{self.job}", daemon=True)
@@ -189,35 +192,22 @@ class Migration:
         return summary
 
     def _attempt_until_done(self) -> Summary | None:
-        """Runs sessions until one finishes the job. A broken one is tried again with growing pauses; the number of
-        attempts counts from the last one that made anything durable.
-
-        Returns the recorded summary when an earlier session had finished the job already."""
-        while True:
-            before = self._figures.durable_bytes()
-            try:
-                for attempt in stamina.retry_context(
-                    on=self._note_retry,
-                    attempts=self._options.retries + 1,
-                    timeout=None,
-                    wait_initial=_RETRY_WAIT_SECONDS,
-                    wait_max=_RETRY_WAIT_MAX_SECONDS,
-                    wait_jitter=_RETRY_WAIT_SECONDS,
-                ):
-                    self._attempt = attempt
-                    with attempt:
-                        return self._run_session()
-            except KvbatchError as error:
-                if not error.retryable or self._stopping.is_set() or self._figures.durable_bytes() == before:
-                    raise
+        """Runs sessions until one finishes the job. Returns the recorded summary when an earlier session had finished
+        the job already."""
+        for attempt in stamina.retry_context(on=self._wait_before_retry, attempts=None, timeout=None):
+            with attempt:
+                return self._run_session()
         raise AssertionError("unreachable")
 
-    def _note_retry(self, error: Exception) -> bool:
-        retry = isinstance(error, KvbatchError) and error.retryable and not self._stopping.is_set()
-        attempt = self._attempt
-        if retry and attempt.num <= self._options.retries:
-            self._bus.publish("retry", attempt=attempt.num, wait_seconds=attempt.next_wait, error=str(error))
-        return retry
+    def _wait_before_retry(self, error: Exception) -> float | bool:
+        """How long before the next session; False when there is to be none."""
+        if not isinstance(error, KvbatchError) or not error.retryable or self._stopping.is_set():
+            return False
+        retry = self._retries.after_failure(self._figures.durable_bytes())
+        if retry is None:
+            return False
+        self._bus.publish("retry", **dataclasses.asdict(retry), error=str(error))
+        return retry.wait_seconds
 
     def _open_session(self) -> TargetSession:
         target = self._target_endpoint
@@ -229,6 +219,8 @@ class Migration:
     def _run_session(self) -> Summary | None:
         if self._stopping.is_set():
             raise self._stopped()  # while it waited for another attempt
+        if self.plan.recorded_end is not None and (done := self._already_finished()) is not None:
+            return done
         try:
             session = self._open_session()
         except RefusedError:
@@ -245,6 +237,7 @@ class Migration:
             self._resumed = self._resumed or reply.resumed
             self._manifest = reply.manifest
             self._figures.begin_session(reply.manifest, reply.cursors)
+            self._retries.note_opened(self._figures.durable_bytes())
             # A store that is moved as it is keeps its identity.
             identity = self._store.identity if self._manifest.lane == "files" else reply.identity
             self._recorder.update(identity=identity, fingerprint=self.plan.manifest.fingerprint, summary=None)
@@ -274,17 +267,28 @@ class Migration:
     def _lane_reason(self) -> str:
         if self._manifest.lane == self.plan.lane:
             return self.plan.lane_reason
-        return "the lane of the unfinished job that is carried on"
+        return LANE_CARRIED_ON
 
     def _already_finished(self) -> Summary | None:
         """The summary of the session that finished this job, if the target still is the store that it finished."""
-        summary = summary_of_finished(self._recorder.find(), self._target_endpoint, self.plan.manifest)
+        fingerprint = self.plan.manifest.fingerprint
+        summary = summary_of_finished(self._recorder.find(), self._target_endpoint, fingerprint)
         if summary is None:
             return None
         if not self._opened:
-            self._bus.publish("warning", message=f"job {self.job} was finished before; nothing was moved")
+            self._warn(
+                f"job {self.job} was finished before; nothing was moved. Compared with what that run recorded were the "
+                "fingerprint of the source and RocksDB's identity of the target, not their entries; to compare those: "
+                + self._verify_command()
+            )
         self._recorder.update(state=JobState.DONE)
         return Summary(**{**summary, "finished_before": not self._opened})
+
+    def _verify_command(self) -> str:
+        options = [word for name in self._options.column_families for word in ("--cf", name)]
+        if self._options.key_range != KeyRange():
+            options += ["--range", str(self._options.key_range)]
+        return shlex.join(["kvbatch", "verify", *options, self.plan.source, self.plan.target])
 
     def _run_streams(self, session: TargetSession, sent: SentLog) -> None:
         cursors = self._figures.cursors()

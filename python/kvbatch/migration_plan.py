@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +12,16 @@ from kvbatch.endpoints import DirectoryEndpoint, Endpoint
 from kvbatch.errors import RefusedError, UsageError
 from kvbatch.files_planner import check_link
 from kvbatch.fingerprint import fingerprint_directory
-from kvbatch.lane_choice import choose_way, grafted_bytes
+from kvbatch.lane_choice import Way, choose_way, grafted_bytes, way_of
 from kvbatch.manifest import Manifest
 from kvbatch.options import MigrationOptions
 from kvbatch.ranges import Range
-from kvbatch.target_state import TargetState, takes_whole_store
+from kvbatch.target_state import TargetState, recorded_end, takes_whole_store
 
-__all__ = ["Plan", "make_plan", "open_source"]
+__all__ = ["LANE_CARRIED_ON", "Plan", "found_at", "make_plan", "open_source"]
+
+LANE_CARRIED_ON = "the lane of the unfinished job that is carried on"
+LANE_OF_THE_FINISHED = "the lane of the job that was finished"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class Plan:
     column_families: tuple[str, ...]
     ranges: tuple[Range, ...]
     manifest: Manifest
+    # Of the run that finished the job, where a record says so and the target is still the store that it made.
+    recorded_end: dict[str, Any] | None = None
     target_state: TargetState | None = None
     estimated_seconds: float | None = None
 
@@ -101,10 +107,11 @@ def make_plan(source: Endpoint, target: Endpoint, store: SourceStore, options: M
     RefusedError when the lane that is asked for cannot serve."""
     assert isinstance(source, DirectoryEndpoint)
     fingerprint = fingerprint_directory(source.path)
+    job = _job_id(fingerprint, target, options)
 
     def manifest_of(lane: str, ranges: tuple[Range, ...]) -> Manifest:
         return Manifest(
-            job=_job_id(fingerprint, target, options),
+            job=job,
             source=str(source),
             fingerprint=fingerprint,
             lane=lane,
@@ -119,21 +126,42 @@ def make_plan(source: Endpoint, target: Endpoint, store: SourceStore, options: M
     def takes_files(files: tuple[Range, ...]) -> bool:
         return takes_whole_store(target, manifest_of("files", files))
 
-    way = choose_way(source, target, store, options, takes_files)
+    # Into a target that holds other data a job may be run as often as somebody likes.
+    end = None if options.allow_nonempty else recorded_end(options.state_dir, job, fingerprint, target)
+    if end is None:
+        way = choose_way(source, target, store, options, takes_files)
+    else:
+        way = way_of(end["lane"], end["lane_reason"], store, options)
     check_link(source, target, options)
-    manifest = manifest_of(way.lane, way.ranges)
     return Plan(
-        job=manifest.job,
+        job=job,
         source=str(source),
         target=str(target),
-        lane=way.lane,
-        lane_reason=way.reason,
-        streams=min(options.expected_streams, max(1, len(way.ranges))),
-        estimated_entries=sum(part.estimated_entries for part in way.ranges),
-        estimated_bytes=sum(part.estimated_bytes for part in way.ranges),
-        files_grafted=sum(bool(part.file) for part in way.ranges),
-        bytes_grafted=grafted_bytes(way.ranges),
         column_families=tuple(family.name for family in store.column_families),
-        ranges=way.ranges,
-        manifest=manifest,
+        manifest=manifest_of(way.lane, way.ranges),
+        recorded_end=end,
+        **_figures_of(way, options),
     )
+
+
+def found_at(plan: Plan, state: TargetState, store: SourceStore, options: MigrationOptions) -> Plan:
+    """The plan with what was found at the target; a job that stands there, unfinished or finished, keeps its lane."""
+    plan = dataclasses.replace(plan, target_state=state)
+    if state.lane in ("", plan.lane):
+        return plan
+    reason = LANE_CARRIED_ON if state.kind == "resumable" else LANE_OF_THE_FINISHED
+    return dataclasses.replace(plan, **_figures_of(way_of(state.lane, reason, store, options), options))
+
+
+def _figures_of(way: Way, options: MigrationOptions) -> dict[str, Any]:
+    """The fields of a plan that follow from the way."""
+    return {
+        "lane": way.lane,
+        "lane_reason": way.reason,
+        "streams": min(options.expected_streams, max(1, len(way.ranges))),
+        "estimated_entries": sum(part.estimated_entries for part in way.ranges),
+        "estimated_bytes": sum(part.estimated_bytes for part in way.ranges),
+        "files_grafted": sum(bool(part.file) for part in way.ranges),
+        "bytes_grafted": grafted_bytes(way.ranges),
+        "ranges": way.ranges,
+    }

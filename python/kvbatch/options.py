@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -18,7 +18,14 @@ from kvbatch.flow.source_check import SourceCheck
 from kvbatch.ranges import KeyRange, parse_key_range
 from kvbatch.units import parse_bytes
 
-__all__ = ["MigrationOptions", "check_family_names", "default_state_dir", "default_streams"]
+__all__ = [
+    "TARGET_COMPRESSIONS",
+    "MigrationOptions",
+    "ReceiverOptions",
+    "VerifyOptions",
+    "default_state_dir",
+    "default_streams",
+]
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -38,6 +45,9 @@ FRAME_PARTS = 2
 # it is read and where it is built.
 STREAM_BYTES = 2 * MIB
 
+# What the core can write files with; a build against an installed RocksDB may lack some, which it says itself.
+TARGET_COMPRESSIONS = ("none", "lz4", "lz4hc", "zstd", "snappy", "zlib", "bzip2")
+
 # No machine has more, and it stays far from where sums of sizes would overflow in the core.
 MAX_SIZE = 1 << 50
 
@@ -52,7 +62,7 @@ def default_state_dir() -> Path:
     return (Path(base) if base else Path.home() / ".local" / "state") / "kvbatch"
 
 
-def check_family_names(names: Sequence[str]) -> Sequence[str]:
+def _check_family_names(names: Sequence[str]) -> Sequence[str]:
     """Raises UsageError for a bare string, whose letters would be taken for names."""
     if isinstance(names, str):
         raise UsageError(f"column_families {names!r}: give a sequence of names, ({names!r},) for this one")
@@ -125,7 +135,11 @@ def _option(command_line: str, allowed: str, **more: Any) -> Any:
 
 def _number(command_line: str, least: int, most: int | None = None, **more: Any) -> Any:
     allowed = f"a whole number, {least} or more" if most is None else f"a whole number from {least} to {most}"
-    return _option(command_line, allowed, ge=least, le=most, **more)
+    return _option(command_line, allowed, ge=least, le=most, strict=True, **more)
+
+
+def _flag(command_line: str) -> Any:
+    return _option(command_line, "true or false", strict=True, default=False)
 
 
 def _size(command_line: str, default: int) -> Any:
@@ -138,10 +152,55 @@ _SETTINGS = tuple(field.name for field in dataclasses.fields(JobSettings))
 _A_RATE = "bytes a second, 64KiB/s or more, like 20MiB/s; 0 for no limit"
 
 
-class MigrationOptions(BaseModel):
-    """What `migrate` and `plan` take besides source and target. Sizes are bytes, or text like `1MiB`."""
-
+class _Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    @classmethod
+    def checked(cls, **options: Any) -> Self:
+        """Raises UsageError naming the option at fault, what was given and what it takes."""
+        try:
+            return cls(**options)
+        except ValidationError as error:
+            name = str(error.errors()[0]["loc"][0])
+            field = cls.model_fields.get(name)
+            if field is None:
+                known = ", ".join(cls.model_fields)
+                raise UsageError(f"there is no option {name!r}; there are {known}") from error
+            raise UsageError(f"{_shown(name, field.title)} {options[name]!r}: give {field.description}") from error
+
+
+_FamilyNames = Annotated[tuple[str, ...], BeforeValidator(_check_family_names)]
+_FAMILIES = _option("--cf", 'a sequence of names, such as ("default",)', default=())
+_OptionalRange = Annotated[KeyRange, _read_by(_parse_optional_range)]
+_RANGE = _option("--range", "HEX..HEX, for example 6100..62 or 61..", default=KeyRange())
+
+
+class ReceiverOptions(_Options):
+    """What `serve` takes."""
+
+    root: Path = _option("--root", "a path")
+    host: str = _option("", "a host name or an address, such as 127.0.0.1")
+    port: int = _number("", 0, 65535)
+    max_memory: Annotated[int, _read_by(parse_bytes)] = _option(
+        "--max-memory", "a size of 1MiB or more, like 64MiB or 2GiB", ge=MIB, le=MAX_SIZE
+    )
+    insecure: bool = _flag("--insecure")
+
+
+class VerifyOptions(_Options):
+    """What `verify` takes besides source and target."""
+
+    repair: bool = _flag("--repair")
+    column_families: _FamilyNames = _FAMILIES
+    key_range: _OptionalRange = _RANGE
+    threads: Annotated[int, Field(ge=1, le=MAX_STREAMS, strict=True)] | None = _option(
+        "", f"a whole number from 1 to {MAX_STREAMS}, or None", default=None
+    )
+    state_dir: Path | None = _option("--state-dir", "a path", default=None)
+
+
+class MigrationOptions(_Options):
+    """What `migrate` and `plan` take besides source and target. Sizes are bytes, or text like `1MiB`."""
 
     lane: Literal["auto", "batch", "sst", "files"] = _option("--lane", "auto, batch, sst or files", default="auto")
     streams: Annotated[int, BeforeValidator(_parse_auto)] = _option(
@@ -149,6 +208,7 @@ class MigrationOptions(BaseModel):
         f"auto, or a whole number from 1 to {MAX_STREAMS}",
         ge=0,
         le=MAX_STREAMS,
+        strict=True,
         default_factory=default_streams,
     )
     max_streams: int = _number("--max-streams", 1, MAX_STREAMS, default=8)
@@ -156,14 +216,16 @@ class MigrationOptions(BaseModel):
         "--compression", "auto, lz4, zstd or none", default="auto"
     )
     target_compression: Annotated[str, _read_by(_known_compression)] = _option(
-        "--target-compression", "auto, none, lz4, lz4hc, zstd, snappy, zlib or bzip2", default="auto"
+        "--target-compression",
+        f"auto, {', '.join(TARGET_COMPRESSIONS[:-1])} or {TARGET_COMPRESSIONS[-1]}",
+        default="auto",
     )
     max_memory: Annotated[int, _read_by(parse_bytes)] = _size("--max-memory", 256 * MIB)
     batch_bytes: Annotated[int, _read_by(_parse_batch_size)] = _option(
         "--batch-size", "auto, or a size from 4KiB to 64MiB", default=0
     )
     window: Annotated[int, BeforeValidator(_parse_auto)] = _option(
-        "--window", f"auto, or a whole number from 1 to {MAX_WINDOW}", ge=0, le=MAX_WINDOW, default=0
+        "--window", f"auto, or a whole number from 1 to {MAX_WINDOW}", ge=0, le=MAX_WINDOW, strict=True, default=0
     )
     rate_limit: Annotated[int, _read_by(_parse_limit)] = _option("--rate-limit", _A_RATE, default=0)
     rate_schedule: Annotated[RateSchedule | None, _read_by(_parse_schedule)] = _option(
@@ -173,13 +235,11 @@ class MigrationOptions(BaseModel):
     throttle_check: Annotated[Any, _read_by(_known_check)] = _option(
         "--throttle-check", "a shell command, an http:// or https:// URL or a callable", default=None
     )
-    peer_timeout: float = _option("--peer-timeout", "seconds, from 1 to 86400", ge=1, le=86_400, default=60.0)
-    column_families: Annotated[tuple[str, ...], BeforeValidator(check_family_names)] = _option(
-        "--cf", 'a sequence of names, such as ("default",)', default=()
+    peer_timeout: float = _option(
+        "--peer-timeout", "seconds, from 1 to 86400", ge=1, le=86_400, strict=True, default=60.0
     )
-    key_range: Annotated[KeyRange, _read_by(_parse_optional_range)] = _option(
-        "--range", "HEX..HEX, for example 6100..62 or 61..", default=KeyRange()
-    )
+    column_families: _FamilyNames = _FAMILIES
+    key_range: _OptionalRange = _RANGE
     job: str | None = _option(
         "--job",
         "letters, digits, '.', '_' and '-', 64 at most, the first a letter or digit",
@@ -187,8 +247,8 @@ class MigrationOptions(BaseModel):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
     )
     state_dir: Path = _option("--state-dir", "a path", default_factory=default_state_dir)
-    allow_nonempty: bool = _option("--allow-nonempty", "true or false", default=False)
-    link: bool = _option("--link", "true or false", default=False)
+    allow_nonempty: bool = _flag("--allow-nonempty")
+    link: bool = _flag("--link")
     retries: int = _number("--retries", 0, default=8)
     sst_file_bytes: Annotated[int, _read_by(parse_bytes)] = _size("", 64 * MIB)
     max_ranges: int = _number("", 1, 10_000, default=64)
@@ -197,17 +257,8 @@ class MigrationOptions(BaseModel):
     graft_bytes: Annotated[int, _read_by(parse_bytes)] = _size("", MIB)
 
     @classmethod
-    def checked(cls, **options: Any) -> MigrationOptions:
-        """Raises UsageError naming the option at fault, what was given and what it takes."""
-        try:
-            made = cls(**options)
-        except ValidationError as error:
-            name = str(error.errors()[0]["loc"][0])
-            field = cls.model_fields.get(name)
-            if field is None:
-                known = ", ".join(cls.model_fields)
-                raise UsageError(f"there is no option {name!r}; there are {known}") from error
-            raise UsageError(f"{_shown(name, field.title)} {options[name]!r}: give {field.description}") from error
+    def checked(cls, **options: Any) -> Self:
+        made = super().checked(**options)
         if made.rate_limit and made.rate_schedule is not None:
             raise UsageError("--rate-limit and --rate-schedule exclude each other: a limit for all times is *=20MiB/s")
         batch_bytes = made.batch_bytes or MIN_AUTO_BATCH_BYTES

@@ -126,7 +126,8 @@ def _message(event: Event) -> str | None:
     if event.kind == "settings":
         return "set " + ", ".join(f"{name} to {_setting(name, value)}" for name, value in data.items())
     if event.kind == "retry":
-        return f"attempt {data['attempt']} failed, the next in {data['wait_seconds']:.1f} s: {data['error']}"
+        which = f"retry {data['retry']} of {data['retries']}"
+        return f"attempt {data['attempt']} failed, {which} in {data['wait_seconds']:.1f} s: {data['error']}"
     if event.kind == "warning":
         return str(data["message"])
     return None

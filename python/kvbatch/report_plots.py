@@ -98,14 +98,15 @@ class _Clock:
             axes.tick_params(labelbottom=False)
 
 
-def draw_plots(history: JobHistory, max_memory: int | None) -> list[Plot]:
-    """Those for which there are figures. `max_memory` is the budget for frames in bytes."""
+def draw_plots(history: JobHistory, max_memory: int | None, bytes_name: str) -> list[Plot]:
+    """Those for which there are figures. `max_memory` is the budget for frames in bytes; `bytes_name` says what the
+    bytes of the job are."""
     intervals = to_intervals(history.samples, _MOST_INTERVALS)
     if not intervals:
         return []
     clock = _Clock.of(intervals)
     plots = [
-        _throughput(intervals, clock),
+        _throughput(intervals, clock, bytes_name),
         _batches(intervals, clock),
         _latency(intervals, clock),
         _memory(intervals, clock, max_memory),
@@ -115,10 +116,10 @@ def draw_plots(history: JobHistory, max_memory: int | None) -> list[Plot]:
     return [plot for plot in plots if plot is not None]
 
 
-def _throughput(intervals: Sequence[Interval], clock: _Clock) -> Plot:
+def _throughput(intervals: Sequence[Interval], clock: _Clock, bytes_name: str) -> Plot:
     figure, (bytes_axes, entries_axes) = _panels((1.7, 1.1))
     edges = clock.edges(intervals)
-    _fill(bytes_axes, [each.bytes_per_second for each in intervals], edges, _BLUE, "keys and values")
+    _fill(bytes_axes, [each.bytes_per_second for each in intervals], edges, _BLUE, bytes_name)
     if any(each.wire_bytes_per_second for each in intervals):
         _line(bytes_axes, [each.wire_bytes_per_second for each in intervals], edges, _AMBER, "on the wire")
         _legend(bytes_axes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 import time
@@ -23,7 +24,7 @@ from kvbatch.errors import (
 from kvbatch.flow.job_flow import HEARTBEAT_SECONDS
 from kvbatch.logs import get_logger
 from kvbatch.manifest import Manifest
-from kvbatch.options import MAX_SIZE, MIB
+from kvbatch.options import ReceiverOptions
 from kvbatch.protocol import (
     SENDER_SILENCE_MILLISECONDS,
     Peer,
@@ -37,6 +38,7 @@ from kvbatch.target import FILE_PIECE_BYTES
 from kvbatch.target_discard import DiscardOutcome, JobIdentity, discard_directory
 from kvbatch.target_files import open_job
 from kvbatch.target_local import AppliedRanges
+from kvbatch.target_staging import CheckedFiles
 from kvbatch.target_state import TargetState, examine_directory
 
 __all__ = ["Receiver"]
@@ -48,43 +50,58 @@ _FIRST_FRAME_MILLISECONDS = 30_000
 _GREETING_LIMITS = FrameLimits(max_data_bytes=0, max_control_bytes=64 << 10)
 
 
+def _make_root(root: Path) -> None:
+    """Raises UsageError."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        file = next((each for each in (root, *root.parents) if each.is_file()), None)
+        why = error.strerror or str(error) if file is None else f"{file} is a file"
+        raise UsageError(
+            f"the root {root} cannot be a directory for targets: {why}. Nothing was changed; give a directory with "
+            "--root"
+        ) from error
+
+
 class Receiver:
     """Listens, serves and stops. `serve_forever` blocks; `start` does not."""
 
     def __init__(
         self,
-        root: str | Path,
+        root: str | os.PathLike[str],
         host: str = "127.0.0.1",
         port: int = 0,
         *,
-        max_memory: int = 256 << 20,
+        max_memory: int | str = 256 << 20,
         insecure: bool = False,
     ) -> None:
         """Raises RefusedError for an address other than loopback without `insecure`, UsageError when it cannot
         listen."""
+        options = ReceiverOptions.checked(root=root, host=host, port=port, max_memory=max_memory, insecure=insecure)
         if not insecure and not is_loopback(host):
             raise RefusedError(
                 f"{host} can be reached from other machines and the connection is neither encrypted nor authenticated: "
                 "pass --insecure if the network is trusted, or listen on 127.0.0.1"
             )
-        if not MIB <= max_memory <= MAX_SIZE:
-            raise UsageError(f"--max-memory {max_memory}: a receiver needs at least 1MiB")
-        self.root = Path(root).absolute()
+        self.root = options.root.absolute()
+        _make_root(self.root)
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
             self._socket = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         except OSError as error:
-            address = format_address(host, port)
-            raise UsageError(f"listen on {address} with root {self.root}: {error.strerror or error}") from error
+            raise UsageError(
+                f"listen on {format_address(host, port)}: {error.strerror or error}. Nothing was received; give "
+                "another address with --listen, or stop what listens there"
+            ) from error
         self.host, self.port = self._socket.getsockname()[:2]
-        self.pool = BufferPool(max_memory)
-        self.limits = FrameLimits(max_data_bytes=largest_entry(max_memory), max_file_bytes=FILE_PIECE_BYTES)
+        self.pool = BufferPool(options.max_memory)
+        self.limits = FrameLimits(max_data_bytes=largest_entry(options.max_memory), max_file_bytes=FILE_PIECE_BYTES)
         self.counters = ReceiverCounters()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._peers: dict[Peer, threading.Thread] = {}
         self._sessions: dict[str, Session] = {}
         self._opening: set[Path] = set()
+        self._checked = CheckedFiles()
         # Connections whose senders are to hear that this is alive, whatever it is at.
         self._greeted: set[Peer] = set()
         self._thread: threading.Thread | None = None
@@ -250,7 +267,7 @@ class Receiver:
         with self._reserved(path):
             if (old := self._session_of_job(path, manifest.job)) is not None:
                 self.close_session(old)
-            session = Session(path, open_job(path, manifest), control)
+            session = Session(path, open_job(path, manifest, self._checked), control)
             with self._lock:
                 self._sessions[session.id] = session
         log.info("job opened", job=manifest.job, name=name, resumed=session.job.resumed, peer=control.name)

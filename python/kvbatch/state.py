@@ -101,6 +101,7 @@ class StateStore:
         self._directory = directory
         self._lock = threading.Lock()
         with _usable(directory):
+            _check_directory(directory)
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._database = sqlite3.connect(directory / _DATABASE, timeout=10, check_same_thread=False)
             self._database.row_factory = sqlite3.Row
@@ -206,7 +207,10 @@ def _text(path: str) -> str:
 @contextmanager
 def existing_state(directory: Path) -> Iterator[StateStore | None]:
     """The state store, closed at the end; None instead of making a state directory where there is none."""
-    if not (directory / _DATABASE).exists():
+    with _usable(directory):
+        _check_directory(directory)
+        exists = (directory / _DATABASE).exists()
+    if not exists:
         yield None
         return
     with closing(StateStore(directory)) as state:
@@ -251,12 +255,21 @@ def _is_held(lock: Path) -> bool:
     return False
 
 
+def _check_directory(directory: Path) -> None:
+    """Raises NotADirectoryError where it can be none."""
+    file = next((each for each in (directory, *directory.parents) if each.is_file()), None)
+    if file is not None:
+        raise NotADirectoryError(f"{file} is a file, and jobs are kept in a directory. Nothing was changed")
+
+
 @contextmanager
 def _usable(directory: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.Error) as error:
-        raise UsageError(f"the state directory {directory} cannot be used: {error}; try --state-dir") from error
+        raise UsageError(
+            f"the state directory {directory} cannot be used: {error}; give another one with --state-dir"
+        ) from error
 
 
 @contextmanager

@@ -10,15 +10,16 @@ from pathlib import Path
 from kvbatch._core.base import chain_file_piece, file_crc32c
 from kvbatch._core.frame import Frame
 from kvbatch._core.store import Cursor, SourceStore, check_table_file
-from kvbatch.errors import CorruptionError, ProtocolError, RefusedError, SourceError, UsageError
+from kvbatch.errors import CorruptionError, ProtocolError, RefusedError, SourceError, TargetError, UsageError
 from kvbatch.manifest import JOB_RECORD, Manifest
-from kvbatch.options import MAX_STREAMS
+from kvbatch.options import MAX_STREAMS, default_streams
 from kvbatch.ranges import Range
 from kvbatch.source_image import is_table
 from kvbatch.target import FILE_PIECE_BYTES
 from kvbatch.target_job import Job, OpenReply, TargetJob, check_writable, is_unfinished
 from kvbatch.target_records import read_records
 from kvbatch.target_staging import (
+    CheckedFiles,
     Staging,
     check_unclaimed,
     remove_left_record,
@@ -42,11 +43,14 @@ def goes_by_files(path: Path, manifest: Manifest) -> bool:
     return manifest.lane == "files" and not ((path / "CURRENT").exists() and is_unfinished(path))
 
 
-def open_job(path: Path, manifest: Manifest) -> Job:
-    """Takes up or resumes a job at `path`. Raises RefusedError, TargetError."""
+def open_job(path: Path, manifest: Manifest, checked: CheckedFiles | None = None) -> Job:
+    """Takes up or resumes a job at `path`. `checked`: what this process knows of files that it received before. Raises
+    RefusedError, TargetError."""
     # A job of files that is finished already will be refused, maybe in another lane, and leaves nothing behind.
     remove_left_record(path, manifest)
-    return FilesJob(path, manifest) if goes_by_files(path, manifest) else TargetJob(path, manifest)
+    if goes_by_files(path, manifest):
+        return FilesJob(path, manifest, checked or CheckedFiles())
+    return TargetJob(path, manifest)
 
 
 def _check_place(path: Path, manifest: Manifest) -> None:
@@ -85,10 +89,11 @@ class FilesJob:
     """One store whose files are received into a directory beside the target, which becomes the target when all are
     there. Thread-safe; each range is given to one applier at a time."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, manifest: Manifest, checked: CheckedFiles) -> None:
         """Raises RefusedError, TargetError, NoSpaceError."""
         _check_place(path, manifest)
         self._path = path
+        self._checked = checked
         self._lock = threading.Lock()
         self._active: set[int] = set()
         self._staging = Staging(path)
@@ -101,9 +106,9 @@ class FilesJob:
             else:
                 manifest.check_resumes(stored)
             self.manifest = stored or manifest
-            self._cursors = {
-                part.id: cursor for part in self.manifest.ranges if (cursor := self._found(part)) is not None
-            }
+            with ThreadPoolExecutor(default_streams(), thread_name_prefix="kvbatch-check") as checking:
+                found = list(checking.map(self._found, self.manifest.ranges))
+            self._cursors = {cursor.range: cursor for cursor in found if cursor is not None}
         except BaseException:
             self._staging.close()
             raise
@@ -114,7 +119,8 @@ class FilesJob:
         """What an earlier session left of a file. Of a partial one only the sender can say whether it is right: the
         cursor holds the digest of what stands on the disk."""
         with translate_os_errors(f"look at {part} in {self._staging.path}"):
-            if self._staging.is_whole(part.file, part.file_bytes):
+            if self._staging.is_whole(part.file, part.file_bytes) and self._is_sound(part):
+                self._checked.note(self._staging.path / part.file)
                 return Cursor(part.id, complete=True, raw_bytes=part.file_bytes)
             if not self._staging.partial(part.file).exists():
                 return None
@@ -132,6 +138,22 @@ class FilesJob:
             return None  # what cannot be read is received again
         finally:
             os.close(fd)
+
+    def _is_sound(self, part: Range) -> bool:
+        """Whether a file that came to its end in an earlier session is still what it was: its disk may have been at
+        fault, or somebody have written to it. Behind a no it stands there no more, or as a partial one."""
+        path = self._staging.path / part.file
+        if part.file_bytes == 0 or self._checked.knows(path):
+            return True
+        if not is_table(part.file):
+            self._staging.doubt(part.file)
+            return False
+        try:
+            check_table_file(str(path), part.file)
+        except (SourceError, TargetError):
+            self._staging.drop(part.file)
+            return False
+        return True
 
     def reply(self, max_frame_bytes: int) -> OpenReply:
         with self._lock:
@@ -189,6 +211,7 @@ class FilesJob:
                 os.close(fd)
             if not linked:
                 self._staging.complete(part.file)
+            self._checked.note(self._staging.path / part.file)
             self.note(Cursor(part.id, complete=True, raw_bytes=part.file_bytes))
 
         return self._syncing.submit(act)
@@ -206,6 +229,7 @@ class FilesJob:
             _check_place(self._path, self.manifest)
             self._check_image()
             self._staging.move_into_place()
+            self._checked.forget(self._staging.path)
             self._staging.close()
 
     def _check_image(self) -> None:

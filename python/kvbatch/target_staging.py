@@ -12,6 +12,8 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +22,7 @@ from kvbatch.errors import CorruptionError, NoSpaceError, RefusedError, TargetEr
 from kvbatch.manifest import Manifest
 
 __all__ = [
+    "CheckedFiles",
     "Staging",
     "check_unclaimed",
     "remove_left_record",
@@ -92,6 +95,35 @@ def check_unclaimed(target: Path) -> None:
         )
 
 
+class CheckedFiles:
+    """Files that this process has received or gone through itself, as they stood then: those are not gone through again
+    each time a connection breaks. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[Path, tuple[int, ...]] = {}
+
+    def note(self, path: Path) -> None:
+        as_it_stands = _signature(path)
+        with self._lock:
+            self._known[path] = as_it_stands
+
+    def knows(self, path: Path) -> bool:
+        """Whether nobody has written to it since."""
+        as_it_stands = _signature(path)
+        with self._lock:
+            return self._known.get(path) == as_it_stands
+
+    def forget(self, directory: Path) -> None:
+        with self._lock:
+            self._known = {path: known for path, known in self._known.items() if path.parent != directory}
+
+
+def _signature(path: Path) -> tuple[int, ...]:
+    found = path.lstat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 class Staging:
     """A staging directory that this process holds. Others find it in use."""
 
@@ -137,9 +169,23 @@ class Staging:
     def is_whole(self, name: str, size: int) -> bool:
         """Whether the file came to its end. It was synced before it got its name."""
         try:
-            return (self.path / name).lstat().st_size == size
+            found = (self.path / name).lstat()
         except FileNotFoundError:
             return False
+        return stat.S_ISREG(found.st_mode) and found.st_size == size
+
+    def doubt(self, name: str) -> None:
+        """A file that came to its end counts as a partial one again, of which the sender says how much is right; one
+        that has another name elsewhere, which must not be cut, is received again."""
+        with translate_os_errors(f"rename {self.path / name}"):
+            if (self.path / name).lstat().st_nlink > 1:
+                self.drop(name)
+            else:
+                (self.path / name).rename(self.partial(name))
+
+    def drop(self, name: str) -> None:
+        with translate_os_errors(f"remove {self.path / name}"):
+            (self.path / name).unlink()
 
     def partial(self, name: str) -> Path:
         return self.path / (name + _PARTIAL)

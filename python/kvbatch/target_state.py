@@ -8,16 +8,31 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from kvbatch.endpoints import DirectoryEndpoint, Endpoint
-from kvbatch.errors import CorruptionError, ProtocolError, RefusedError, TargetError, TransportError, UsageError
+from kvbatch.errors import (
+    CorruptionError,
+    KvbatchError,
+    ProtocolError,
+    RefusedError,
+    TargetError,
+    TransportError,
+    UsageError,
+)
 from kvbatch.manifest import JOB_RECORD, Manifest
 from kvbatch.protocol import connect, malformed_is_protocol_error
-from kvbatch.state import JobRecord, find_job
-from kvbatch.store_reader import open_reader
+from kvbatch.state import JobRecord, JobState, find_job
+from kvbatch.store_reader import StoreReader, open_reader
 from kvbatch.target_files import examine_files, goes_by_files
 from kvbatch.target_job import check_writable, family_with_data, is_unfinished
 from kvbatch.target_records import read_records
 
-__all__ = ["TargetState", "examine_directory", "examine_target", "summary_of_finished", "takes_whole_store"]
+__all__ = [
+    "TargetState",
+    "examine_directory",
+    "examine_target",
+    "recorded_end",
+    "summary_of_finished",
+    "takes_whole_store",
+]
 
 TargetKind = Literal["empty", "resumable", "nonempty", "finished", "unknown"]
 # Layout of the records: docs/resume.md.
@@ -40,14 +55,15 @@ class TargetState:
     ranges_complete: int = 0
     ranges: int = 0
     reason: str = ""
-    lane: str = ""  # of the job that is resumed
+    lane: str = ""  # of the job that is resumed, or was finished
 
     def __str__(self) -> str:
         return {
             "empty": "empty: will be made",
             "resumable": f"resumes, {self.ranges_complete} of {self.ranges} ranges complete",
             "nonempty": "holds other data; its other keys stay (--allow-nonempty)",
-            "finished": "finished before: nothing will be moved",
+            "finished": "finished before: nothing will be moved; compared by its identity, not by its entries, as "
+            "`kvbatch verify` does",
             "unknown": f"unknown: {self.reason}",
         }[self.kind]
 
@@ -59,6 +75,10 @@ class TargetState:
             "lane": self.lane,
             "message": str(self),
         }
+
+    @staticmethod
+    def finished(summary: dict[str, Any]) -> TargetState:
+        return TargetState("finished", lane=summary["lane"])
 
     @staticmethod
     def resumable(manifest: Manifest, complete: Iterable[bool]) -> TargetState:
@@ -122,25 +142,47 @@ def examine_target(target: Endpoint, manifest: Manifest, state_dir: Path) -> Tar
     try:
         return _look(target, manifest)
     except RefusedError:
-        if summary_of_finished(find_job(state_dir, manifest.job), target, manifest) is None:
+        summary = summary_of_finished(find_job(state_dir, manifest.job), target, manifest.fingerprint)
+        if summary is None:
             raise
-        return TargetState("finished")
+        return TargetState.finished(summary)
 
 
-def summary_of_finished(job: JobRecord | None, target: Endpoint, manifest: Manifest) -> dict[str, Any] | None:
-    """What the recorded run of this job did, if the target still is the store that it finished."""
-    if job is None or job.fingerprint != manifest.fingerprint or job.summary is None:
+def recorded_end(state_dir: Path, job: str, fingerprint: str, target: Endpoint) -> dict[str, Any] | None:
+    """The summary of a job that is recorded as done, if the target still is the store that it finished, with entries
+    and nobody's job in it. What a receiver would call a refusal need not be asked for then. None as well where the
+    target cannot be looked at: what is wrong is for the job itself to say."""
+    record = find_job(state_dir, job)
+    if record is None or record.state != JobState.DONE:
         return None
-    return job.summary if job.identity == _identity_of(target) else None
+    try:
+        return summary_of_finished(record, target, fingerprint, settled=True)
+    except KvbatchError:
+        return None
 
 
-def _identity_of(endpoint: Endpoint) -> str | None:
-    """None when no store is there."""
+def summary_of_finished(
+    job: JobRecord | None, target: Endpoint, fingerprint: str, *, settled: bool = False
+) -> dict[str, Any] | None:
+    """What the recorded run of this job did, if the target still is the store that it finished, by RocksDB's identity
+    of it. `settled`: and if that has entries and no unfinished job."""
+    if job is None or job.fingerprint != fingerprint or job.summary is None:
+        return None
+    return job.summary if _is_store(target, job.identity, settled=settled) else None
+
+
+def _is_store(endpoint: Endpoint, identity: str, *, settled: bool) -> bool:
     try:
         reader = open_reader(endpoint)
-    except (UsageError, RefusedError):
-        return None
+    except (UsageError, RefusedError):  # no store is there
+        return False
     try:
-        return reader.identity()
+        if reader.identity() != identity:
+            return False
+        return not settled or (not reader.unfinished() and _has_entries(reader))
     finally:
         reader.close()
+
+
+def _has_entries(reader: StoreReader) -> bool:
+    return any(reader.list_entries(family, None, None, 1)[0] for family in reader.column_families())

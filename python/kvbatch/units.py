@@ -18,7 +18,7 @@ _PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGTkmgt]?i?[Bb]?)\s*")
 
 def parse_bytes(text: str | int) -> int:
     """`64KiB`, `1.5GiB`, `200MB`, `4M` (binary) or a plain number, in bytes. Raises UsageError."""
-    if isinstance(text, int):
+    if isinstance(text, int) and not isinstance(text, bool):
         return text
     match = _PATTERN.fullmatch(text) if isinstance(text, str) else None
     unit = match and match[2][:1].upper() + match[2][1:].replace("b", "B")

@@ -8,7 +8,6 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from pathlib import Path
 
 from kvbatch._core.store import SourceStore
 from kvbatch.comparison import Meter, Readers, VerifyReport, compare
@@ -16,8 +15,8 @@ from kvbatch.endpoints import DirectoryEndpoint, check_apart, parse_endpoint
 from kvbatch.errors import KvbatchError, RefusedError, StoppedError, UsageError
 from kvbatch.events import Event, EventBus, Progress
 from kvbatch.logs import get_logger
-from kvbatch.options import check_family_names, default_state_dir
-from kvbatch.ranges import KeyRange, parse_key_range
+from kvbatch.options import VerifyOptions, default_state_dir
+from kvbatch.ranges import KeyRange
 from kvbatch.repair import repair_keys
 from kvbatch.state import JobState, existing_state, state_after
 from kvbatch.stopping import StopRequest
@@ -51,12 +50,15 @@ class Verification:
         if not isinstance(endpoint, DirectoryEndpoint):
             raise UsageError(f"{endpoint}: verify reads the source as a directory on this machine")
         self._source = endpoint
-        self._repair = repair
-        self._families = tuple(check_family_names(column_families))
-        self._key_range = KeyRange() if key_range is None else parse_key_range(key_range)
-        self._threads = threads
+        options = VerifyOptions.checked(
+            repair=repair, column_families=column_families, key_range=key_range, threads=threads, state_dir=state_dir
+        )
+        self._repair = options.repair
+        self._families = options.column_families
+        self._key_range = options.key_range
+        self._threads = options.threads
         self._on_progress = on_progress
-        self._state_dir = None if state_dir is None else Path(state_dir)
+        self._state_dir = options.state_dir
         self._bus = EventBus()
         self._meter = Meter(self._tell)
         self._stop = StopRequest()

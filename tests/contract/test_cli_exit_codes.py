@@ -78,6 +78,12 @@ def directory_as_source(world: World) -> list[object]:
     return ["migrate", world.path / "letters", world.target]
 
 
+def in_state(state_dir: str, *command: str) -> Arguments:
+    return lambda world: [*command, "--state-dir", world.path / state_dir]
+
+
+NO_DIRECTORY = ["CURRENT is a file", "Nothing was changed", "--state-dir"]
+LOOKING = (["status", "nightly"], ["pause", "nightly"], ["cancel", "nightly"], ["report", "nightly", "-o", "-"])
 # (what, arguments, exit code, words of the message)
 CASES: list[tuple[str, Arguments, int, list[str]]] = [
     ("missing source", lambda world: ["migrate", world.path / "none", world.target], 2, ["none"]),
@@ -101,8 +107,18 @@ CASES: list[tuple[str, Arguments, int, list[str]]] = [
     ("receiver as source", lambda world: ["migrate", "kvbatch://h:1/x", world.target], 2, ["cannot be a source"]),
     ("unknown job", lambda world: ["status", "nobody"], 2, ["nobody", "kvbatch status"]),
     ("malformed address", lambda world: ["serve", "--root", world.target, "--listen", "here"], 2, ["HOST:PORT"]),
+    ("port out of range", lambda world: ["serve", "--root", world.target, "--listen", "127.0.0.1:99999"], 2,
+     ["ports go from 1 to 65535", "write HOST:PORT"]),
     ("root is a file", lambda world: ["serve", "--root", world.source / "CURRENT", "--listen", "127.0.0.1:0"], 2,
-     ["CURRENT"]),
+     ["CURRENT is a file", "Nothing was changed", "--root"]),
+    ("root below a file", lambda world: ["serve", "--root", world.source / "CURRENT" / "in", "--listen", "127.0.0.1:0"],
+     2, ["CURRENT is a file", "Nothing was changed", "--root"]),
+    ("state directory is a file",
+     lambda world: ["migrate", world.source, world.target, "--state-dir", world.source / "CURRENT"], 2, NO_DIRECTORY),
+    *((f"state directory is a file: {command[0]}", in_state("source/CURRENT", *command), 2, NO_DIRECTORY)
+      for command in LOOKING),
+    *((f"no state directory: {command[0]}", in_state("nosuch", *command), 2, ["no job 'nightly'", "nosuch` lists"])
+      for command in LOOKING),
     ("verify of a missing target", lambda world: ["verify", world.source, world.target], 2, ["target"]),
     ("same directory", lambda world: ["migrate", world.source, world.source], 4, ["same directory"]),
     ("target inside the source", lambda world: ["migrate", world.source, world.source / "in"], 4, ["inside"]),

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
+import rocksdict
 
 import kvbatch as package
-from support.stores import kvbatch, numbered, read_store, tree, write_store
+from kvbatch.units import format_bytes
+from support.stores import kvbatch, numbered, raw_options, read_store, tree, write_store
 
 ENTRIES = {"default": numbered(3000), "users": numbered(1000)}
 SUMMARY_KEYS = {
@@ -79,6 +82,23 @@ def test_a_second_run_of_a_finished_job_says_done_again(source: Path, tmp_path: 
     assert summary["finished_before"] is False
     assert one_object(again.stdout) == {**summary, "finished_before": True}
     assert "finished before; nothing was moved" in again.stderr
+
+
+def test_a_second_run_says_what_it_compared_and_how_to_compare_the_rest(source: Path, tmp_path: Path) -> None:
+    """The target was changed since; only entries would show it."""
+    target = tmp_path / "a copy"
+    command = ("migrate", source, target, "--cf", "users", "--range", "6b..6c")
+    assert kvbatch(*command).returncode == 0
+    store = rocksdict.Rdict(str(target), raw_options(), {"default": raw_options(), "users": raw_options()})
+    store.get_column_family("users")[b"key-00000001"] = b"changed"
+    store.close()
+    again = kvbatch(*command)
+    assert again.returncode == 0
+    assert "`kvbatch verify` compares entries" in again.stdout
+    [said] = [line for line in again.stderr.splitlines() if "finished before" in line]
+    assert "fingerprint of the source and RocksDB's identity of the target, not their entries" in said
+    program, *verify = shlex.split(said.rpartition("to compare those: ")[2])
+    assert (program, kvbatch(*verify).returncode) == ("kvbatch", 3)
 
 
 def test_verify_counts_each_kind_of_difference_and_repairs_it(source: Path, tmp_path: Path) -> None:
@@ -159,6 +179,22 @@ def test_without_json_there_is_a_table_and_plain_lines(source: Path, tmp_path: P
     verified = kvbatch("verify", source, tmp_path / "copy")
     assert re.search(r"^equal +yes$", verified.stdout, re.MULTILINE)
     assert verified.stderr == ""
+
+
+def test_bytes_of_files_are_not_called_keys_and_values(source: Path, tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
+    shown = [
+        kvbatch("plan", source, tmp_path / "copy", "--lane", "files").stdout,
+        kvbatch("migrate", source, tmp_path / "copy", "--lane", "files", "--job", "nightly").stdout,
+        kvbatch("report", "nightly", "-o", "-").stdout,
+    ]
+    moved = sum(file.stat().st_size for file in (tmp_path / "copy").iterdir())
+    assert f"bytes of files   about {format_bytes(moved)}\n" in shown[0]
+    assert f"bytes of files  {format_bytes(moved)}\n" in shown[1]
+    assert "entries         about 4,000\n" in shown[1]
+    assert ">bytes of files<" in shown[2]
+    assert [text for text in shown if "keys and values<" in text or "\nkeys and values" in text] == []
 
 
 def test_status_lists_jobs_and_shows_one(source: Path, tmp_path: Path) -> None:

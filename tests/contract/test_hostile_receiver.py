@@ -248,8 +248,7 @@ def test_a_receiver_that_lies_is_found_out_and_the_job_goes_on_with_an_honest_on
 ) -> None:
     with Link(receiver.port, rewrite_first(type_, change)) as link:
         with pytest.raises(kvbatch.KvbatchError) as raised:
-            # One frame a range in one stream: nothing is durable before the lie, which would be a reason to go on.
-            migrate(source, link.port, batch_bytes=1 << 20, streams=1)
+            migrate(source, link.port)
         link.hook = unchanged
         summary = migrate(source, link.port)
     assert isinstance(raised.value, kind), raised.value
@@ -263,10 +262,39 @@ def test_one_broken_answer_is_retried(receiver: kvbatch.Receiver, source: Path) 
         events = list(migration.events())
         summary = migration.wait(timeout=WAIT_SECONDS)
     [retry] = [event.data for event in events if event.kind == "retry"]
-    assert retry.keys() == {"attempt", "wait_seconds", "error"}
+    assert retry.keys() == {"attempt", "retry", "retries", "wait_seconds", "error"}
     assert "digest" in retry["error"]
     assert summary.entries == 2500
     assert read_store(receiver.root / "copy") == ENTRIES
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_job_is_tried_again_as_often_as_is_said_in_a_row_without_progress(
+    receiver: kvbatch.Receiver, source: Path, retries: int
+) -> None:
+    """What became durable before the failure is no reason for an attempt that nobody was told of."""
+    broken, tried_again = False, 0
+
+    def hook(passing: Passing) -> bytes:
+        nonlocal broken, tried_again
+        tried_again += broken and passing.frame.type == FrameType.HELLO
+        broken = broken or passing.number >= 12
+        if broken:
+            raise Cut(everywhere=True)
+        return passing.data
+
+    with Link(receiver.port, hook) as link:
+        migration = kvbatch.migrate(
+            source, f"kvbatch://127.0.0.1:{link.port}/copy", retries=retries, batch_bytes=4096, streams=1, max_ranges=4,
+            range_bytes=4096, window=1, compression="none",
+        )  # fmt: skip
+        events = list(migration.events())
+        with pytest.raises(kvbatch.TransportError):
+            migration.wait(timeout=WAIT_SECONDS)
+    assert migration.progress().durable_entries > 0
+    told = [(event.data["attempt"], event.data["retry"]) for event in events if event.kind == "retry"]
+    assert told == [(number, number) for number in range(1, retries + 1)]
+    assert tried_again == retries
 
 
 def test_an_answer_to_finish_that_was_lost_is_made_up_for(receiver: kvbatch.Receiver, source: Path) -> None:

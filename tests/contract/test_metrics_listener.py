@@ -280,7 +280,8 @@ def test_the_command_line_refuses_what_is_no_address(command: str, address: str,
     }
     done = run_kvbatch(command, *arguments[command], "--metrics-listen", address)
     assert done.returncode == 2
-    assert f"malformed address {address!r}: write HOST:PORT" in done.stderr
+    assert f"malformed address {address!r}: " in done.stderr
+    assert "write HOST:PORT" in done.stderr
     assert not (tmp_path / "target").exists()
 
 

@@ -226,9 +226,7 @@ def test_receiver_that_never_comes_back_ends_with_the_command_to_go_on(route: Ro
     sender = route.migrate("--retries", 2)
     assert sender.wait() == 75
     assert sender.stdout == ""
-    attempts = sender.errors.count(RETRIED)
-    # What the first session made durable may give one more round.
-    assert 2 <= attempts <= 5
+    assert sender.errors.count(RETRIED) == 2
     said = json.loads(sender.lines[-1])
     assert (said["event"], said["advice"]) == ("error", "nothing is lost; carry on with")
     words = shlex.split(said["command"])

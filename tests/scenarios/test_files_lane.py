@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import rocksdict
@@ -22,6 +23,7 @@ from support.places import Place
 from support.sender import put_pieces
 from support.stores import copy_open_store, numbered, raw_options, read_store, tree, write_store
 from support.stores import kvbatch as run_kvbatch
+from support.targets import settle
 
 # -- whole stores -----------------------------------------------------------------------------------------------------
 
@@ -186,6 +188,85 @@ def test_what_is_there_is_checked_before_it_is_trusted(
     pieces = -(-moved // FILE_PIECE_BYTES) + len(list(place.path().iterdir())) - 1
     assert summary.batches <= pieces - 2 if trusted else summary.batches >= pieces - 2
     assert kvbatch.verify(large, place.endpoint()).equal
+
+
+@pytest.fixture(scope="module")
+def of_every_kind(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with tables, a blob file and a WAL that is not empty."""
+    path = tmp_path_factory.mktemp("kinds") / "source"
+    options = raw_options()
+    options.set_enable_blob_files(True)
+    options.set_min_blob_size(100)
+    written = path.with_name("written")
+    store = rocksdict.Rdict(str(written), options)
+    for number in range(3000):
+        store[b"key-%05d" % number] = b"%d" % number * (30 if number % 3 else 1)
+    store.flush()
+    for number in range(300):
+        store[b"later-%05d" % number] = b"%d" % number
+    copy_open_store(store, written, path)
+    store.close()
+    return path
+
+
+def _leave_before_the_end(source: Path, place: Place) -> Path:
+    """Every file has come; the directory in which they stand."""
+    with (
+        patch.object(kvbatch.Migration, "_check_source_unchanged", side_effect=kvbatch.SourceError("enough")),
+        pytest.raises(kvbatch.SourceError, match="enough"),
+    ):
+        kvbatch.migrate(source, place.endpoint(), lane="files").wait()
+    settle()
+    return place.root / ".target.kvbatch"
+
+
+def _bend(file: Path) -> None:
+    """One byte in the middle; size and time stay what they were."""
+    content, before = bytearray(file.read_bytes()), file.stat()
+    content[len(content) // 2] ^= 0x55
+    file.write_bytes(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("kind", ["*.sst", "*.blob", "*.log", "MANIFEST-*", "OPTIONS-*", "IDENTITY", "CURRENT"])
+def test_a_whole_file_that_was_damaged_between_two_runs_is_received_again(
+    of_every_kind: Path, place: Place, kind: str
+) -> None:
+    staging = _leave_before_the_end(of_every_kind, place)
+    damaged = max(staging.glob(kind), key=lambda file: file.stat().st_size)
+    _bend(damaged)
+    summary = kvbatch.migrate(of_every_kind, place.endpoint(), lane="files").wait()
+    assert (summary.resumed, summary.batches) == (True, 1)
+    for file in place.path().iterdir():
+        assert file.read_bytes() == (of_every_kind / file.name).read_bytes(), file.name
+    assert kvbatch.verify(of_every_kind, place.endpoint()).equal
+
+
+def test_whole_files_that_are_as_they_were_are_not_sent_again(of_every_kind: Path, place: Place) -> None:
+    """A receiver knows those that it received itself, and another process goes through them once."""
+    _leave_before_the_end(of_every_kind, place)
+    with patch("kvbatch.target_files.check_table_file") as check:
+        summary = kvbatch.migrate(of_every_kind, place.endpoint(), lane="files").wait()
+    assert (summary.resumed, summary.batches, summary.resent_bytes) == (True, 0, 0)
+    tables = len(list(of_every_kind.glob("*.sst")))
+    assert check.call_count == (tables if place.receiver is None else 0)
+    assert kvbatch.verify(of_every_kind, place.endpoint()).equal
+
+
+def test_linked_files_are_never_cut(of_every_kind: Path, tmp_path: Path) -> None:
+    source, place = tmp_path / "source", Place(tmp_path / "place")
+    shutil.copytree(of_every_kind, source)
+    before = tree(source)
+    with (
+        patch.object(kvbatch.Migration, "_check_source_unchanged", side_effect=kvbatch.SourceError("enough")),
+        pytest.raises(kvbatch.SourceError, match="enough"),
+    ):
+        kvbatch.migrate(source, place.endpoint(), lane="files", link=True).wait()
+    kvbatch.migrate(source, place.endpoint(), lane="files").wait()
+    assert tree(source) == before
+    assert kvbatch.verify(source, place.endpoint()).equal
+    blob = next(source.glob("*.blob"))
+    assert not blob.samefile(place.path() / blob.name)
 
 
 def test_another_job_at_a_target_with_files_beside_it_is_refused(tmp_path: Path, large: Path, place: Place) -> None:

@@ -58,6 +58,32 @@ def test_a_store_that_cannot_be_grafted_goes_by_its_files(overlapping: Path, pla
     assert (again.finished_before, again.lane) == (True, "files")
 
 
+@pytest.mark.parametrize("lane", ["auto", "files", "sst", "batch"])
+@pytest.mark.parametrize("asked", ["auto", "batch"])
+def test_the_plan_of_a_finished_job_has_the_lane_that_it_took(
+    overlapping: Path, place: Place, lane: str, asked: str
+) -> None:
+    summary = kvbatch.migrate(overlapping, place.endpoint(), lane=lane).wait()
+    plan = kvbatch.plan(overlapping, place.endpoint(), lane=asked)
+    assert plan.target_state is not None
+    assert (plan.target_state.kind, plan.target_state.lane) == ("finished", summary.lane)
+    assert (plan.lane, plan.lane_reason) == (summary.lane, summary.lane_reason)
+    assert {part.column_family for part in plan.ranges} == {"" if summary.lane == "files" else "default"}
+
+
+def test_a_finished_target_that_was_emptied_is_written_again(overlapping: Path, place: Place) -> None:
+    """By its identity it still is the store that the job made, but nothing of the job is left."""
+    kvbatch.migrate(overlapping, place.endpoint(), lane="batch").wait()
+    store = rocksdict.Rdict(str(place.path()), table_options_of())
+    for number in range(1000):
+        del store[key_of(number)]
+    store.flush()
+    store.compact_range(None, None)
+    store.close()
+    assert not kvbatch.migrate(overlapping, place.endpoint(), lane="batch").wait().finished_before
+    assert read_store(place.path()) == read_store(overlapping)
+
+
 def test_a_small_one_is_read(overlapping: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert planned(overlapping, tmp_path / "copy") == "batch"
@@ -133,7 +159,10 @@ def _begin(source: Path, place: Place, **options: Any) -> None:
 def test_a_job_of_files_goes_on_as_one(overlapping: Path, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     _begin(overlapping, place)
     monkeypatch.undo()
-    assert kvbatch.plan(overlapping, place.endpoint()).target_state.kind == "resumable"
+    plan = kvbatch.plan(overlapping, place.endpoint())
+    assert plan.target_state is not None
+    assert (plan.target_state.kind, plan.lane) == ("resumable", "files")
+    assert plan.lane_reason == "the lane of the unfinished job that is carried on"
     summary = kvbatch.migrate(overlapping, place.endpoint()).wait()
     assert (summary.lane, summary.resumed) == ("files", True)
     assert summary.lane_reason == "the lane of the unfinished job that is carried on"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 from pathlib import Path
 from typing import Any
@@ -62,11 +63,27 @@ def test_from_nothing_to_the_finished_copy(
 
     kvbatch.migrate(source, place.endpoint(), state_dir="state").wait()
     before = tree(place.root)
-    assert planned(source, place.endpoint())["message"] == "finished before: nothing will be moved"
+    state = planned(source, place.endpoint())
+    assert (state["kind"], state["lane"]) == ("finished", "batch")
+    assert state["message"].startswith("finished before: nothing will be moved; compared by its identity")
     stranger = run_kvbatch("plan", source, place.endpoint(), "--state-dir", "elsewhere")
     assert (stranger.returncode, stranger.stdout) == (4, "")
     assert tree(place.root) == before
     assert read_store(place.path()) == ENTRIES
+
+
+@pytest.mark.parametrize("lane", ["auto", "files", "sst", "batch"])
+def test_a_finished_job_that_is_run_again_is_trouble_for_nobody(
+    place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture, lane: str
+) -> None:
+    """Nothing is wrong then: the receiver has nothing to warn of."""
+    source = write_store(tmp_path / "source", {"default": numbered(5000)})
+    options: dict[str, Any] = {"lane": lane, "state_dir": tmp_path / "state"}
+    kvbatch.migrate(source, place.endpoint(), **options).wait()
+    kvbatch.plan(source, place.endpoint(), **options)
+    assert kvbatch.migrate(source, place.endpoint(), **options).wait().finished_before
+    settle()
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_a_target_with_other_data_is_refused_as_migrate_would_be(source: Path, place: Place) -> None:

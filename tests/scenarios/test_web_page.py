@@ -121,8 +121,8 @@ def test_the_page_shows_a_job_as_it_goes_on(job: ControlledFake, listener: Metri
         job.sample(seconds=3.0 + number / 2, bytes_per_second=(50.0 + number) * MIB, batch_bytes=(1 + number % 8) * MIB)
     job.bus.publish("range", range=2, state="started")
     job.bus.publish("throttle", reason="rate-limit")
-    job.bus.publish("retry", attempt=1, wait_seconds=0.2, error="the cable <b>fell</b> out")
-    page.shows("messages", "attempt 1 failed, the next in 0.2 s: the cable <b>fell</b> out")
+    job.bus.publish("retry", attempt=3, retry=1, retries=8, wait_seconds=0.2, error="the cable <b>fell</b> out")
+    page.shows("messages", "attempt 3 failed, retry 1 of 8 in 0.2 s: the cable <b>fell</b> out")
     page.shows("retries", "1 retry")
     page.shows("throttle", "now: rate-limit")
     assert page.text("range-counts") == "4 waiting, 1 started, 2 complete"
@@ -149,6 +149,17 @@ def test_the_page_shows_a_job_as_it_goes_on(job: ControlledFake, listener: Metri
     page.until(lambda: page.text("state") == "done")
     page.shows("share", "100 %")
     assert page.text("streams") == ""
+
+
+@pytest.mark.parametrize(("lane", "name"), [("files", "bytes of files"), ("sst", "keys and values")])
+def test_bytes_of_files_are_not_called_keys_and_values(
+    job: ControlledFake, listener: MetricsListener, page: Page, lane: str, name: str
+) -> None:
+    job.begin(lane=lane)
+    job.sample(seconds=3.0)
+    page.open(listener)
+    page.shows("raw-name", name)
+    page.shows("totals", name)
 
 
 def test_the_page_loads_nothing_from_elsewhere(job: ControlledFake, listener: MetricsListener, page: Page) -> None:

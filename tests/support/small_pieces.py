@@ -1,15 +1,9 @@
 """`kvbatch` whose ranges, files and pieces are smaller than its command line offers: a small store then has many of
-them.
-
-Its pauses before another attempt are shorter too, so that tests with many faults stay quick.
-"""
+them."""
 
 from __future__ import annotations
 
 import os
-from functools import partial
-
-import stamina
 
 from kvbatch import cli, job_stream, target_files
 from kvbatch.options import MigrationOptions
@@ -31,5 +25,4 @@ if __name__ == "__main__":
     if PIECE_BYTES in os.environ:
         setattr(job_stream, "FILE_PIECE_BYTES", int(os.environ[PIECE_BYTES]))  # noqa: B010
         setattr(target_files, "_PIECE", int(os.environ[PIECE_BYTES]))  # noqa: B010
-    stamina.retry_context = partial(stamina.retry_context, wait_jitter=0.1)
     cli.main()

@@ -62,11 +62,11 @@ class FakeJob:
     def progress(self) -> Progress:
         return self._progress
 
-    def begin(self, *, ranges: int = 7, complete: tuple[int, ...] = (0, 1)) -> None:
+    def begin(self, *, ranges: int = 7, complete: tuple[int, ...] = (0, 1), lane: str = "batch") -> None:
         self.bus.publish(
             "job",
             job=self.job,
-            lane="batch",
+            lane=lane,
             lane_reason="the source is not compacted",
             ranges=ranges,
             resumed=bool(complete),

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import kvbatch
 from kvbatch.endpoints import (
     DirectoryEndpoint,
     ReceiverEndpoint,
@@ -84,6 +86,16 @@ def test_receivers_are_read_and_written(text: str, host: str, port: int, name: s
 def test_what_is_no_endpoint_is_wrong_usage(text: str) -> None:
     with pytest.raises(UsageError):
         parse_endpoint(text)
+
+
+@pytest.mark.parametrize("given", [None, 3, ["/data"], "/data/a\0b"], ids=repr)
+def test_what_names_nothing_is_wrong_usage_in_every_call(given: Any, tmp_path: Path) -> None:
+    for call in (kvbatch.plan, kvbatch.migrate, kvbatch.verify):
+        for arguments in ((given, tmp_path / "target"), (tmp_path / "source", given)):
+            with pytest.raises(UsageError) as raised:
+                call(*arguments)
+            assert str(raised.value).startswith(f"{given!r} names no store: ")
+            assert "kvbatch://host:port/NAME" in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
 
+import kvbatch
 from kvbatch.cli import app
 from kvbatch.errors import UsageError
 from kvbatch.flow.rate_schedule import RateSchedule
 from kvbatch.flow.settings import JobSettings
-from kvbatch.options import MigrationOptions, default_state_dir, default_streams
+from kvbatch.options import TARGET_COMPRESSIONS, MigrationOptions, default_state_dir, default_streams
 from kvbatch.ranges import KeyRange
 
 MIB = 1 << 20
@@ -42,6 +44,7 @@ def test_the_defaults_are_those_that_the_command_line_documents() -> None:
         ("sst_file_bytes", "8M", 8 * MIB),
         ("key_range", "61..", KeyRange(b"a")),
         ("key_range", None, KeyRange()),
+        ("peer_timeout", 5, 5.0),
         ("column_families", ["a", "b"], ("a", "b")),
         ("job", "nightly-2.copy_1", "nightly-2.copy_1"),
         ("target_compression", "zstd", "zstd"),
@@ -58,6 +61,9 @@ def test_options_are_read(name: str, given: Any, held: Any) -> None:
         ("streams", 0, "--streams 0: give auto, or a whole number from 1 to 64"),
         ("streams", 65, "--streams 65: give auto, or a whole number from 1 to 64"),
         ("streams", "many", "--streams 'many': give auto, or a whole number from 1 to 64"),
+        # Neither is a whole number, though Python would read both as one.
+        ("streams", "2", "--streams '2': give auto, or a whole number from 1 to 64"),
+        ("streams", True, "--streams True: give auto, or a whole number from 1 to 64"),
         ("compression", "rar", "--compression 'rar': give auto, lz4, zstd or none"),
         ("target_compression", "rar", "--target-compression 'rar': give auto, none, lz4, "),
         ("target_compression", 5, "--target-compression 5: give auto, "),
@@ -65,11 +71,14 @@ def test_options_are_read(name: str, given: Any, held: Any) -> None:
         ("max_memory", 0, "--max-memory 0: give a size"),
         ("max_memory", -1, "--max-memory -1: give a size"),
         ("max_memory", 1 << 70, f"--max-memory {1 << 70}: give a size"),
+        ("max_memory", True, "--max-memory True: give a size"),
         ("max_memory", None, "--max-memory None: give a size"),
         ("batch_bytes", 4095, "--batch-size (batch_bytes) 4095: give auto, or a size from 4KiB to 64MiB"),
         ("batch_bytes", "65MiB", "--batch-size (batch_bytes) '65MiB': give auto, or a size from 4KiB to 64MiB"),
         ("batch_bytes", 1.5, "--batch-size (batch_bytes) 1.5: give auto, "),
         ("window", 0, "--window 0: give auto, or a whole number from 1 to 1024"),
+        ("window", "16", "--window '16': give auto, or a whole number from 1 to 1024"),
+        ("window", 16.0, "--window 16.0: give auto, or a whole number from 1 to 1024"),
         ("window", 1025, "--window 1025: give auto, or a whole number from 1 to 1024"),
         ("rate_limit", "1KiB/s", "--rate-limit '1KiB/s': give bytes a second, 64KiB/s or more, like 20MiB/s; 0 for no"),
         ("rate_limit", "fast", "--rate-limit 'fast': give bytes a second"),
@@ -77,6 +86,9 @@ def test_options_are_read(name: str, given: Any, held: Any) -> None:
         ("rate_schedule", "9=1MiB", "--rate-schedule '9=1MiB': give limits by local time of day, like 09:00-18:00=2"),
         ("throttle_check", "http://", "--throttle-check 'http://': give a shell command, an http:// or https:// URL"),
         ("peer_timeout", 0, "--peer-timeout 0: give seconds, from 1 to 86400"),
+        ("peer_timeout", "60", "--peer-timeout '60': give seconds, from 1 to 86400"),
+        ("peer_timeout", float("nan"), "--peer-timeout nan: give seconds, from 1 to 86400"),
+        ("max_streams", "8", "--max-streams '8': give a whole number from 1 to 64"),
         ("max_streams", 0, "--max-streams 0: give a whole number from 1 to 64"),
         ("key_range", "61", "--range (key_range) '61': give HEX..HEX, for example"),
         ("key_range", 5, "--range (key_range) 5: give HEX..HEX, for example"),
@@ -88,6 +100,7 @@ def test_options_are_read(name: str, given: Any, held: Any) -> None:
         ("job", ".hidden", "--job '.hidden': give letters, digits, "),
         ("job", "x" * 65, f"--job '{'x' * 65}': give letters, digits, "),
         ("job", "a\n", r"--job 'a\n': give letters, digits, "),
+        ("retries", "1", "--retries '1': give a whole number, 0 or more"),
         ("retries", -1, "--retries -1: give a whole number, 0 or more"),
         ("sst_file_bytes", 0, "sst_file_bytes 0: give a size"),
         ("range_bytes", 0, "range_bytes 0: give a size"),
@@ -95,6 +108,8 @@ def test_options_are_read(name: str, given: Any, held: Any) -> None:
         ("max_ranges", 10_001, "max_ranges 10001: give a whole number from 1 to 10000"),
         ("state_dir", 5, "--state-dir 5: give a path"),
         ("allow_nonempty", "perhaps", "--allow-nonempty 'perhaps': give true or false"),
+        ("allow_nonempty", "no", "--allow-nonempty 'no': give true or false"),
+        ("link", 1, "--link 1: give true or false"),
         ("speed", 9, "there is no option 'speed'; there are lane, streams, "),
     ],
 )
@@ -106,10 +121,62 @@ def test_a_bad_option_is_wrong_usage_with_what_was_given_and_what_is_allowed(
     assert str(raised.value).startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threads": 0}, "threads 0: give a whole number from 1 to 64, or None"),
+        ({"threads": "2"}, "threads '2': give a whole number from 1 to 64, or None"),
+        ({"threads": 65}, "threads 65: give a whole number"),
+        ({"repair": "no"}, "--repair 'no': give true or false"),
+        ({"column_families": (5,)}, "--cf (column_families) (5,): give a sequence of names"),
+        ({"key_range": 5}, "--range (key_range) 5: give HEX..HEX"),
+        ({"state_dir": 5}, "--state-dir 5: give a path"),
+    ],
+    ids=str,
+)
+def test_verify_reads_its_options_as_strictly(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        kvbatch.verify(tmp_path / "source", tmp_path / "target", **options)
+    assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"root": None}, "--root None: give a path"),
+        ({"host": None}, "host None: give a host name or an address"),
+        ({"port": 70_000}, "port 70000: give a whole number from 0 to 65535"),
+        ({"port": "7720"}, "port '7720': give a whole number from 0 to 65535"),
+        ({"max_memory": "lots"}, "--max-memory 'lots': give a size of 1MiB or more, like 64MiB or 2GiB"),
+        ({"max_memory": MIB - 1}, f"--max-memory {MIB - 1}: give a size of 1MiB or more"),
+        ({"insecure": "no"}, "--insecure 'no': give true or false"),
+    ],
+    ids=str,
+)
+def test_a_receiver_reads_its_options_as_strictly(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        kvbatch.serve(**({"root": tmp_path / "root"} | options))
+    assert str(raised.value).startswith(message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def migrate_command() -> Any:
+    group: Any = typer.main.get_command(app)
+    return group.commands["migrate"]
+
+
 def test_messages_name_options_that_the_command_line_has() -> None:
-    known = {name for parameter in typer.main.get_command(app).commands["migrate"].params for name in parameter.opts}  # type: ignore[attr-defined]
+    known = {name for parameter in migrate_command().params for name in parameter.opts}
     named = {field.title for field in MigrationOptions.model_fields.values()} - {""}
     assert named - known == set()
+
+
+@pytest.mark.parametrize("compression", TARGET_COMPRESSIONS)
+def test_help_names_every_compression_of_the_targets_files(compression: str) -> None:
+    assert MigrationOptions.checked(target_compression=compression).target_compression == compression
+    [option] = (each for each in migrate_command().params if each.name == "target_compression")
+    assert re.search(rf"\b{compression}\b", option.help)
+    assert re.search(rf"\b{compression}\b", MigrationOptions.model_fields["target_compression"].description or "")
 
 
 def test_memory_must_hold_a_frame_for_each_stream() -> None:

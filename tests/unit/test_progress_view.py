@@ -31,7 +31,7 @@ EVENTS = [
     Event("job", 1.0, JOB),
     Event("range", 1.1, {"range": 0, "state": "started"}),
     Event("sample", 2.0, SAMPLE),
-    Event("retry", 2.5, {"attempt": 1, "wait_seconds": 0.2, "error": "the cable fell out"}),
+    Event("retry", 2.5, {"attempt": 3, "retry": 1, "retries": 8, "wait_seconds": 0.2, "error": "the cable fell out"}),
     Event("warning", 3.0, {"message": "mind the gap"}),
     Event("done", 4.0, SUMMARY),
 ]
@@ -60,7 +60,7 @@ def test_json_is_one_event_a_line() -> None:
 def test_plain_lines_tell_of_what_is_not_routine(mode: ProgressMode) -> None:
     text = shown(mode, EVENTS)
     assert text.splitlines()[0] == "job nightly: starting, 7 ranges in the batch lane"
-    assert "attempt 1 failed" in text
+    assert "attempt 3 failed, retry 1 of 8 in 0.2 s: the cable fell out" in text
     assert "the cable fell out" in text
     assert "mind the gap" in text
     assert "\x1b" not in text

@@ -252,5 +252,5 @@ def test_a_database_of_a_later_release_is_refused(released: Path) -> None:
     with sqlite3.connect(released / "kvbatch.sqlite3") as database:
         database.execute("PRAGMA user_version = 9")
     database.close()
-    with pytest.raises(UsageError, match=r"version 9 .* a later one made it; try --state-dir"):
+    with pytest.raises(UsageError, match=r"version 9 .* a later one made it; give another one with --state-dir"):
         StateStore(released)

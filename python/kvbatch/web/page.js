@@ -127,11 +127,14 @@ function drawStreams(streams) {
   element("streamless").hidden = streams.length > 0;
 }
 
+// The lane `files` looks at no entries.
+const bytesName = () => (job.lane === "files" ? "bytes of files" : "keys and values");
+
 function drawTotals(now) {
   const known = (value, format) => (value === null ? "not known yet" : format(value));
   const rows = [
     ["entries", `${now.entries.toLocaleString("en")} (${count(now.entries_per_second)}/s)`],
-    ["keys and values", bytes(now.raw_bytes)],
+    [bytesName(), bytes(now.raw_bytes)],
     ["durable", `${now.durable_entries.toLocaleString("en")} entries, ${bytes(now.durable_bytes)}`],
     ["on the wire", `${bytes(now.wire_bytes)} in ${count(now.batches)} batches`],
     ["compression", `${now.compression}, ratio ${now.compression_ratio.toFixed(2)}`],
@@ -149,7 +152,8 @@ function drawMessages() {
   const lines = [...job.messages].reverse().map((message) => {
     const line = make("li", "");
     const text = message.event === "retry"
-      ? `attempt ${message.attempt} failed, the next in ${seconds(message.wait_seconds)}: ${message.error}`
+      ? `attempt ${message.attempt} failed, retry ${message.retry} of ${message.retries} in ` +
+        `${seconds(message.wait_seconds)}: ${message.error}`
       : message.message ?? message.error;
     line.append(make("time", new Date(1000 * message.time).toLocaleTimeString()), text);
     return line;
@@ -172,6 +176,7 @@ function redraw() {
   document.title = `${job.job} – kvbatch`;
   element("job").textContent = job.job;
   element("version").textContent = job.version;
+  element("raw-name").textContent = bytesName();
   element("lane").textContent = job.lane ? `lane ${job.lane}: ${job.lane_reason}` : "";
   drawState(job.state);
   const share = job.state === "done" ? 1 : now.estimated_bytes ? Math.min(1, now.raw_bytes / now.estimated_bytes) : 0;
