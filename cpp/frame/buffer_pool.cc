@@ -68,6 +68,22 @@ bool BufferPool::TakeIdle(size_t capacity, Idle* taken) {
   return false;
 }
 
+std::unique_ptr<char[]> BufferPool::TakeOutgrown(size_t capacity) {
+  auto found = idle_.end();
+  for (auto each = idle_.begin(); each != idle_.end(); ++each) {
+    if (each->capacity < capacity && (found == idle_.end() || each->capacity > found->capacity)) {
+      found = each;
+    }
+  }
+  if (found == idle_.end()) {
+    return nullptr;
+  }
+  auto memory = std::move(found->memory);
+  idle_bytes_ -= found->capacity;
+  idle_.erase(found);
+  return memory;
+}
+
 void BufferPool::MakeRoom(size_t bytes) {
   while (!idle_.empty() && Sum(leased_ + idle_bytes_, bytes) > max_bytes_) {
     idle_bytes_ -= idle_.back().capacity;
@@ -128,8 +144,11 @@ Result<Buffer> BufferPool::Acquire(size_t capacity, size_t beside) {
     return Buffer(shared_from_this(), std::move(taken.memory), taken.capacity, beside, false);
   }
   leased_ += capacity + beside;
+  // Batches that grow would otherwise leave one buffer of each size behind.
+  auto outgrown = TakeOutgrown(capacity);
   MakeRoom(0);
   lock.unlock();
+  outgrown.reset();
   auto memory = capacity > 0 ? std::make_unique_for_overwrite<char[]>(capacity) : nullptr;
   return Buffer(shared_from_this(), std::move(memory), capacity, beside, false);
 }
@@ -193,6 +212,11 @@ size_t BufferPool::max_bytes() const {
 size_t BufferPool::leased_bytes() const {
   const std::lock_guard lock(mutex_);
   return leased_;
+}
+
+size_t BufferPool::kept_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return idle_bytes_;
 }
 
 size_t BufferPool::waiting() const {

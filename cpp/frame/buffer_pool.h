@@ -74,6 +74,8 @@ class BufferPool : public std::enable_shared_from_this<BufferPool> {
 
   size_t max_bytes() const;
   size_t leased_bytes() const;
+  // Memory that is kept for reuse.
+  size_t kept_bytes() const;
   // Threads that wait now.
   size_t waiting() const;
   // What all threads together waited so far; waits that still last count.
@@ -90,6 +92,8 @@ class BufferPool : public std::enable_shared_from_this<BufferPool> {
   explicit BufferPool(size_t max_bytes) : max_bytes_(max_bytes) {}
   void Return(Buffer* buffer);
   bool TakeIdle(size_t capacity, Idle* taken);
+  // The largest of the kept buffers that are smaller than that; nothing without one.
+  std::unique_ptr<char[]> TakeOutgrown(size_t capacity);
   // Frees kept buffers until `bytes` more fit, as far as there are any.
   void MakeRoom(size_t bytes);
   Status WaitForTurn(std::unique_lock<std::mutex>* lock, size_t bytes);

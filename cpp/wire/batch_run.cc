@@ -7,7 +7,7 @@ namespace kvbatch {
 namespace {
 
 // Over a slow link a run is one batch: progress is seen, and a stop heeded, between two of them.
-constexpr std::chrono::milliseconds kLongestRun{50};
+constexpr std::chrono::milliseconds kLongestRun{100};
 
 }  // namespace
 

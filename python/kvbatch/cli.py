@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import _thread
 import contextlib
-import dataclasses
 import logging
 import shlex
 import signal
@@ -220,7 +219,7 @@ def migrate(
             follow(events, progress.value)
             summary = migration.wait()
         if as_json:
-            print_json(dataclasses.asdict(summary))
+            print_json(summary.to_json())
         else:
             show_summary(summary)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 import tempfile
@@ -40,7 +39,7 @@ class DemoReport:
         return {
             "make_seconds": self.make_seconds,
             "verify_seconds": self.verify_seconds,
-            "migrate": dataclasses.asdict(self.summary),
+            "migrate": self.summary.to_json(),
             "verify": self.verified.to_json(),
         }
 

@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -166,6 +166,12 @@ class Summary:
     ranges: int
     finished_before: bool = False
 
+    def to_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _SUMMARY_FIELDS}
+
+
+_SUMMARY_FIELDS = tuple(each.name for each in dataclasses.fields(Summary))
+
 
 @dataclass
 class EventBus:
@@ -174,6 +180,7 @@ class EventBus:
 
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _queues: list[queue.SimpleQueue[Event]] = field(default_factory=list)
+    _listeners: list[Callable[[Event], None]] = field(default_factory=list)
     _kept: deque[Event] = field(default_factory=lambda: deque(maxlen=_KEPT_EVENTS))
 
     def publish(self, kind: EventKind, **data: Any) -> None:
@@ -183,6 +190,14 @@ class EventBus:
                 self._kept.append(event)
             for subscriber in self._queues:
                 subscriber.put(event)
+            for listener in self._listeners:
+                listener(event)
+
+    def listen(self, listener: Callable[[Event], None]) -> None:
+        """Calls `listener` with every event from now on, in the thread that publishes it: for what takes a moment,
+        where a thread that waits for each event would cost more than what it does."""
+        with self._lock:
+            self._listeners.append(listener)
 
     def subscribe(self) -> Iterator[Event]:
         """Events until `done`, which is the last."""

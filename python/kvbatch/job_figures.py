@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import threading
 import time
@@ -135,7 +136,7 @@ class JobFigures:
             session = StreamCounters()
             for stream in streams:
                 session.include(stream.counters)
-            counters = dataclasses.replace(self._before)
+            counters = copy.copy(self._before)
             counters.include(session)
             cursors = list(self._cursors.values())
         durable_entries = sum(self._entries(cursor) for cursor in cursors)
@@ -195,7 +196,7 @@ class JobFigures:
 
     def _observe(self, counters: StreamCounters, streams: Sequence[JobStream]) -> Observation:
         now = time.monotonic()
-        last, self._last = self._last, dataclasses.replace(counters)
+        last, self._last = self._last, counters
         seconds, self._last_at = max(1e-6, now - self._last_at), now
         frames = counters.applied_frames - last.applied_frames
         apply_seconds = counters.apply_seconds - last.apply_seconds

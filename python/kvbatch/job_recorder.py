@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from kvbatch.errors import UsageError
-from kvbatch.events import Event
+from kvbatch.events import EventBus
 from kvbatch.logs import get_logger
 from kvbatch.options import MigrationOptions
 from kvbatch.samples import HistoryWriter
@@ -44,7 +44,8 @@ class JobRecorder:
         self._lost = False
         self._state = StateStore(directory)
         self._history = HistoryWriter(self._state, job)
-        self._follower: threading.Thread | None = None
+        self._keeper: threading.Thread | None = None
+        self._ended = threading.Event()
 
     def _lose(self, error: BaseException | None) -> None:
         with self._lock:
@@ -58,25 +59,20 @@ class JobRecorder:
         log.warning("state directory lost", job=self._job, message=message)
         self._on_lost(message)
 
-    def start(
-        self, source: str, target: str, fingerprint: str, options: MigrationOptions, events: Iterator[Event]
-    ) -> None:
-        """`events`, which end with the job, become its history: in a thread of its own, so that a slow disk holds up
-        nothing."""
+    def start(self, source: str, target: str, fingerprint: str, options: MigrationOptions, bus: EventBus) -> None:
+        """The events of `bus` from now on, which end with the job, become its history."""
         self._history.begin(_options_to_json(options))
         self._keep(lambda: self._state.start(self._job, source, target, fingerprint))
-        self._follower = threading.Thread(
-            target=self._follow, args=(events,), name=f"kvbatch-history-{self._job}", daemon=True
-        )
-        self._follower.start()
+        bus.listen(self._history.note)
+        # A slow disk holds up nothing but this.
+        self._keeper = threading.Thread(target=self._keep_history, name=f"kvbatch-history-{self._job}", daemon=True)
+        self._keeper.start()
 
-    def _follow(self, events: Iterator[Event]) -> None:
-        due = time.monotonic() + _FLUSH_SECONDS
-        for event in events:
-            self._history.note(event)
-            if time.monotonic() >= due or event.kind in ("job", "done"):
-                kept = self._keep(self._flush)
-                due = time.monotonic() + (_FLUSH_SECONDS if kept else _FLUSH_AFTER_FAILURE_SECONDS)
+    def _keep_history(self) -> None:
+        kept: bool | None = True
+        while not self._ended.wait(_FLUSH_SECONDS if kept else _FLUSH_AFTER_FAILURE_SECONDS):
+            kept = self._keep(self._flush)
+        self._keep(self._flush)
 
     def _flush(self) -> bool:
         self._history.flush()
@@ -116,8 +112,9 @@ class JobRecorder:
 
     def close(self) -> None:
         """Once the job's last event is out."""
-        if self._follower is not None:
-            self._follower.join(_LAST_FLUSH_SECONDS)
+        self._ended.set()
+        if self._keeper is not None:
+            self._keeper.join(_LAST_FLUSH_SECONDS)
         self._state.close()
 
 

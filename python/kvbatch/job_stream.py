@@ -31,7 +31,7 @@ __all__ = ["JobStream"]
 # Asking what became durable costs little, but not nothing.
 _FRAMES_PER_LOOK = 16
 # So many frames take one call of the core, if the window has room and the link takes them in a moment.
-_FRAMES_PER_RUN = 8
+_FRAMES_PER_RUN = 32
 
 
 @dataclass(slots=True)

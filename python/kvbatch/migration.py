@@ -159,7 +159,7 @@ class Migration:
             state_dir = self._options.state_dir
             with job_lock(state_dir, self.job), controlled(self, control_path(state_dir, self.job), self._warn):
                 self._summary = self._run_job()
-            self._bus.publish("done", **dataclasses.asdict(self._summary))
+            self._bus.publish("done", **self._summary.to_json())
         except BaseException as error:
             # The frames behind it hold on to the source, which stays locked as long as this object lives.
             traceback.clear_frames(error.__traceback__)
@@ -174,7 +174,7 @@ class Migration:
     def _run_job(self) -> Summary:
         known = self._recorder.find()
         self._recorder.start(
-            self.plan.source, self.plan.target, self.plan.manifest.fingerprint, self._options, self._bus.subscribe()
+            self.plan.source, self.plan.target, self.plan.manifest.fingerprint, self._options, self._bus
         )
         try:
             already_finished = self._attempt_until_done()
@@ -187,7 +187,7 @@ class Migration:
         if already_finished is not None:
             return already_finished
         progress, summary = self._figures.sample(), self._summarize()
-        self._recorder.update(state=JobState.DONE, summary=dataclasses.asdict(summary), progress=progress.to_json())
+        self._recorder.update(state=JobState.DONE, summary=summary.to_json(), progress=progress.to_json())
         self._recorder.remove_sent_log()
         return summary
 
@@ -256,7 +256,7 @@ class Migration:
             self._recorder.update(
                 state=JobState.FINISHING,
                 progress=self._figures.progress.to_json(),
-                summary=dataclasses.asdict(self._summarize()),
+                summary=self._summarize().to_json(),
             )
             session.finish()
         finally:

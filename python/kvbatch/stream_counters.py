@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 from kvbatch.flow.stream_meter import StreamMeter
@@ -32,8 +31,17 @@ class StreamCounters:
         self.batches += batches
 
     def include(self, other: StreamCounters) -> None:
-        for each in dataclasses.fields(self):
-            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+        # Spelled out: going over the fields takes ten times as long, and every sample does it for each stream.
+        self.entries += other.entries
+        self.raw_bytes += other.raw_bytes
+        self.batches += other.batches
+        self.wire_bytes += other.wire_bytes
+        self.payload_bytes += other.payload_bytes
+        self.read_seconds += other.read_seconds
+        self.compress_seconds += other.compress_seconds
+        self.network_seconds += other.network_seconds
+        self.apply_seconds += other.apply_seconds
+        self.applied_frames += other.applied_frames
 
 
 @dataclass(frozen=True, slots=True)

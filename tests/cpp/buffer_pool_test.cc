@@ -49,6 +49,25 @@ TEST(BufferPool, DoesNotLendALargeBufferForASmallNeed) {
   EXPECT_EQ(pool->leased_bytes(), 64 * kKiB);
 }
 
+TEST(BufferPool, ALargerNeedTakesThePlaceOfABufferThatIsTooSmall) {
+  auto pool = BufferPool::Create(16 << 20);
+  {
+    auto first = pool->Acquire(1 << 20).Take();
+    auto second = pool->Acquire(1 << 20).Take();
+  }
+  EXPECT_EQ(pool->kept_bytes(), 2u << 20);
+  auto larger = pool->Acquire(2 << 20).Take();
+  EXPECT_EQ(pool->kept_bytes(), 1u << 20);
+  auto another = pool->Acquire(2 << 20).Take();
+  EXPECT_EQ(pool->kept_bytes(), 0u);
+  larger.Release();
+  another.Release();
+  EXPECT_EQ(pool->kept_bytes(), 4u << 20);
+  // What fits as it is is not given up, and a smaller need takes nobody's place.
+  auto small = pool->Acquire(128 << 10).Take();
+  EXPECT_EQ(pool->kept_bytes(), 4u << 20);
+}
+
 TEST(BufferPool, ReleaseTwiceGivesBackOnce) {
   const auto pool = BufferPool::Create(1 << 20);
   Buffer first = Must(pool->Acquire(256 * kKiB));

@@ -83,3 +83,10 @@ def test_waits_are_the_mean_of_the_streams(figures: JobFigures) -> None:
     figures.end_streams()
     summary = figures.summary("job", "so", resumed=False, resent_bytes=0)
     assert dataclasses.asdict(summary)["throttled_seconds"] == 1.5
+
+
+def test_streams_are_added_up_in_every_figure() -> None:
+    names = [each.name for each in dataclasses.fields(StreamCounters)]
+    total = StreamCounters(**{name: number for number, name in enumerate(names)})
+    total.include(StreamCounters(**dict.fromkeys(names, 100)))
+    assert [getattr(total, name) for name in names] == [100 + number for number in range(len(names))]

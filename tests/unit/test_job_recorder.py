@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import kvbatch
-from kvbatch.events import Event, EventBus
+from kvbatch.events import EventBus
 from kvbatch.job_recorder import JobRecorder
 from kvbatch.samples import read_history
 from kvbatch.state import JobState, StateStore
+from support.steered import until
 from support.stores import numbered, read_store, write_store
 
 
@@ -27,8 +27,10 @@ def recorder(tmp_path: Path, told: list[str]) -> JobRecorder:
     return JobRecorder(tmp_path / "state", "nightly", told.append)
 
 
-def start(recorder: JobRecorder, *, events: Iterator[Event] = iter(())) -> None:  # noqa: B008
-    recorder.start("/source", "/target", "f" * 32, kvbatch.MigrationOptions.checked(key_range="61..62"), events)
+def start(recorder: JobRecorder) -> EventBus:
+    bus = EventBus()
+    recorder.start("/source", "/target", "f" * 32, kvbatch.MigrationOptions.checked(key_range="61..62"), bus)
+    return bus
 
 
 def break_database(recorder: JobRecorder) -> None:
@@ -117,8 +119,7 @@ def test_the_record_is_that_of_its_job(recorder: JobRecorder, tmp_path: Path) ->
 
 
 def test_the_events_of_a_job_become_its_history(recorder: JobRecorder, told: list[str], tmp_path: Path) -> None:
-    bus = EventBus()
-    start(recorder, events=bus.subscribe())
+    bus = start(recorder)
     bus.publish("job", job="nightly", lane="batch", resumed=False)
     bus.publish("range", range=0, state="started")
     bus.publish("sample", entries=3, seconds=0.5)
@@ -144,22 +145,27 @@ def test_the_events_of_a_job_become_its_history(recorder: JobRecorder, told: lis
 def test_a_history_that_cannot_be_kept_is_told_once_and_goes_on_later(
     recorder: JobRecorder, told: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("kvbatch.job_recorder._FLUSH_SECONDS", 0.0)
-    monkeypatch.setattr("kvbatch.job_recorder._FLUSH_AFTER_FAILURE_SECONDS", 0.0)
-
-    def events() -> Iterator[Event]:
-        yield Event("job", 1.0, {"job": "nightly"})
-        break_database(recorder)
-        yield Event("warning", 2.0, {"message": "lost"})
-        yield Event("warning", 3.0, {"message": "lost too"})
-        mend_database(recorder)
-        yield Event("warning", 4.0, {"message": "kept"})
-        yield Event("done", 5.0, {"state": "done"})
-
-    start(recorder, events=events())
+    monkeypatch.setattr("kvbatch.job_recorder._FLUSH_SECONDS", 0.01)
+    monkeypatch.setattr("kvbatch.job_recorder._FLUSH_AFTER_FAILURE_SECONDS", 0.01)
+    state = StateStore(tmp_path / "state")
+    bus = start(recorder)
+    bus.publish("job", job="nightly")
+    until(lambda: len(read_history(state, "nightly").timeline) == 1)
+    break_database(recorder)
+    for message in ("lost", "lost too"):
+        bus.publish("warning", message=message)
+        until(lambda: told != [] and recorder._history._events == [])
+    mend_database(recorder)
+    bus.publish("warning", message="kept")
+    bus.publish("done", state="done")
     recorder.close()
     timeline = read_history(StateStore(tmp_path / "state"), "nightly").timeline
-    assert [event.data for event in timeline] == [{"job": "nightly"}, {"message": "kept"}, {"state": "done"}]
+    assert {event.kind: event.data for event in timeline} == {
+        "job": {"job": "nightly"},
+        "warning": {"message": "kept"},
+        "done": {"state": "done"},
+    }
+    assert len(timeline) == 3
     assert len(told) == 1
 
 
