@@ -41,9 +41,10 @@ from typing import Any
 from kvbatch._core.base import crc32c
 from kvbatch._core.frame import HEADER_BYTES, BufferPool, Frame, FrameHeader, FrameType
 from kvbatch._core.store import RangeReader, SourceStore, StopReason, write_sample_store
-from kvbatch.options import AUTO_BATCH_BYTES
+from kvbatch.options import MIB
 from kvbatch.protocol import tune
 
+FRAME_BYTES = 2 * MIB
 WINDOW = 16
 # Some 12 MB, which the processor's cache holds: what is measured is not how they are read.
 SOURCE_ENTRIES = 100_000
@@ -71,10 +72,10 @@ UNSAFE = Way(by_sendfile=True, buffers=1)
 
 def packed_batches(source: Path) -> list[bytes]:
     """The full batches of a store."""
-    frame = Frame(BufferPool(4 * AUTO_BATCH_BYTES))
+    frame = Frame(BufferPool(4 * FRAME_BYTES))
     reader = RangeReader(SourceStore(str(source)), "default", None, None)
     batches = []
-    while reader.fill(frame, AUTO_BATCH_BYTES).stop is StopReason.FULL:
+    while reader.fill(frame, FRAME_BYTES).stop is StopReason.FULL:
         batches.append(frame.raw())
     return batches
 
@@ -85,7 +86,7 @@ def packed_batches(source: Path) -> list[bytes]:
 class Buffers:
     def __init__(self, way: Way) -> None:
         self.fd = -1
-        size = way.buffers * AUTO_BATCH_BYTES
+        size = way.buffers * FRAME_BYTES
         if way.by_sendfile:
             self.fd = os.memfd_create("frames", os.MFD_CLOEXEC)
             os.ftruncate(self.fd, size)
@@ -94,10 +95,10 @@ class Buffers:
             self._memory = memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         self._count = way.buffers
         for number in range(way.buffers):
-            self.fill(number, bytes(AUTO_BATCH_BYTES))  # so that no page is missing later on
+            self.fill(number, bytes(FRAME_BYTES))  # so that no page is missing later on
 
     def offset(self, number: int) -> int:
-        return number % self._count * AUTO_BATCH_BYTES
+        return number % self._count * FRAME_BYTES
 
     def fill(self, number: int, batch: bytes) -> memoryview:
         at = self.offset(number)
@@ -165,7 +166,7 @@ def receive(host: str) -> dict[str, float]:
         print(listener.getsockname()[1], flush=True)
         sock, _ = listener.accept()
     tune(sock)
-    header, payload = memoryview(bytearray(HEADER_BYTES)), memoryview(bytearray(AUTO_BATCH_BYTES))
+    header, payload = memoryview(bytearray(HEADER_BYTES)), memoryview(bytearray(FRAME_BYTES))
     cpu = time.process_time()
     frames = damaged = 0
     while receive_into(sock, header):
