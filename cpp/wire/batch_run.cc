@@ -16,17 +16,23 @@ Result<BatchRun> SendRun(RangeReader* reader, Connection* connection, Frame* fra
   using Clock = std::chrono::steady_clock;
   const auto end = Clock::now() + kLongestRun;
   BatchRun run;
+  bool last = false;
   while (true) {
     if (Status status = connection->Send(frame); !status.ok()) {
       return status;
     }
     run.digests.push_back(reader->digest());
+    if (last) {
+      run.next = FillResult{.stop = StopReason::kEnd};
+      return run;
+    }
     auto filled = reader->Fill(frame, batch_bytes, codec);
     if (!filled.ok()) {
       return filled.status();
     }
     run.next = filled.value();
-    if (run.next.stop != StopReason::kFull || run.digests.size() >= frames || Clock::now() >= end) {
+    last = run.next.stop == StopReason::kEnd && run.next.entries > 0;
+    if ((run.next.stop != StopReason::kFull && !last) || run.digests.size() >= frames || Clock::now() >= end) {
       return run;
     }
     mark->Record(sent_bytes, sent_bytes + run.next.raw_bytes);

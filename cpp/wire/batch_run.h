@@ -18,12 +18,12 @@ struct BatchRun {
   uint64_t entries = 0;
   uint64_t raw_bytes = 0;
   std::vector<Digest> digests;  // the running digest behind each batch that was sent
-  FillResult next;              // what stands in the frame now, not sent yet
+  FillResult next;              // what stands in the frame now, not sent yet; no entries where all was sent
 };
 
 // Sends the batch in `frame`, which ends at byte `sent_bytes` of its range, packs the next one into it, and goes on so
-// while whole batches come (StopReason::kFull), `frames` at most, and not for longer than a moment. Each but the first
-// is recorded in `mark` before it is sent.
+// while batches come, the range's last one included, `frames` at most, and not for longer than a moment. Each but the
+// first is recorded in `mark` before it is sent.
 Result<BatchRun> SendRun(RangeReader* reader, Connection* connection, Frame* frame, size_t batch_bytes, Codec codec,
                          uint32_t frames, SentMark* mark, uint64_t sent_bytes);
 

@@ -90,28 +90,55 @@ TEST_F(BatchRunTest, WhatWasSentBeforeIsRecordedAsSentAgain) {
   EXPECT_EQ(mark_.resent, 1007U);
 }
 
-TEST_F(BatchRunTest, TheLastBatchOfTheRangeIsLeftToTheCaller) {
+TEST_F(BatchRunTest, TheLastBatchOfTheRangeGoesToo) {
   PackFirst();
   BatchRun run;
   uint64_t entries = frame_.header().entries;
-  std::thread receiver([this] {
+  Digest received;
+  std::thread receiver([this, &received] {
     Frame frame(pool_);
     while (right_.Receive(&frame).ok()) {
+      received = ChainDigest(received, Must(frame.OpenRaw()));
     }
   });
   do {
     run = Must(Run(1000));
     entries += run.entries;
-    if (run.next.stop == StopReason::kFull) {
+    sent_bytes_ += run.raw_bytes;
+    if (run.next.entries > 0) {
       // The moment that a run may take was over; the caller records what it goes on with.
-      sent_bytes_ += run.raw_bytes + run.next.raw_bytes;
+      mark_.Record(sent_bytes_, sent_bytes_ + run.next.raw_bytes);
+      sent_bytes_ += run.next.raw_bytes;
       entries += run.next.entries;
     }
-  } while (run.next.stop == StopReason::kFull);
+  } while (run.next.entries > 0);
   left_.Shutdown();
   receiver.join();
   EXPECT_EQ(run.next.stop, StopReason::kEnd);
-  EXPECT_EQ(entries + run.next.entries, entries_.size());
+  EXPECT_EQ(entries, entries_.size());
+  EXPECT_EQ(mark_.furthest, sent_bytes_);
+  EXPECT_EQ(run.digests.back(), received);
+  EXPECT_EQ(reader_->digest(), received);
+}
+
+TEST_F(BatchRunTest, ARunThatIsOverLeavesTheLastBatchToTheCaller) {
+  PackFirst();
+  FillResult next{.stop = StopReason::kFull};
+  uint64_t frames = 0;
+  std::thread receiver([this] {
+    Frame frame(pool_);
+    while (right_.Receive(&frame).ok()) {
+    }
+  });
+  while (next.stop == StopReason::kFull) {
+    next = Must(Run(1)).next;
+    ++frames;
+  }
+  EXPECT_EQ(next.stop, StopReason::kEnd);
+  EXPECT_GT(next.entries, 0U);
+  EXPECT_EQ(left_.frames_sent(), frames);
+  left_.Shutdown();
+  receiver.join();
 }
 
 TEST_F(BatchRunTest, OneFrameAtATimeIsWhatARunOfOneIs) {
@@ -140,7 +167,7 @@ TEST_F(BatchRunTest, ASlowLinkEndsARunEarly) {
   std::thread receiver([this, &far] {
     Frame frame(pool_);
     while (far.Receive(&frame).ok()) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(15));
+      std::this_thread::sleep_for(std::chrono::milliseconds(25));
     }
   });
   const auto run = SendRun(&*reader_, &near, &frame_, kBatchBytes, Codec::kNone, 1000, &mark_, sent_bytes_);

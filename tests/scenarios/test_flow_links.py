@@ -207,3 +207,20 @@ def test_data_that_do_not_compress_are_sent_as_they_are(receiver: kvbatch.Receiv
     assert {sample["compression"] for sample in job.told("sample") if sample["streams"]} == {"none"}
     assert not job.told("compression")
     assert read_store(receiver.root / "copy") == entries
+
+
+def test_data_that_compress_are_compressed_on_a_slow_link(receiver: kvbatch.Receiver, tmp_path: Path) -> None:
+    entries = {"default": {b"key-%06d" % number: b"%06d of many alike; " % number * 200 for number in range(2000)}}
+    source = write_store(tmp_path / "source", entries)
+    options = {"compression": "auto", "batch_bytes": 64 * KIB, "streams": 1, "lane": "batch"}
+    with (
+        ShapedLink(receiver.port, rate=2 * MIB) as link,
+        SteeredJob(source, f"kvbatch://127.0.0.1:{link.port}/copy", **options) as job,
+    ):
+        job.until(lambda progress: progress.compression != "none")
+        summary = job.finish()
+    [choice, *_] = job.told("compression")
+    assert choice["codec"] in ("lz4", "zstd")
+    assert choice["reason"]
+    assert summary.wire_bytes < summary.raw_bytes / 2
+    assert read_store(receiver.root / "copy") == entries

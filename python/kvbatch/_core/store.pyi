@@ -360,7 +360,7 @@ class RangeReader:
         sent_bytes: typing.SupportsIndex,
     ) -> BatchRun:
         """
-        Sends the batch that stands in `frame`, packs the next one into it, and so on while whole batches come, `frames` at most. `mark` is the range's in the sent log, which has the first batch already; `sent_bytes` is where that one ends.
+        Sends the batch that stands in `frame`, packs the next one into it, and so on to the range's last, `frames` at most. `mark` is the range's in the sent log, which has the first batch already; `sent_bytes` is where that one ends.
         """
     @property
     def compress_seconds(self) -> float:
