@@ -268,7 +268,8 @@ void RegisterRangeReader(py::module_& module) {
           },
           py::arg("connection"), py::arg("frame"), py::arg("batch_bytes"), py::arg("codec"), py::arg("frames"),
           py::arg("mark"), py::arg("sent_bytes"),
-          "Sends the batch that stands in `frame`, packs the next one into it, and so on to the range's last, `frames` at "
+          "Sends the batch that stands in `frame`, packs the next one into it, and so on to the range's last, `frames` "
+          "at "
           "most. `mark` is the range's in the sent log, which has the first batch already; `sent_bytes` is "
           "where that one ends.")
       .def_property_readonly(

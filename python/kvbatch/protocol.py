@@ -225,10 +225,11 @@ def connect(
     peer = Peer(sock, FrameLimits(max_data_bytes=0))
     try:
         on_connected(peer)
-        peer.connection.set_timeout(_WELCOME_MILLISECONDS)
+        silence = round(1000 * (silence_seconds or SILENCE_SECONDS))
+        peer.connection.set_timeout(min(_WELCOME_MILLISECONDS, silence))
         peer.send(FrameType.HELLO, hello(role, **more))
         welcome = peer.receive(FrameType.WELCOME)[1]
-        peer.connection.set_timeout(round(1000 * (silence_seconds or SILENCE_SECONDS)))
+        peer.connection.set_timeout(silence)
     except BaseException:
         peer.close()
         raise

@@ -95,7 +95,7 @@ def test_a_receiver_that_dies_while_the_job_is_paused_is_noticed_and_found_again
     processes: Processes, tmp_path: Path, source: Path, small: Entries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kvbatch.flow.job_flow.HEARTBEAT_SECONDS", 0.05)
-    monkeypatch.setattr("kvbatch.migration._RETRY_WAIT_MAX_SECONDS", 0.2)
+    monkeypatch.setattr("kvbatch.retries._WAIT_MAX_SECONDS", 0.2)
     receiver, port = processes.serve(tmp_path / "received")
     target = f"kvbatch://127.0.0.1:{port}/copy"
     with SteeredJob(source, target, lane="batch", rate_limit="64KiB/s", retries=100_000) as job:

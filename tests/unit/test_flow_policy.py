@@ -63,7 +63,7 @@ def test_what_is_set_holds_and_what_is_not_adapts() -> None:
     assert automatic.policy.streams == 1
 
 
-@pytest.mark.parametrize(("streams", "memory", "most"), [(1, 3, 512), (4, 9, 128), (8, 17, 64), (2, 256, 2048)])
+@pytest.mark.parametrize(("streams", "memory", "most"), [(1, 3, 512), (4, 9, 128), (8, 17, 64), (2, 256, 1024)])
 def test_batches_of_all_streams_fit_into_the_memory(streams: int, memory: int, most: int) -> None:
     """Twice each of them, beside the 2 MiB that each stream takes in any case."""
     steered = Steered(streams=streams, max_memory=memory * MIB)

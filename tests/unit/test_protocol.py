@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from kvbatch._core.frame import FrameLimits, FrameType
 from kvbatch._core.store import Cursor
 from kvbatch.errors import ClosedError, CorruptionError, ProtocolError, RefusedError, TransportError
-from kvbatch.protocol import Peer, cursor_from_json, cursor_to_json
+from kvbatch.protocol import Peer, connect, cursor_from_json, cursor_to_json
 from support.wire import encode_frame
 
 
@@ -120,3 +121,11 @@ def test_close_wakes_a_thread_that_waits(ends: tuple[Peer, socket.socket]) -> No
     peer.close()
     thread.join(20)
     assert len(errors) == 1
+
+
+def test_a_peer_that_does_not_even_greet_is_given_up_as_early_as_a_silent_one() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        began = time.monotonic()
+        with pytest.raises(TransportError, match="time-out"):
+            connect("127.0.0.1", listener.getsockname()[1], "stream", silence_seconds=0.2)
+        assert time.monotonic() - began < 10
