@@ -35,7 +35,7 @@ demo: build ## make a store of 1 M entries, migrate it through a receiver on loo
 test: build ## run the C++ tests, then every Python test with coverage
 	@tools/setup.sh chromium chromium-driver
 	$(BUILD)/core_tests --gtest_brief=1
-	$(BIN)/pytest -n $$(nproc) --dist worksteal --cov --cov-fail-under=90 --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
+	$(BIN)/pytest -n $$(( $$(nproc) + 1 )) --dist worksteal --cov --cov-fail-under=90 --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
 
 .PHONY: stress
 stress: build ## run the kill -9 tests N times instead of the few of make test: make stress N=500
