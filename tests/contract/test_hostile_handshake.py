@@ -147,3 +147,15 @@ def test_frames_in_small_pieces_are_still_frames(receiver: kvbatch.Receiver) -> 
         welcome = peer.read()
     assert welcome.type == FrameType.WELCOME
     assert json.loads(welcome.payload)["role"] == "receiver"
+
+
+def test_a_peer_that_does_not_close_is_not_waited_for(
+    receiver: kvbatch.Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gets a moment to hear why the connection ends."""
+    monkeypatch.setattr("kvbatch.protocol._LAST_WORD_MILLISECONDS", 200)
+    with RawPeer(receiver.port) as peer:
+        peer.send_frame(FrameType.DRAIN)
+        assert peer.read().type == FrameType.ERROR
+        with pytest.raises((EOFError, ConnectionResetError)):
+            peer.read()
