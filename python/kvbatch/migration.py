@@ -37,7 +37,7 @@ from kvbatch.range_queue import RangeQueue
 from kvbatch.ranges import KeyRange, Range
 from kvbatch.retries import Retries
 from kvbatch.sent_log import SentLog
-from kvbatch.state import JobState, control_path, job_lock, state_after
+from kvbatch.state import JobRecord, JobState, control_path, job_lock, state_after
 from kvbatch.stream_counters import StreamCounters
 from kvbatch.stream_group import StreamGroup
 from kvbatch.target import TargetSession
@@ -86,6 +86,8 @@ class Migration:
         self._retries = Retries(options.retries)
         self._sent: SentLog
         self._opened = False
+        # The job's record before this run.
+        self._known: JobRecord | None = None
         self._thread = threading.Thread(target=self._run, name=f"kvbatch-{self.job}", daemon=True)
 
     # -- what the caller sees -----------------------------------------------------------------------------------------
@@ -172,15 +174,15 @@ class Migration:
             self._finished.set()
 
     def _run_job(self) -> Summary:
-        known = self._recorder.find()
+        self._known = self._recorder.find()
         self._recorder.start(
             self.plan.source, self.plan.target, self.plan.manifest.fingerprint, self._options, self._bus
         )
         try:
             already_finished = self._attempt_until_done()
         except BaseException as error:
-            if known is None and not self._opened:
-                self._recorder.forget()  # nothing anywhere could be carried on
+            if not self._opened:
+                self._recorder.undo_start(self._known)
                 raise
             self._recorder.update(state=state_after(error), error=str(error), progress=self._figures.sample().to_json())
             raise
@@ -281,7 +283,11 @@ class Migration:
                 "fingerprint of the source and RocksDB's identity of the target, not their entries; to compare those: "
                 + self._verify_command()
             )
-        self._recorder.update(state=JobState.DONE)
+        if not self._opened:
+            self._recorder.undo_start(self._known)
+        # The answer to the last step may have been all that was missing.
+        if self._opened or (self._known is not None and self._known.state != JobState.DONE):
+            self._recorder.update(state=JobState.DONE, error=None)
         return Summary(**{**summary, "finished_before": not self._opened})
 
     def _verify_command(self) -> str:

@@ -134,14 +134,20 @@ class StateStore:
             )
 
     def update(self, job: str, **columns: Any) -> None:
-        """Sets columns by name; `progress` and `summary` are given as dictionaries."""
+        """Sets columns by name, `updated` to now unless it is given; `progress` and `summary` are given as
+        dictionaries."""
         encoded = {
             name: json.dumps(value) if isinstance(value, dict) else value
-            for name, value in {**columns, "updated": time.time()}.items()
+            for name, value in {"updated": time.time(), **columns}.items()
         }
         assignments = ", ".join(f"{name} = :{name}" for name in encoded)
         with self.transaction() as database:
             database.execute(f"UPDATE jobs SET {assignments} WHERE job = :job", {**encoded, "job": job})
+
+    def put_back(self, record: JobRecord) -> None:
+        """Undoes what `start` and a run that never opened its target changed of this record."""
+        kept = ("source", "target", "state", "updated", "pid", "progress", "error")
+        self.update(record.job, **{name: getattr(record, name) for name in kept})
 
     def forget(self, job: str) -> None:
         """Removes the job's record and its history."""
