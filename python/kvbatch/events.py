@@ -141,6 +141,11 @@ class RateMeter:
         elapsed = max(1e-6, now - then)
         return (entries - entries_then) / elapsed, (raw_bytes - bytes_then) / elapsed
 
+    def restart(self, entries: int, raw_bytes: int) -> None:
+        """Nothing moves any more: what was done before counts in no rate from now on."""
+        self._marks.clear()
+        self._marks.append((time.monotonic(), entries, raw_bytes))
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:

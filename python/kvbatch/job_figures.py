@@ -107,6 +107,13 @@ class JobFigures:
             self._most_streams = max(self._most_streams, len(self._streams))
             self._streams = ()
 
+    def note_break(self) -> None:
+        """A session broke, or could not be had: until the next one nothing moves."""
+        with self._lock:
+            before = copy.copy(self._before)
+        self._rates.restart(before.entries, before.raw_bytes)
+        self._wire_rates.restart(0, before.wire_bytes)
+
     def note_durable(self, cursor: Cursor) -> None:
         with self._lock:
             self._cursors[cursor.range] = cursor

@@ -25,7 +25,7 @@ class JobStatus:
     progress  the fields of Progress; of a job that does not run, the last that are known; {} before the first
     settings  the fields of JobSettings that are valid now; None when no process runs it, or it does not answer
     summary   the fields of Summary of the run that finished it, or None
-    error     what ended the last run, or None
+    error     what ended the last run; while a run waits for another attempt, which one that is and why; or None
     """
 
     job: str

@@ -209,6 +209,12 @@ class Migration:
         if retry is None:
             return False
         self._bus.publish("retry", **dataclasses.asdict(retry), error=str(error))
+        self._figures.note_break()
+        # Before the target was open there is nothing to tell, and an earlier run's figures are to stay.
+        if self._opened:
+            self._publish_sample()
+            self._policy.tell_throttle(self._figures.progress.throttle)
+        self._recorder.update(error=f"retry {retry.retry} of {retry.retries}: {error}")
         return retry.wait_seconds
 
     def _open_session(self) -> TargetSession:
@@ -242,7 +248,9 @@ class Migration:
             self._retries.note_opened(self._figures.durable_bytes())
             # A store that is moved as it is keeps its identity.
             identity = self._store.identity if self._manifest.lane == "files" else reply.identity
-            self._recorder.update(identity=identity, fingerprint=self.plan.manifest.fingerprint, summary=None)
+            self._recorder.update(
+                identity=identity, fingerprint=self.plan.manifest.fingerprint, summary=None, error=None
+            )
             self._bus.publish(
                 "job",
                 job=self.job,
@@ -353,9 +361,7 @@ class Migration:
                     give_up = float("inf")
             elif time.monotonic() >= next_sample:
                 next_sample += SAMPLE_SECONDS
-                progress = self._figures.sample()
-                self._bus.publish("sample", **progress.to_json())
-                self._policy.look(progress, self._figures.observation)
+                self._policy.look(self._publish_sample(), self._figures.observation)
             self._policy.apply()
             self._idle_streams = group.working < self._policy.streams
         group.join()
@@ -363,6 +369,11 @@ class Migration:
         self._figures.end_streams()
         self._figures.sample()
         self._raise_first(group.errors)
+
+    def _publish_sample(self) -> Progress:
+        progress = self._figures.sample()
+        self._bus.publish("sample", **progress.to_json())
+        return progress
 
     def _raise_first(self, errors: list[Exception]) -> None:
         """What ended the streams; a stream that only stopped because of another's error does not count."""
