@@ -21,6 +21,7 @@ __all__ = [
     "JobRecord",
     "JobState",
     "StateStore",
+    "check_not_run",
     "control_path",
     "existing_state",
     "find_job",
@@ -278,6 +279,18 @@ def _usable(directory: Path) -> Iterator[None]:
         ) from error
 
 
+def _run_by_another(job: str) -> RefusedError:
+    return RefusedError(f"job {job} is being run by another process; see `kvbatch status {job}`")
+
+
+def check_not_run(directory: Path, job: str) -> None:
+    """Raises what `job_lock` would raise now; touches nothing."""
+    with _usable(directory):
+        held = _is_held(_lock_path(directory, job))
+    if held:
+        raise _run_by_another(job)
+
+
 @contextmanager
 def job_lock(directory: Path, job: str) -> Iterator[None]:
     """Holds the job for this process. Raises RefusedError when another one runs it."""
@@ -294,7 +307,7 @@ def job_lock(directory: Path, job: str) -> Iterator[None]:
                 if time.monotonic() < give_up:
                     time.sleep(0.01)
                     continue
-                raise RefusedError(f"job {job} is being run by another process; see `kvbatch status {job}`") from error
+                raise _run_by_another(job) from error
             # Its last holder may have removed the file between our open and our lock.
             if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 continue
