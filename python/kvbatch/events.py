@@ -65,6 +65,8 @@ class StreamProgress:
 class Progress:
     """Where a job stands. Entries and bytes (keys and values) count what was read, earlier runs included.
 
+    mean_…               what this run moved, each entry once however often it was sent, by its `seconds`; the rates
+                         beside it are of late and count what is sent again. Once a job is done they are these means
     wire_bytes, batches  of this run; bytes both ways, 0 without a wire; pieces of files are batches, too
     batch_bytes, window  what streams use now: bytes of keys and values in a batch, frames in flight
     compression          what frames get now; compression_ratio is raw bytes over payload bytes of this run
@@ -85,6 +87,8 @@ class Progress:
     estimated_bytes: int = 0
     entries_per_second: float = 0.0
     bytes_per_second: float = 0.0
+    mean_entries_per_second: float = 0.0
+    mean_bytes_per_second: float = 0.0
     seconds: float = 0.0
     ranges_complete: int = 0
     ranges: int = 0

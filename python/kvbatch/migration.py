@@ -188,7 +188,7 @@ class Migration:
             raise
         if already_finished is not None:
             return already_finished
-        progress, summary = self._figures.sample(), self._summarize()
+        progress, summary = self._figures.last_sample(), self._summarize()
         self._recorder.update(state=JobState.DONE, summary=summary.to_json(), progress=progress.to_json())
         self._recorder.remove_sent_log()
         return summary
@@ -265,7 +265,7 @@ class Migration:
             self._check_source_unchanged()
             self._recorder.update(
                 state=JobState.FINISHING,
-                progress=self._figures.progress.to_json(),
+                progress=self._figures.last_sample().to_json(),
                 summary=self._summarize().to_json(),
             )
             session.finish()

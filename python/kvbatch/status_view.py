@@ -25,6 +25,8 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _HEADER = ("job", "state", "done", "entries", "rate", "left", "throttle", "source", "target", "last error")
 # What the list says itself, or what is of no use to people.
 _SAID_ALREADY = ("state", "estimated_entries", "estimated_bytes", "ranges", "stream_progress", "throttle")
+# As a setting 0 leaves them to kvbatch; as figures of a job they are 0 when none of its streams is at work.
+_CHOSEN = ("streams", "batch_bytes", "window")
 _STYLES = {"running": "green", "done": "green", "finishing": "green", "failed": "red", "interrupted": "red"}
 
 
@@ -107,8 +109,6 @@ def _shown(name: str, value: Any) -> str:
         return str(value)
     if name in ("rate_limit", "source_read_rate"):
         return f"{format_bytes(value)}/s" if value else "none"
-    if name in ("streams", "batch_bytes", "window") and not value:
-        return "auto"
     if name.endswith("_bytes_per_second") or name == "bytes_per_second":
         return f"{format_bytes(value)}/s"
     if name.endswith(("_bytes", "max_memory")):
@@ -121,7 +121,10 @@ def _shown(name: str, value: Any) -> str:
 
 
 def setting_rows(settings: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(f"setting {_words(name)}", _shown(name, value)) for name, value in settings.items()]
+    return [
+        (f"setting {_words(name)}", "auto" if name in _CHOSEN and not value else _shown(name, value))
+        for name, value in settings.items()
+    ]
 
 
 def _stream_rows(streams: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -157,7 +160,7 @@ def job_rows(status: JobStatus) -> list[tuple[str, str]]:
     rows += [
         (_words(name), _shown(name, value))
         for name, value in progress.items()
-        if value is not None and name not in (*_SAID_ALREADY, "ranges_complete")
+        if value is not None and name not in (*_SAID_ALREADY, "ranges_complete") and (value or name not in _CHOSEN)
     ]
     rows += _stream_rows(progress.get("stream_progress") or ())
     rows += setting_rows(status.settings or {})

@@ -101,10 +101,18 @@ def test_the_list_says_of_every_job_where_it_stands(state_dir: Path) -> None:
     rows = {cells[0]: cells[1:] for cells in (re.split(r"\s{2,}", line) for line in lines[1:])}
     rate = "100/s, 9.77 KiB/s"
     assert rows["is-running"] == ["running", "25 %", "500", rate, "14.0 s", "window", "/data/source", "/data/copy"]
-    assert rows["was-done"] == ["done", "100 %", "500", "500/s", "/data/source", "/data/copy"]
+    assert rows["was-done"] == ["done", "100 %", "500", rate, "/data/source", "/data/copy"]
     assert rows["was-interrupted"] == ["interrupted", "25 %", "500", "14.0 s", "/data/source", "/data/copy"]
     assert rows["was-stopped"] == ["stopped", "25 %", "500", "14.0 s", "/data/source", "/data/copy", ERROR]
     assert {job["job"]: job["error"] for job in listed}["was-failed"] == ERROR
+
+
+def test_a_job_that_ended_says_nothing_of_what_no_stream_of_it_has(state_dir: Path) -> None:
+    record_job(state_dir, "nightly", JobState.DONE)
+    lines = control(state_dir, "status", "nightly").stdout.splitlines()
+    assert "auto" not in [re.split(r"\s{2,}", line)[1] for line in lines]
+    status = one_object(control(state_dir, "status", "nightly", "--json"))
+    assert status["progress"]["state"] == "done"
 
 
 # -- discard ----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A run that never opened its target leaves an earlier record of its job as it was."""
+"""The record of a job: kept by a run that never opened the target, and of one mind about how fast the job went."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import rocksdict
 
 import kvbatch
+from kvbatch.samples import read_history
 from kvbatch.state import JobRecord, JobState, StateStore, find_job
 from support.stores import numbered, raw_options, write_store
 
@@ -78,3 +79,18 @@ def test_an_unfinished_job_stays_as_it_was_where_nobody_answers(source: Path, tm
     with pytest.raises(kvbatch.TransportError):
         kvbatch.migrate(source, target, state_dir=state_dir, job="nightly", retries=1).wait(60)
     assert record(state_dir, "nightly") == before
+
+
+def test_every_word_about_a_finished_job_has_the_same_rates(source: Path, tmp_path: Path) -> None:
+    state_dir = tmp_path / "state"
+    migration = kvbatch.migrate(source, tmp_path / "copy", state_dir=state_dir, lane="batch")
+    summary = migration.wait(60)
+    status = kvbatch.control(migration.job, state_dir).status()
+    entries_per_second, bytes_per_second = 2000 / summary.seconds, summary.raw_bytes / summary.seconds
+    assert summary.entries_per_second == pytest.approx(entries_per_second)
+    assert (status.entries_per_second, status.bytes_per_second) == pytest.approx((entries_per_second, bytes_per_second))
+    assert status.progress["bytes_per_second"] == status.bytes_per_second
+    assert status.progress["state"] == "done"
+    # What a report divides by.
+    with closing(StateStore(state_dir)) as state:
+        assert read_history(state, migration.job).samples[-1].running == pytest.approx(summary.seconds, abs=1e-3)
