@@ -14,6 +14,7 @@ from kvbatch.migration import Migration
 from kvbatch.migration_plan import Plan, found_at, make_plan, open_source
 from kvbatch.options import MigrationOptions
 from kvbatch.server import Receiver
+from kvbatch.state import check_not_run
 from kvbatch.target_state import TargetState, examine_target
 from kvbatch.verification import verify
 
@@ -31,6 +32,7 @@ def plan(source: str | os.PathLike[str], target: str | os.PathLike[str], **optio
     check_apart(source_endpoint, target_endpoint)
     store = open_source(source_endpoint, checked)
     made = make_plan(source_endpoint, target_endpoint, store, checked)
+    check_not_run(checked.state_dir, made.job)
     if made.recorded_end is not None:
         state = TargetState.finished(made.recorded_end)
     else:

@@ -190,6 +190,7 @@ class Meter:
     def tell(self) -> None:
         now = time.monotonic()
         self._due = now + SAMPLE_SECONDS
+        seconds = max(now - self._started, 1e-6)
         entries_per_second, bytes_per_second = self._rates.sample(self._entries, self._raw_bytes)
         self._tell(
             Progress(
@@ -199,7 +200,9 @@ class Meter:
                 estimated_bytes=max(self._expected_bytes, self._raw_bytes),
                 entries_per_second=entries_per_second,
                 bytes_per_second=bytes_per_second,
-                seconds=now - self._started,
+                mean_entries_per_second=self._entries / seconds,
+                mean_bytes_per_second=self._raw_bytes / seconds,
+                seconds=seconds,
                 ranges_complete=self._ranges_complete,
                 ranges=self._ranges,
             )

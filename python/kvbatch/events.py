@@ -65,6 +65,8 @@ class StreamProgress:
 class Progress:
     """Where a job stands. Entries and bytes (keys and values) count what was read, earlier runs included.
 
+    mean_…               what this run moved, each entry once however often it was sent, by its `seconds`; the rates
+                         beside it are of late and count what is sent again. Once a job is done they are these means
     wire_bytes, batches  of this run; bytes both ways, 0 without a wire; pieces of files are batches, too
     batch_bytes, window  what streams use now: bytes of keys and values in a batch, frames in flight
     compression          what frames get now; compression_ratio is raw bytes over payload bytes of this run
@@ -85,6 +87,8 @@ class Progress:
     estimated_bytes: int = 0
     entries_per_second: float = 0.0
     bytes_per_second: float = 0.0
+    mean_entries_per_second: float = 0.0
+    mean_bytes_per_second: float = 0.0
     seconds: float = 0.0
     ranges_complete: int = 0
     ranges: int = 0
@@ -140,6 +144,11 @@ class RateMeter:
         then, entries_then, bytes_then = self._marks[0]
         elapsed = max(1e-6, now - then)
         return (entries - entries_then) / elapsed, (raw_bytes - bytes_then) / elapsed
+
+    def restart(self, entries: int, raw_bytes: int) -> None:
+        """Nothing moves any more: what was done before counts in no rate from now on."""
+        self._marks.clear()
+        self._marks.append((time.monotonic(), entries, raw_bytes))
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,9 +120,13 @@ class FlowPolicy:
             self._adapt_batch(observed, held_back)
             self._adapt_streams(progress, observed)
             self._adapt_codec(observed)
-        if progress.throttle != self._shown_throttle:
-            self._shown_throttle = progress.throttle
-            self._bus.publish("throttle", reason=progress.throttle)
+        self.tell_throttle(progress.throttle)
+
+    def tell_throttle(self, reason: str | None) -> None:
+        """Where it is another one than was told last."""
+        if reason != self._shown_throttle:
+            self._shown_throttle = reason
+            self._bus.publish("throttle", reason=reason)
 
     def apply(self) -> None:
         """Tells the streams what holds now."""

@@ -65,6 +65,8 @@ class JobFigures:
         # What was durable when the present session began.
         self._base_entries = 0
         self._base_bytes = 0
+        # Entries and bytes that were durable when the first one began: no work of this run.
+        self._found: tuple[int, int] | None = None
         self._streams: Sequence[JobStream] = ()
         self._before = StreamCounters()  # of earlier sessions
         self._most_streams = 0
@@ -89,6 +91,7 @@ class JobFigures:
             self._cursors = {cursor.range: cursor for cursor in cursors}
             self._base_entries = sum(self._entries(cursor) for cursor in cursors)
             self._base_bytes = sum(cursor.raw_bytes for cursor in cursors)
+            self._found = self._found or (self._base_entries, self._base_bytes)
 
     def note_split(self, manifest: Manifest) -> None:
         """A range was added."""
@@ -106,6 +109,13 @@ class JobFigures:
                 self._before.include(stream.counters)
             self._most_streams = max(self._most_streams, len(self._streams))
             self._streams = ()
+
+    def note_break(self) -> None:
+        """A session broke, or could not be had: until the next one nothing moves."""
+        with self._lock:
+            before = copy.copy(self._before)
+        self._rates.restart(before.entries, before.raw_bytes)
+        self._wire_rates.restart(0, before.wire_bytes)
 
     def note_durable(self, cursor: Cursor) -> None:
         with self._lock:
@@ -139,8 +149,12 @@ class JobFigures:
             counters = copy.copy(self._before)
             counters.include(session)
             cursors = list(self._cursors.values())
+            found_entries, found_bytes = self._found or (0, 0)
         durable_entries = sum(self._entries(cursor) for cursor in cursors)
         durable_bytes = sum(cursor.raw_bytes for cursor in cursors)
+        entries = max(durable_entries, self._base_entries + session.entries)
+        raw_bytes = max(durable_bytes, self._base_bytes + session.raw_bytes)
+        seconds = time.monotonic() - self._started
         entries_per_second, bytes_per_second = self._rates.sample(counters.entries, counters.raw_bytes)
         _, wire_bytes_per_second = self._wire_rates.sample(0, counters.wire_bytes)
         alive = [stream for stream in streams if not stream.ended]
@@ -149,15 +163,18 @@ class JobFigures:
         settings = self._flow.settings
         reason = self._flow.ledger.main_reason(len(alive))
         self.progress = Progress(
-            entries=max(durable_entries, self._base_entries + session.entries),
-            raw_bytes=max(durable_bytes, self._base_bytes + session.raw_bytes),
+            entries=entries,
+            raw_bytes=raw_bytes,
             durable_entries=durable_entries,
             durable_bytes=durable_bytes,
             estimated_entries=max(self._plan.estimated_entries, durable_entries),
             estimated_bytes=max(self._plan.estimated_bytes, durable_bytes),
             entries_per_second=entries_per_second,
             bytes_per_second=bytes_per_second,
-            seconds=time.monotonic() - self._started,
+            # A target that lost what it had gets it again.
+            mean_entries_per_second=max(0, entries - found_entries) / max(seconds, 1e-6),
+            mean_bytes_per_second=max(0, raw_bytes - found_bytes) / max(seconds, 1e-6),
+            seconds=seconds,
             ranges_complete=sum(cursor.complete for cursor in cursors),
             ranges=len(self._manifest.ranges),
             state=self._flow.state,
@@ -182,6 +199,16 @@ class JobFigures:
                 for stream in alive
                 if (part := stream.part) is not None
             ),
+        )
+        return self.progress
+
+    def last_sample(self) -> Progress:
+        """That of a job whose ranges are all durable: its rates are those of the run."""
+        progress = self.sample()
+        self.progress = dataclasses.replace(
+            progress,
+            entries_per_second=progress.mean_entries_per_second,
+            bytes_per_second=progress.mean_bytes_per_second,
         )
         return self.progress
 
@@ -230,7 +257,7 @@ class JobFigures:
         return self.observation
 
     def summary(self, job: str, lane_reason: str, *, resumed: bool, resent_bytes: int) -> Summary:
-        seconds = time.monotonic() - self._started
+        """As of the last sample, so that what is kept of both agrees."""
         cursors = self.cursors().values()
         counters = self._before
         return Summary(
@@ -241,8 +268,8 @@ class JobFigures:
             entries=sum(self._entries(cursor) for cursor in cursors),
             raw_bytes=sum(cursor.raw_bytes for cursor in cursors),
             wire_bytes=counters.wire_bytes,
-            seconds=seconds,
-            entries_per_second=counters.entries / seconds if seconds > 0 else 0.0,
+            seconds=self.progress.seconds,
+            entries_per_second=self.progress.mean_entries_per_second,
             batches=counters.batches,
             resumed=resumed,
             resent_bytes=resent_bytes,

@@ -87,9 +87,13 @@ class JobRecorder:
             self._history.end(time.time(), columns["progress"])
         self._keep(lambda: self._state.update(self._job, **columns))
 
-    def forget(self) -> None:
+    def undo_start(self, before: JobRecord | None) -> None:
+        """The target was never opened: nothing became of the run, and the record is as it was `before` it. A new job
+        leaves none."""
+        if before is not None:
+            self._keep(lambda: self._state.put_back(before))
         # After a failure nobody knows whether the record is older than this run.
-        if not self._lost:
+        elif not self._lost:
             self._keep(lambda: self._state.forget(self._job))
 
     def _keep(self, act: Callable[[], T]) -> T | None:

@@ -22,10 +22,11 @@ class JobStatus:
               "interrupted" (the process is gone), "failed", "done"
     created, updated  seconds since the epoch; what is known is as old as `updated`
     pid       the process that runs it; None when none does
-    progress  the fields of Progress; of a job that does not run, the last that are known; {} before the first
+    progress  the fields of Progress; of a job that does not run, the last that are known, with its state; {} before
+              the first
     settings  the fields of JobSettings that are valid now; None when no process runs it, or it does not answer
     summary   the fields of Summary of the run that finished it, or None
-    error     what ended the last run, or None
+    error     what ended the last run; while a run waits for another attempt, which one that is and why; or None
     """
 
     job: str
@@ -43,6 +44,10 @@ class JobStatus:
     @staticmethod
     def of(record: JobRecord, answer: dict[str, Any] | None = None) -> JobStatus:
         """From its record and what the job itself answered."""
+        progress = record.progress if answer is None else answer["progress"]
+        if progress and not record.alive:
+            # The last sample was taken while the job ran.
+            progress = {**progress, "state": record.shown_state}
         return JobStatus(
             job=record.job,
             source=record.source,
@@ -51,7 +56,7 @@ class JobStatus:
             created=record.created,
             updated=record.updated,
             pid=record.pid if record.alive else None,
-            progress=record.progress if answer is None else answer["progress"],
+            progress=progress,
             settings=None if answer is None else answer["settings"],
             summary=record.summary,
             error=record.error,
@@ -85,14 +90,16 @@ class JobStatus:
     @property
     def entries_per_second(self) -> float:
         """Now; 0 when no process runs it; of a finished job the mean of the run that finished it."""
-        if self.state == JobState.DONE and self.summary is not None:
-            return float(self.summary["entries_per_second"])
-        return self._figure("entries_per_second") if self.runs else 0.0
+        return self._rate("entries_per_second")
 
     @property
     def bytes_per_second(self) -> float:
-        """Keys and values, now; 0 when no process runs it."""
-        return self._figure("bytes_per_second") if self.runs else 0.0
+        """Keys and values, as `entries_per_second`."""
+        return self._rate("bytes_per_second")
+
+    def _rate(self, name: str) -> float:
+        # The last sample of a finished job has the means.
+        return self._figure(name) if self.runs or self.state == JobState.DONE else 0.0
 
     @property
     def throttle(self) -> str | None:

@@ -37,7 +37,7 @@ from kvbatch.range_queue import RangeQueue
 from kvbatch.ranges import KeyRange, Range
 from kvbatch.retries import Retries
 from kvbatch.sent_log import SentLog
-from kvbatch.state import JobState, control_path, job_lock, state_after
+from kvbatch.state import JobRecord, JobState, control_path, job_lock, state_after
 from kvbatch.stream_counters import StreamCounters
 from kvbatch.stream_group import StreamGroup
 from kvbatch.target import TargetSession
@@ -86,6 +86,8 @@ class Migration:
         self._retries = Retries(options.retries)
         self._sent: SentLog
         self._opened = False
+        # The job's record before this run.
+        self._known: JobRecord | None = None
         self._thread = threading.Thread(target=self._run, name=f"kvbatch-{self.job}", daemon=True)
 
     # -- what the caller sees -----------------------------------------------------------------------------------------
@@ -172,21 +174,21 @@ class Migration:
             self._finished.set()
 
     def _run_job(self) -> Summary:
-        known = self._recorder.find()
+        self._known = self._recorder.find()
         self._recorder.start(
             self.plan.source, self.plan.target, self.plan.manifest.fingerprint, self._options, self._bus
         )
         try:
             already_finished = self._attempt_until_done()
         except BaseException as error:
-            if known is None and not self._opened:
-                self._recorder.forget()  # nothing anywhere could be carried on
+            if not self._opened:
+                self._recorder.undo_start(self._known)
                 raise
             self._recorder.update(state=state_after(error), error=str(error), progress=self._figures.sample().to_json())
             raise
         if already_finished is not None:
             return already_finished
-        progress, summary = self._figures.sample(), self._summarize()
+        progress, summary = self._figures.last_sample(), self._summarize()
         self._recorder.update(state=JobState.DONE, summary=summary.to_json(), progress=progress.to_json())
         self._recorder.remove_sent_log()
         return summary
@@ -207,6 +209,12 @@ class Migration:
         if retry is None:
             return False
         self._bus.publish("retry", **dataclasses.asdict(retry), error=str(error))
+        self._figures.note_break()
+        # Before the target was open there is nothing to tell, and an earlier run's figures are to stay.
+        if self._opened:
+            self._publish_sample()
+            self._policy.tell_throttle(self._figures.progress.throttle)
+        self._recorder.update(error=f"retry {retry.retry} of {retry.retries}: {error}")
         return retry.wait_seconds
 
     def _open_session(self) -> TargetSession:
@@ -240,7 +248,9 @@ class Migration:
             self._retries.note_opened(self._figures.durable_bytes())
             # A store that is moved as it is keeps its identity.
             identity = self._store.identity if self._manifest.lane == "files" else reply.identity
-            self._recorder.update(identity=identity, fingerprint=self.plan.manifest.fingerprint, summary=None)
+            self._recorder.update(
+                identity=identity, fingerprint=self.plan.manifest.fingerprint, summary=None, error=None
+            )
             self._bus.publish(
                 "job",
                 job=self.job,
@@ -255,7 +265,7 @@ class Migration:
             self._check_source_unchanged()
             self._recorder.update(
                 state=JobState.FINISHING,
-                progress=self._figures.progress.to_json(),
+                progress=self._figures.last_sample().to_json(),
                 summary=self._summarize().to_json(),
             )
             session.finish()
@@ -281,7 +291,11 @@ class Migration:
                 "fingerprint of the source and RocksDB's identity of the target, not their entries; to compare those: "
                 + self._verify_command()
             )
-        self._recorder.update(state=JobState.DONE)
+        if not self._opened:
+            self._recorder.undo_start(self._known)
+        # The answer to the last step may have been all that was missing.
+        if self._opened or (self._known is not None and self._known.state != JobState.DONE):
+            self._recorder.update(state=JobState.DONE, error=None)
         return Summary(**{**summary, "finished_before": not self._opened})
 
     def _verify_command(self) -> str:
@@ -347,9 +361,7 @@ class Migration:
                     give_up = float("inf")
             elif time.monotonic() >= next_sample:
                 next_sample += SAMPLE_SECONDS
-                progress = self._figures.sample()
-                self._bus.publish("sample", **progress.to_json())
-                self._policy.look(progress, self._figures.observation)
+                self._policy.look(self._publish_sample(), self._figures.observation)
             self._policy.apply()
             self._idle_streams = group.working < self._policy.streams
         group.join()
@@ -357,6 +369,11 @@ class Migration:
         self._figures.end_streams()
         self._figures.sample()
         self._raise_first(group.errors)
+
+    def _publish_sample(self) -> Progress:
+        progress = self._figures.sample()
+        self._bus.publish("sample", **progress.to_json())
+        return progress
 
     def _raise_first(self, errors: list[Exception]) -> None:
         """What ended the streams; a stream that only stopped because of another's error does not count."""

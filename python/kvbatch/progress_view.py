@@ -31,72 +31,65 @@ _SHARE_SHOWN = 0.01
 _SETTINGS_IN_BYTES = ("batch_bytes", "max_memory", "rate_limit", "source_read_rate")
 
 
-class _Figures:
-    """What is said of a sample. Fields that a verification does not have are left out."""
+# -- what is said of a sample; fields that a verification does not have are left out -----------------------------------
 
-    def __init__(self) -> None:
-        self._first: dict[str, Any] | None = None
 
-    def take(self, sample: dict[str, Any]) -> None:
-        # Bytes of earlier runs are in the first sample: they are no speed of this one.
-        self._first = self._first or sample
+def _moved(sample: dict[str, Any]) -> list[str]:
+    return [
+        f"{format_count(sample['entries'])} entries",
+        f"{format_bytes(sample['raw_bytes'])} of about {format_bytes(sample['estimated_bytes'])}",
+    ]
 
-    def _mean_bytes_per_second(self, sample: dict[str, Any]) -> float:
-        assert self._first is not None
-        seconds = sample["seconds"] - self._first["seconds"]
-        return (sample["raw_bytes"] - self._first["raw_bytes"]) / seconds if seconds > 0 else 0.0
 
-    def moved(self, sample: dict[str, Any]) -> list[str]:
-        return [
-            f"{format_count(sample['entries'])} entries",
-            f"{format_bytes(sample['raw_bytes'])} of about {format_bytes(sample['estimated_bytes'])}",
-        ]
+def _speed(sample: dict[str, Any]) -> list[str]:
+    parts = [f"{format_count(sample['entries_per_second'])}/s", f"{format_bytes(sample['bytes_per_second'])}/s"]
+    if mean := sample["mean_bytes_per_second"]:
+        parts.append(f"{format_bytes(mean)}/s mean")
+    return parts
 
-    def speed(self, sample: dict[str, Any]) -> list[str]:
-        parts = [f"{format_count(sample['entries_per_second'])}/s", f"{format_bytes(sample['bytes_per_second'])}/s"]
-        if mean := self._mean_bytes_per_second(sample):
-            parts.append(f"{format_bytes(mean)}/s mean")
-        return parts
 
-    def left(self, sample: dict[str, Any]) -> str:
-        if sample["bytes_per_second"] <= 0:
-            return ""
-        remaining = max(0, sample["estimated_bytes"] - sample["raw_bytes"])
-        return f"{format_seconds(remaining / sample['bytes_per_second'])} left"
+def _left(sample: dict[str, Any]) -> str:
+    if sample["bytes_per_second"] <= 0:
+        return ""
+    remaining = max(0, sample["estimated_bytes"] - sample["raw_bytes"])
+    return f"{format_seconds(remaining / sample['bytes_per_second'])} left"
 
-    def wire(self, sample: dict[str, Any]) -> list[str]:
-        parts = []
-        if sample["batch_bytes"]:
-            parts.append(f"batch {format_bytes(sample['batch_bytes'])}")
-        if sample["window"]:
-            parts.append(f"window {sample['window']}")
-        if sample["round_trip_seconds"] is not None:
-            parts.append(f"round trip {_latency(sample['round_trip_seconds'])}")
-        if sample["apply_seconds"] is not None:
-            parts.append(f"apply {_latency(sample['apply_seconds'])}")
-        if sample["compression"] != "none":
-            parts.append(f"{sample['compression']} {sample['compression_ratio']:.2f}")
-        if sample["wire_bytes"]:
-            limit = f" (limit {format_bytes(sample['rate_limit'])}/s)" if sample["rate_limit"] else ""
-            parts.append(f"wire {format_bytes(sample['wire_bytes_per_second'])}/s{limit}")
-        return parts
 
-    def limits(self, sample: dict[str, Any]) -> list[str]:
-        parts = [f"held back by {sample['throttle']}"] if sample["throttle"] else []
-        seconds = max(sample["seconds"], 1e-6)
-        waited = sorted(sample["throttled_seconds"].items(), key=lambda each: -each[1])
-        noticed = [(reason, spent / seconds) for reason, spent in waited if spent > _SHARE_SHOWN * seconds]
-        shares = [f"{reason} {100 * share:.0f} %" for reason, share in noticed]
-        if shares:
-            parts += [f"waited: {shares[0]}", *shares[1:]]
-        if sample["bottleneck"]:
-            parts.append(f"bottleneck {sample['bottleneck']}")
-        return parts
+def _wire(sample: dict[str, Any]) -> list[str]:
+    parts = []
+    if sample["batch_bytes"]:
+        parts.append(f"batch {format_bytes(sample['batch_bytes'])}")
+    if sample["window"]:
+        parts.append(f"window {sample['window']}")
+    if sample["round_trip_seconds"] is not None:
+        parts.append(f"round trip {_latency(sample['round_trip_seconds'])}")
+    if sample["apply_seconds"] is not None:
+        parts.append(f"apply {_latency(sample['apply_seconds'])}")
+    if sample["compression"] != "none":
+        parts.append(f"{sample['compression']} {sample['compression_ratio']:.2f}")
+    if sample["wire_bytes"]:
+        limit = f" (limit {format_bytes(sample['rate_limit'])}/s)" if sample["rate_limit"] else ""
+        parts.append(f"wire {format_bytes(sample['wire_bytes_per_second'])}/s{limit}")
+    return parts
 
-    def line(self, sample: dict[str, Any]) -> str:
-        held = [f"held back by {sample['throttle']}"] if sample["throttle"] else []
-        parts = [*self.moved(sample), *self.speed(sample), self.left(sample), *held]
-        return ", ".join(part for part in parts if part)
+
+def _limits(sample: dict[str, Any]) -> list[str]:
+    parts = [f"held back by {sample['throttle']}"] if sample["throttle"] else []
+    seconds = max(sample["seconds"], 1e-6)
+    waited = sorted(sample["throttled_seconds"].items(), key=lambda each: -each[1])
+    noticed = [(reason, spent / seconds) for reason, spent in waited if spent > _SHARE_SHOWN * seconds]
+    shares = [f"{reason} {100 * share:.0f} %" for reason, share in noticed]
+    if shares:
+        parts += [f"waited: {shares[0]}", *shares[1:]]
+    if sample["bottleneck"]:
+        parts.append(f"bottleneck {sample['bottleneck']}")
+    return parts
+
+
+def _line(sample: dict[str, Any]) -> str:
+    held = [f"held back by {sample['throttle']}"] if sample["throttle"] else []
+    parts = [*_moved(sample), *_speed(sample), _left(sample), *held]
+    return ", ".join(part for part in parts if part)
 
 
 def _latency(seconds: float) -> str:
@@ -147,15 +140,12 @@ def _follow_json(events: Iterable[Event], stream: TextIO) -> None:
 
 
 def _follow_plain(events: Iterable[Event], stream: TextIO) -> None:
-    figures = _Figures()
     due = time.monotonic() + _PLAIN_LINE_SECONDS
     for event in events:
         line = _message(event)
-        if event.kind == "sample":
-            figures.take(event.data)
-            if time.monotonic() >= due:
-                due = time.monotonic() + _PLAIN_LINE_SECONDS
-                line = figures.line(event.data)
+        if event.kind == "sample" and time.monotonic() >= due:
+            due = time.monotonic() + _PLAIN_LINE_SECONDS
+            line = _line(event.data)
         if line is not None:
             print(line, file=stream, flush=True)
 
@@ -165,7 +155,6 @@ class _Bars:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._figures = _Figures()
 
     def _grid(self) -> Table:
         grid = Table.grid(padding=(0, 1), expand=True)
@@ -178,7 +167,6 @@ class _Bars:
         grid.add_row(label, f"{100 * share:>3.0f} %", ProgressBar(total=1.0, completed=share), Text(amount), Text(note))
 
     def of(self, sample: dict[str, Any]) -> RenderableType:
-        self._figures.take(sample)
         width = min(_MAX_WIDTH, self._console.width)
         grid = self._grid()
         grid.width = width
@@ -193,13 +181,13 @@ class _Bars:
             grid.add_row(f"{len(streams) - len(shown)} more", "", "", "", "")
         moved, whole = sample["raw_bytes"], sample["estimated_bytes"]
         amount = f"{format_bytes(moved)} of {format_bytes(whole)}"
-        self._add(grid, "total", moved, whole, amount, self._figures.left(sample))
-        entries = self._figures.moved(sample)[0]
+        self._add(grid, "total", moved, whole, amount, _left(sample))
+        entries = _moved(sample)[0]
         return Group(
             grid,
-            *_packed([entries, *self._figures.speed(sample)], width),
-            *_packed(self._figures.wire(sample), width),
-            *_packed(self._figures.limits(sample), width),
+            *_packed([entries, *_speed(sample)], width),
+            *_packed(_wire(sample), width),
+            *_packed(_limits(sample), width),
         )
 
     def of_the_whole(self, entries: int) -> RenderableType:

@@ -141,6 +141,8 @@ class HistoryWriter:
         self._options: dict[str, Any] | None = None
         self._opened = False
         self._progress: dict[str, Any] = {}
+        # Since the last sample: none comes while the job waits for another attempt.
+        self._told_state: str | None = None
         self._samples: list[tuple[float, dict[str, Any]]] = []
         self._ending: list[tuple[float, dict[str, Any]]] = []
         self._events: list[Event] = []
@@ -164,11 +166,13 @@ class HistoryWriter:
             with self._lock:
                 self._events.append(event)
                 self._opened = self._opened or event.kind == "job"
+                if event.kind == "state":
+                    self._told_state = event.data["state"]
 
     def sample(self, moment: float, progress: dict[str, Any]) -> None:
         """`progress` has the fields of Progress; `moment` is seconds since the epoch."""
         with self._lock:
-            self._progress = progress
+            self._progress, self._told_state = progress, None
             seconds = progress.get("seconds", 0.0)
             if seconds - self._last_seconds >= _LEAST_SECONDS_APART:
                 self._last_seconds = seconds
@@ -185,7 +189,8 @@ class HistoryWriter:
             samples = self._samples + self._ending
             self._samples, self._ending = [], []
             events, self._events = self._events, []
-            progress, options = self._progress, self._options if self._opened else None
+            progress, told_state = self._progress, self._told_state
+            options = self._options if self._opened else None
         with self._state.transaction() as database:
             # Somebody may have forgotten the job meanwhile.
             if database.execute("SELECT 1 FROM jobs WHERE job = ?", (self._job,)).fetchone() is None:
@@ -201,6 +206,11 @@ class HistoryWriter:
                 database.execute(
                     "UPDATE jobs SET progress = ?, updated = ? WHERE job = ? AND state = ?",
                     (json.dumps(progress), time.time(), self._job, JobState.RUNNING),
+                )
+            if told_state is not None:
+                database.execute(
+                    "UPDATE jobs SET progress = json_set(progress, '$.state', ?) WHERE job = ? AND state = ?",
+                    (told_state, self._job, JobState.RUNNING),
                 )
             self._write_events(database, events)
             self._write_samples(database, samples)

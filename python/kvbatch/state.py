@@ -21,6 +21,7 @@ __all__ = [
     "JobRecord",
     "JobState",
     "StateStore",
+    "check_not_run",
     "control_path",
     "existing_state",
     "find_job",
@@ -134,14 +135,20 @@ class StateStore:
             )
 
     def update(self, job: str, **columns: Any) -> None:
-        """Sets columns by name; `progress` and `summary` are given as dictionaries."""
+        """Sets columns by name, `updated` to now unless it is given; `progress` and `summary` are given as
+        dictionaries."""
         encoded = {
             name: json.dumps(value) if isinstance(value, dict) else value
-            for name, value in {**columns, "updated": time.time()}.items()
+            for name, value in {"updated": time.time(), **columns}.items()
         }
         assignments = ", ".join(f"{name} = :{name}" for name in encoded)
         with self.transaction() as database:
             database.execute(f"UPDATE jobs SET {assignments} WHERE job = :job", {**encoded, "job": job})
+
+    def put_back(self, record: JobRecord) -> None:
+        """Undoes what `start` and a run that never opened its target changed of this record."""
+        kept = ("source", "target", "state", "updated", "pid", "progress", "error")
+        self.update(record.job, **{name: getattr(record, name) for name in kept})
 
     def forget(self, job: str) -> None:
         """Removes the job's record and its history."""
@@ -272,6 +279,18 @@ def _usable(directory: Path) -> Iterator[None]:
         ) from error
 
 
+def _run_by_another(job: str) -> RefusedError:
+    return RefusedError(f"job {job} is being run by another process; see `kvbatch status {job}`")
+
+
+def check_not_run(directory: Path, job: str) -> None:
+    """Raises what `job_lock` would raise now; touches nothing."""
+    with _usable(directory):
+        held = _is_held(_lock_path(directory, job))
+    if held:
+        raise _run_by_another(job)
+
+
 @contextmanager
 def job_lock(directory: Path, job: str) -> Iterator[None]:
     """Holds the job for this process. Raises RefusedError when another one runs it."""
@@ -288,7 +307,7 @@ def job_lock(directory: Path, job: str) -> Iterator[None]:
                 if time.monotonic() < give_up:
                     time.sleep(0.01)
                     continue
-                raise RefusedError(f"job {job} is being run by another process; see `kvbatch status {job}`") from error
+                raise _run_by_another(job) from error
             # Its last holder may have removed the file between our open and our lock.
             if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 continue

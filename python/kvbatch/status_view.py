@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 import time
@@ -10,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -19,12 +21,18 @@ from kvbatch.cli_output import print_table
 from kvbatch.job_status import JobStatus
 from kvbatch.units import format_bytes, format_count, format_seconds
 
-__all__ = ["job_line", "job_rows", "list_rows", "setting_rows", "show_job", "show_jobs", "watch"]
+__all__ = ["fit", "job_line", "job_rows", "list_rows", "setting_rows", "show_job", "show_jobs", "watch"]
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _HEADER = ("job", "state", "done", "entries", "rate", "left", "throttle", "source", "target", "last error")
+# What is cut in a list that is too wide for a terminal, to no less than this.
+_MAY_BE_LONG = ("source", "target", "last error")
+_LEAST_CUT = 8
+_LEFT_OUT_FIRST = ("source", "target", "throttle", "left", "rate")
 # What the list says itself, or what is of no use to people.
 _SAID_ALREADY = ("state", "estimated_entries", "estimated_bytes", "ranges", "stream_progress", "throttle")
+# As a setting 0 leaves them to kvbatch; as figures of a job they are 0 when none of its streams is at work.
+_CHOSEN = ("streams", "batch_bytes", "window")
 _STYLES = {"running": "green", "done": "green", "finishing": "green", "failed": "red", "interrupted": "red"}
 
 
@@ -71,9 +79,39 @@ def list_rows(jobs: Sequence[JobStatus]) -> list[tuple[str, ...]]:
     return rows
 
 
+def fit(rows: Sequence[tuple[str, ...]], width: int, gap: int = 2) -> list[tuple[str, ...]]:
+    """The rows of a list in lines of so many cells, `gap` of them between two columns: without columns that are empty;
+    where that is not enough without some that `kvbatch status JOB` has, and what may be long is cut. The job ids are
+    whole: they are what one types next."""
+    header, *jobs = rows
+    widths = {
+        name: max(cell_len(row[column]) for row in rows)
+        for column, name in enumerate(header)
+        if any(row[column] for row in jobs)
+    }
+    for name in _LEFT_OUT_FIRST:
+        least = [min(each, _LEAST_CUT) if column in _MAY_BE_LONG else each for column, each in widths.items()]
+        if sum(least) + gap * (len(widths) - 1) > width:
+            widths.pop(name, None)
+    long = [name for name in _MAY_BE_LONG if name in widths]
+    for _ in range(sum(widths.values()) + gap * (len(widths) - 1) - width):
+        widest = max(long, key=lambda name: widths[name], default=None)
+        if widest is None or widths[widest] <= _LEAST_CUT:
+            break
+        widths[widest] -= 1
+    columns = [(header.index(name), most) for name, most in widths.items()]
+    return [tuple(_cut(row[column], most) for column, most in columns) for row in rows]
+
+
+def _cut(text: str, width: int) -> str:
+    return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"
+
+
 def show_jobs(jobs: Sequence[JobStatus]) -> None:
     if jobs:
-        print_table(list_rows(jobs))
+        rows = list_rows(jobs)
+        # In a pipe nothing is cut.
+        print_table(fit(rows, shutil.get_terminal_size().columns) if sys.stdout.isatty() else rows)
     else:
         print("no jobs")
 
@@ -107,8 +145,6 @@ def _shown(name: str, value: Any) -> str:
         return str(value)
     if name in ("rate_limit", "source_read_rate"):
         return f"{format_bytes(value)}/s" if value else "none"
-    if name in ("streams", "batch_bytes", "window") and not value:
-        return "auto"
     if name.endswith("_bytes_per_second") or name == "bytes_per_second":
         return f"{format_bytes(value)}/s"
     if name.endswith(("_bytes", "max_memory")):
@@ -121,7 +157,10 @@ def _shown(name: str, value: Any) -> str:
 
 
 def setting_rows(settings: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(f"setting {_words(name)}", _shown(name, value)) for name, value in settings.items()]
+    return [
+        (f"setting {_words(name)}", "auto" if name in _CHOSEN and not value else _shown(name, value))
+        for name, value in settings.items()
+    ]
 
 
 def _stream_rows(streams: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -157,7 +196,7 @@ def job_rows(status: JobStatus) -> list[tuple[str, str]]:
     rows += [
         (_words(name), _shown(name, value))
         for name, value in progress.items()
-        if value is not None and name not in (*_SAID_ALREADY, "ranges_complete")
+        if value is not None and name not in (*_SAID_ALREADY, "ranges_complete") and (value or name not in _CHOSEN)
     ]
     rows += _stream_rows(progress.get("stream_progress") or ())
     rows += setting_rows(status.settings or {})
@@ -181,9 +220,14 @@ def show_job(status: JobStatus) -> None:
 # -- watching ---------------------------------------------------------------------------------------------------------
 
 
-def _list_table(jobs: Sequence[JobStatus]) -> Table:
-    header, *rows = list_rows(jobs)
-    table = Table(*header, box=box.SIMPLE_HEAD)
+def _list_table(jobs: Sequence[JobStatus], width: int) -> Table:
+    # The box takes three cells between two columns, and two at each end.
+    header, *rows = fit(list_rows(jobs), width - 4, 3)
+    table = Table(box=box.SIMPLE_HEAD)
+    for column, title in enumerate(header):
+        # The ids are whole on the narrowest of terminals, too.
+        ids_width = max(cell_len(row[0]) for row in (header, *rows)) if column == 0 else None
+        table.add_column(title, no_wrap=True, width=ids_width)
     for row in rows:
         name, state, *rest = (Text(text) for text in row)
         state.stylize(_STYLES.get(state.plain, "yellow"))
@@ -217,11 +261,12 @@ def _wait(deadline: float) -> int | None:
 
 
 def _watch_in_place(read: Callable[[], list[JobStatus]], interval: float, one: bool) -> int | None:
-    with Live(console=Console(), auto_refresh=False) as live:
+    console = Console()
+    with Live(console=console, auto_refresh=False) as live:
         while True:
             due = time.monotonic() + interval
             jobs = read()
-            live.update(_job_table(jobs[0]) if one else _list_table(jobs), refresh=True)
+            live.update(_job_table(jobs[0]) if one else _list_table(jobs, console.width), refresh=True)
             if one and not jobs[0].runs:
                 return None
             if (number := _wait(due)) is not None:

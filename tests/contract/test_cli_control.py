@@ -8,13 +8,14 @@ import pty
 import re
 import signal
 import subprocess
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kvbatch.endpoints import parse_endpoint
-from kvbatch.state import JobState, control_path, sent_path
+from kvbatch.state import JobState, StateStore, control_path, sent_path
 from kvbatch.target_local import LocalSession
 from support.fake_job import ERROR, FakeJob, record_job
 from support.sender import SmallSource
@@ -101,10 +102,18 @@ def test_the_list_says_of_every_job_where_it_stands(state_dir: Path) -> None:
     rows = {cells[0]: cells[1:] for cells in (re.split(r"\s{2,}", line) for line in lines[1:])}
     rate = "100/s, 9.77 KiB/s"
     assert rows["is-running"] == ["running", "25 %", "500", rate, "14.0 s", "window", "/data/source", "/data/copy"]
-    assert rows["was-done"] == ["done", "100 %", "500", "500/s", "/data/source", "/data/copy"]
+    assert rows["was-done"] == ["done", "100 %", "500", rate, "/data/source", "/data/copy"]
     assert rows["was-interrupted"] == ["interrupted", "25 %", "500", "14.0 s", "/data/source", "/data/copy"]
     assert rows["was-stopped"] == ["stopped", "25 %", "500", "14.0 s", "/data/source", "/data/copy", ERROR]
     assert {job["job"]: job["error"] for job in listed}["was-failed"] == ERROR
+
+
+def test_a_job_that_ended_says_nothing_of_what_no_stream_of_it_has(state_dir: Path) -> None:
+    record_job(state_dir, "nightly", JobState.DONE)
+    lines = control(state_dir, "status", "nightly").stdout.splitlines()
+    assert "auto" not in [re.split(r"\s{2,}", line)[1] for line in lines]
+    status = one_object(control(state_dir, "status", "nightly", "--json"))
+    assert status["progress"]["state"] == "done"
 
 
 # -- discard ----------------------------------------------------------------------------------------------------------
@@ -258,6 +267,39 @@ def test_a_list_is_watched_in_place_until_a_signal_comes(state_dir: Path, number
         terminal.process.send_signal(number)
         assert terminal.end() == -number
         assert terminal.said.endswith("\x1b[?25h"), "the cursor is shown again"
+
+
+LONG_PATH = "/data/" + "far/" * 30
+LONG_ERROR = "the target said no, " * 10
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 200])
+@pytest.mark.parametrize("watch", [False, True])
+def test_a_list_is_as_wide_as_the_terminal_and_its_job_ids_are_whole(
+    state_dir: Path, columns: int, watch: bool
+) -> None:
+    failed = "f0123456789b"
+    record_job(state_dir, failed, JobState.FAILED, source=LONG_PATH, target=LONG_PATH)
+    with closing(StateStore(state_dir)) as store:
+        store.update(failed, error=LONG_ERROR)
+    more = ("--watch", "--interval", 0.1) if watch else ()
+    with (
+        FakeJob(state_dir, "170e0123456789ab"),
+        Terminal("status", *more, "--state-dir", state_dir, COLUMNS=str(columns)) as terminal,
+    ):
+        if watch:
+            terminal.until("\x1b[1A")
+            terminal.process.send_signal(signal.SIGINT)
+        terminal.end()
+        # As it stood first.
+        shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.said.partition("\x1b[1A")[0])
+    lines = [line.rstrip() for line in shown.splitlines() if line.strip()]
+    assert max(map(len, lines)) <= columns, shown
+    ids = [line.split()[0] for line in lines if line.split()[0] in (failed, "170e0123456789ab")]
+    assert sorted(ids) == ["170e0123456789ab", failed], shown
+    [error] = [line for line in lines if "the t" in line]
+    assert error.split()[:2] == [failed, "failed"]
+    assert error.endswith("…")
 
 
 def test_no_colour_where_none_is_wanted(state_dir: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import kvbatch
+from kvbatch.state import job_lock
 from support.places import Place
 from support.stores import kvbatch as run_kvbatch
 from support.stores import numbered, read_store, tree, write_store
@@ -140,3 +141,16 @@ def test_streams_that_are_not_known_yet(place: Place, tmp_path: Path) -> None:
     assert kvbatch.migrate(source, place.endpoint(), **options).wait().entries == len(entries["default"])
     settle()
     assert read_store(place.path()) == entries
+
+
+def test_a_job_that_another_process_runs_is_refused_as_migrate_is(source: Path, place: Place, tmp_path: Path) -> None:
+    state_dir = tmp_path / "state"
+    options: dict[str, Any] = {"state_dir": state_dir, "job": "nightly"}
+    with job_lock(state_dir, "nightly"):
+        with pytest.raises(kvbatch.RefusedError) as planned:
+            kvbatch.plan(source, place.endpoint(), **options)
+        with pytest.raises(kvbatch.RefusedError) as migrated:
+            kvbatch.migrate(source, place.endpoint(), **options).wait(60)
+    assert str(planned.value) == str(migrated.value)
+    assert "job nightly is being run by another process" in str(planned.value)
+    assert kvbatch.plan(source, place.endpoint(), **options).target_state is not None

@@ -48,6 +48,36 @@ def test_sessions_add_up_and_what_was_not_durable_is_counted_once(figures: JobFi
     assert (again.entries, again.raw_bytes, again.batches) == (40, 400, 6)
 
 
+def test_rates_of_the_run_count_once_what_was_sent_again(figures: JobFigures) -> None:
+    found = Cursor(0, complete=False, entries=20, raw_bytes=200, digest=bytes(16), last_key=b"k")
+    figures.begin_session(figures._manifest, [found])
+    figures.begin_streams([stream(0, entries=50, raw_bytes=500, batches=5)])
+    figures.end_streams()
+    # Nothing of it became durable.
+    figures.begin_session(figures._manifest, [found])
+    again = figures.sample()
+    assert (again.entries, again.mean_entries_per_second, again.mean_bytes_per_second) == (20, 0.0, 0.0)
+    figures.begin_streams([stream(0, entries=80, raw_bytes=800, batches=8)])
+    figures.note_durable(Cursor(0, complete=True, entries=100, raw_bytes=1000, digest=bytes(16), last_key=b"z"))
+    figures.end_streams()
+    last = figures.last_sample()
+    summary = figures.summary("job", "so", resumed=True, resent_bytes=500)
+    assert last.entries_per_second == last.mean_entries_per_second == summary.entries_per_second
+    assert summary.entries_per_second == pytest.approx(80 / summary.seconds)
+    assert last.bytes_per_second == last.mean_bytes_per_second == pytest.approx(800 / summary.seconds)
+
+
+def test_nothing_moves_behind_a_break(figures: JobFigures) -> None:
+    figures.begin_session(figures._manifest, [])
+    figures.begin_streams([stream(0, entries=50, raw_bytes=500, wire_bytes=400)])
+    assert figures.sample().bytes_per_second > 0
+    figures.end_streams()
+    figures.note_break()
+    waiting = figures.sample()
+    assert (waiting.entries_per_second, waiting.bytes_per_second, waiting.wire_bytes_per_second) == (0.0, 0.0, 0.0)
+    assert waiting.remaining_seconds is None
+
+
 def test_an_observation_is_what_was_counted_since_the_last(figures: JobFigures) -> None:
     ran = [stream(0, raw_bytes=100, applied_frames=1, apply_seconds=0.5), stream(1)]
     figures.begin_streams(ran)

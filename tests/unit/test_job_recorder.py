@@ -57,7 +57,7 @@ def test_a_database_that_breaks_is_told_once_in_an_event_and_in_the_log(
         assert recorder.find() is None
         recorder.update(progress={"entries": 5})
         recorder.update(state=JobState.DONE)
-        recorder.forget()
+        recorder.undo_start(None)
     [message] = told
     for words in (str(tmp_path / "state"), "no such table", "goes on", "no data is lost"):
         assert words in message
@@ -70,7 +70,7 @@ def test_what_the_job_came_to_is_kept_once_that_works_again(recorder: JobRecorde
     break_database(recorder)
     recorder.update(progress={"entries": 5})
     mend_database(recorder)
-    recorder.forget()
+    recorder.undo_start(None)
     record = recorder.find()
     assert record is not None, "the record may be older than this run"
     assert record.progress == {}
@@ -114,7 +114,7 @@ def test_the_record_is_that_of_its_job(recorder: JobRecorder, tmp_path: Path) ->
     assert [(record.job, record.progress) for record in StateStore(tmp_path / "state").jobs()] == [
         ("nightly", {"entries": 5})
     ]
-    recorder.forget()
+    recorder.undo_start(None)
     assert recorder.find() is None
 
 
