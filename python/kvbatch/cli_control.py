@@ -13,7 +13,7 @@ from kvbatch.cli_output import print_json, print_table
 from kvbatch.control_client import JobControl, control
 from kvbatch.errors import RefusedError, StoppedError, UsageError
 from kvbatch.job_discard import check_discardable, discard
-from kvbatch.job_status import JobStatus, command, find_record, migrate_command
+from kvbatch.job_status import JobStatus, command, find_record
 from kvbatch.options import default_state_dir
 from kvbatch.state import JobRecord, JobState
 from kvbatch.status_view import setting_rows
@@ -106,16 +106,16 @@ def cancel(
         return
     if yes:
         raise UsageError("--yes answers what --discard asks; without it nothing is removed and nothing asked")
-    _tell_end(_control(job, directory).cancel(), directory, as_json)
+    _tell_end(_control(job, directory).cancel(), as_json)
 
 
-def _tell_end(status: JobStatus, directory: Path, as_json: bool) -> None:
+def _tell_end(status: JobStatus, as_json: bool) -> None:
     then = ""
     if status.state == JobState.DONE:
         then = ": it had come to its end before it could be stopped"
     elif status.state in (JobState.STOPPED, JobState.FAILED):
         why = f" ({status.error})" if status.state == JobState.FAILED else ""
-        then = f"{why}; nothing is lost. Carry it on with: {migrate_command(status, directory)}"
+        then = f"{why}; nothing is lost. Carry it on with: {status.carry_on_line}"
     _tell(status, as_json, then)
 
 

@@ -173,9 +173,7 @@ class Migration:
 
     def _run_job(self) -> Summary:
         known = self._recorder.find()
-        self._recorder.start(
-            self.plan.source, self.plan.target, self.plan.manifest.fingerprint, self._options, self._bus
-        )
+        self._recorder.start(self.plan.source, self.plan.target, self.plan.manifest.fingerprint, self._bus)
         try:
             already_finished = self._attempt_until_done()
         except BaseException as error:
@@ -240,7 +238,7 @@ class Migration:
             self._retries.note_opened(self._figures.durable_bytes())
             # A store that is moved as it is keeps its identity.
             identity = self._store.identity if self._manifest.lane == "files" else reply.identity
-            self._recorder.update(identity=identity, fingerprint=self.plan.manifest.fingerprint, summary=None)
+            self._recorder.note_opened(self._options, identity=identity, fingerprint=self.plan.manifest.fingerprint)
             self._bus.publish(
                 "job",
                 job=self.job,
