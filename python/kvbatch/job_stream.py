@@ -36,8 +36,8 @@ _FRAMES_PER_RUN = 32
 
 @dataclass(slots=True)
 class JobStream:
-    """What one stream needs; `run` is its thread. The job's thread may change `batch_bytes`, `codecs`, `retiring` and
-    the window of `meter` meanwhile: they hold from the next frame on."""
+    """What one stream needs; `run` is its thread. The job's thread may change `batch_bytes`, `piece_bytes`, `codecs`,
+    `retiring` and the window of `meter` meanwhile: they hold from the next frame on."""
 
     index: int
     source: SourceStore
@@ -49,6 +49,8 @@ class JobStream:
     flow: JobFlow
     meter: StreamMeter
     batch_bytes: int
+    # Of a file of the source that is grafted.
+    piece_bytes: int
     codecs: CodecChooser
     link: bool
     counters: StreamCounters
@@ -240,10 +242,14 @@ class JobStream:
         """Puts a file from `start` on, where its sums are `sums`; the running digest behind it. What the file holds is
         counted as its bytes go. SourceError, before the target is told of the end, for a file that was damaged."""
         counted = entries * start // max(1, part.file_bytes)
+        # Both sides go over these pieces again where a file is gone on with; a graft begins at its first byte.
+        resumable = self.session.reply.manifest.lane == "files"
         with open_source_file(path) as fd:
-            for offset in range(start, part.file_bytes, FILE_PIECE_BYTES):
+            offset = start
+            while offset < part.file_bytes:
                 self._turn(stream)
-                length = min(FILE_PIECE_BYTES, part.file_bytes - offset)
+                piece_bytes = FILE_PIECE_BYTES if resumable else min(FILE_PIECE_BYTES, self.piece_bytes)
+                length = min(piece_bytes, part.file_bytes - offset)
                 self.flow.read_limiter.charge(length)
                 self.sent.record(part.id, offset, offset + length)
                 sums = stream.put_file(fd, offset, length, str(path), sums)
@@ -251,6 +257,7 @@ class JobStream:
                 self._count(due - counted, length)
                 self._take_figures(stream)
                 counted = due
+                offset += length
         self._check_recorded(path, sums.crc32c)
         return sums.digest
 

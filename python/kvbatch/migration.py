@@ -307,6 +307,7 @@ class Migration:
                 flow=self._flow,
                 meter=StreamMeter(index, self._flow.wire_limiter, self._flow.ledger, self._policy.window),
                 batch_bytes=self._policy.batch_bytes,
+                piece_bytes=self._policy.piece_bytes,
                 codecs=CodecChooser(self._policy.codec),
                 link=self._options.link,
                 counters=StreamCounters(),
