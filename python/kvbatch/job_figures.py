@@ -103,7 +103,7 @@ class JobFigures:
     def end_streams(self) -> None:
         with self._lock:
             for stream in self._streams:
-                self._before.include(stream.counters)
+                stream.add_to(self._before)
             self._most_streams = max(self._most_streams, len(self._streams))
             self._streams = ()
 
@@ -134,14 +134,13 @@ class JobFigures:
         with self._lock:
             streams = list(self._streams)
             session = StreamCounters()
-            for stream in streams:
-                session.include(stream.counters)
+            under_way = sum(stream.add_to(session) for stream in streams)
             counters = copy.copy(self._before)
             counters.include(session)
             cursors = list(self._cursors.values())
         durable_entries = sum(self._entries(cursor) for cursor in cursors)
         durable_bytes = sum(cursor.raw_bytes for cursor in cursors)
-        entries_per_second, bytes_per_second = self._rates.sample(counters.entries, counters.raw_bytes)
+        entries_per_second, bytes_per_second = self._rates.sample(counters.entries, counters.raw_bytes + under_way)
         _, wire_bytes_per_second = self._wire_rates.sample(0, counters.wire_bytes)
         alive = [stream for stream in streams if not stream.ended]
         self._flow.count_waits()
@@ -150,7 +149,7 @@ class JobFigures:
         reason = self._flow.ledger.main_reason(len(alive))
         self.progress = Progress(
             entries=max(durable_entries, self._base_entries + session.entries),
-            raw_bytes=max(durable_bytes, self._base_bytes + session.raw_bytes),
+            raw_bytes=max(durable_bytes, self._base_bytes + session.raw_bytes + under_way),
             durable_entries=durable_entries,
             durable_bytes=durable_bytes,
             estimated_entries=max(self._plan.estimated_entries, durable_entries),

@@ -20,9 +20,15 @@ from support.stores import numbered, write_store
 
 
 def stream(index: int, **counted: Any) -> Any:
-    """What the figures look at."""
+    """What the figures look at. `under_way`: of a piece that is not counted yet."""
+    under_way, counters = counted.pop("under_way", 0), StreamCounters(**counted)
+
+    def add_to(total: StreamCounters) -> int:
+        total.include(counters)
+        return int(under_way)
+
     return SimpleNamespace(
-        index=index, counters=StreamCounters(**counted), ended=False, meter=StreamMeter(index), batch_bytes=4096,
+        index=index, counters=counters, add_to=add_to, ended=False, meter=StreamMeter(index), batch_bytes=4096,
         compression="none", part=None, range_bytes=0,
     )  # fmt: skip
 
@@ -46,6 +52,15 @@ def test_sessions_add_up_and_what_was_not_durable_is_counted_once(figures: JobFi
     figures.begin_streams([stream(0, entries=10, raw_bytes=100, batches=1)])
     again = figures.sample()
     assert (again.entries, again.raw_bytes, again.batches) == (40, 400, 6)
+
+
+def test_what_has_left_of_a_piece_is_progress_and_not_observed(figures: JobFigures) -> None:
+    figures.begin_streams([stream(0, raw_bytes=100, payload_bytes=50, under_way=30), stream(1, under_way=7)])
+    progress = figures.sample()
+    assert (progress.raw_bytes, progress.durable_bytes, progress.compression_ratio) == (137, 0, 2.0)
+    assert progress.bytes_per_second > 0
+    assert figures.observation is not None
+    assert (figures.observation.raw_bytes, figures.observation.payload_bytes) == (100, 50)
 
 
 def test_an_observation_is_what_was_counted_since_the_last(figures: JobFigures) -> None:
