@@ -33,7 +33,7 @@ def _tell(status: JobStatus, as_json: bool, then: str = "") -> None:
 
 
 def pause(job: JobArgument, state_dir: StateOption = None, as_json: JsonOption = False) -> None:
-    """Pause a running job: nothing is read or sent until `resume`."""
+    """Pause a running job behind the batches, or pieces of files, that are under way; `resume` goes on."""
     status = _control(job, state_dir).pause()
     _tell(status, as_json, f"; `{command('resume', job, state_dir or default_state_dir())}` goes on")
 

@@ -60,7 +60,8 @@ class JobControl:
         return JobStatus.of(record, self._state_dir)
 
     def pause(self) -> JobStatus:
-        """Nothing more is read or sent until `resume`; the job keeps its connections."""
+        """Each stream waits behind the batch, or the piece of a file, that it is at, until `resume`; the job keeps its
+        connections."""
         return self._ask(ControlRequest("pause"))
 
     def resume(self) -> JobStatus:

@@ -140,8 +140,11 @@ class JobFigures:
             cursors = list(self._cursors.values())
         durable_entries = sum(self._entries(cursor) for cursor in cursors)
         durable_bytes = sum(cursor.raw_bytes for cursor in cursors)
-        entries_per_second, bytes_per_second = self._rates.sample(counters.entries, counters.raw_bytes + under_way)
-        _, wire_bytes_per_second = self._wire_rates.sample(0, counters.wire_bytes)
+        held = self._flow.held
+        entries_per_second, bytes_per_second = self._rates.sample(
+            counters.entries, counters.raw_bytes + under_way, held=held
+        )
+        _, wire_bytes_per_second = self._wire_rates.sample(0, counters.wire_bytes, held=held)
         alive = [stream for stream in streams if not stream.ended]
         self._flow.count_waits()
         observed = self._observe(counters, streams)

@@ -63,6 +63,21 @@ def test_what_has_left_of_a_piece_is_progress_and_not_observed(figures: JobFigur
     assert (figures.observation.raw_bytes, figures.observation.payload_bytes) == (100, 50)
 
 
+def test_a_job_that_is_held_has_no_rate_once_nothing_moves(figures: JobFigures) -> None:
+    ran = stream(0, entries=10, raw_bytes=100, wire_bytes=50)
+    figures.begin_streams([ran])
+    assert figures.sample().bytes_per_second > 0
+    figures._flow.pause()
+    ran.counters.add(1, 40)  # a batch that was under way
+    assert figures.sample().bytes_per_second > 0
+    held = figures.sample()
+    assert (held.entries_per_second, held.bytes_per_second, held.wire_bytes_per_second) == (0, 0, 0)
+    assert held.remaining_seconds is None
+    figures._flow.resume()
+    ran.counters.add(1, 40)
+    assert figures.sample().bytes_per_second > 0
+
+
 def test_an_observation_is_what_was_counted_since_the_last(figures: JobFigures) -> None:
     ran = [stream(0, raw_bytes=100, applied_frames=1, apply_seconds=0.5), stream(1)]
     figures.begin_streams(ran)
