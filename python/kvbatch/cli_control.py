@@ -110,6 +110,10 @@ def cancel(
 
 
 def _tell_end(status: JobStatus, as_json: bool) -> None:
+    if status.state == JobState.STOPPED and status.error and not as_json:
+        # Which says what is sent again, too.
+        print(f"job {status.job}: {status.error}. Carry it on with: {status.carry_on_line}")
+        return
     then = ""
     if status.state == JobState.DONE:
         then = ": it had come to its end before it could be stopped"

@@ -56,8 +56,8 @@ def test_a_running_job_is_paused_changed_resumed_and_stopped(state_dir: Path) ->
         stopped = control(state_dir, "cancel", "nightly")
         assert stopped.returncode == 0
         assert stopped.stdout == (
-            "job nightly is stopped; nothing is lost. Carry it on with: kvbatch migrate /data/source /data/copy "
-            f"{OPTION_WORDS} --job nightly --state-dir {state_dir}\n"
+            "job nightly: stopped on request; nothing is lost. Carry it on with: kvbatch migrate /data/source "
+            f"/data/copy {OPTION_WORDS} --job nightly --state-dir {state_dir}\n"
         )
         assert migration.calls == ["pause", "resume", "set", "set", "cancel"]
 
@@ -299,5 +299,7 @@ def test_a_job_is_watched_in_lines_until_nobody_runs_it(state_dir: Path) -> None
             assert line, "it ended while the job was running"
         job.__exit__(None, None, None)
         *_, last = watching.stdout
-        assert re.fullmatch(r"\S+ job nightly: stopped, 25 %, 500 entries, 14\.0 s left, job nightly was .*\n", last)
+        assert re.fullmatch(
+            r"\S+ job nightly: stopped, 25 %, 500 entries, 14\.0 s left, stopped on request; .*\n", last
+        )
         assert watching.wait(WAIT_SECONDS) == 0

@@ -116,7 +116,7 @@ class FakeJob:
 
     def record(self, state: StateStore) -> None:
         progress = dataclasses.asdict(self.migration.progress())
-        error = None if self.end == JobState.DONE else f"job {self.migration.job} was stopped on request"
+        error = None if self.end == JobState.DONE else "stopped on request; nothing is lost"
         state.update(self.migration.job, state=self.end, progress=progress, error=error)
 
     def __enter__(self) -> FakeMigration:
