@@ -13,7 +13,7 @@ from kvbatch.cli_output import print_json, print_table
 from kvbatch.control_client import JobControl, control
 from kvbatch.errors import RefusedError, StoppedError, UsageError
 from kvbatch.job_discard import check_discardable, discard
-from kvbatch.job_status import JobStatus, command, find_record, migrate_command
+from kvbatch.job_status import JobStatus, command, find_record
 from kvbatch.options import default_state_dir
 from kvbatch.state import JobRecord, JobState
 from kvbatch.status_view import setting_rows
@@ -33,7 +33,7 @@ def _tell(status: JobStatus, as_json: bool, then: str = "") -> None:
 
 
 def pause(job: JobArgument, state_dir: StateOption = None, as_json: JsonOption = False) -> None:
-    """Pause a running job: nothing is read or sent until `resume`."""
+    """Pause a running job behind the batches, or pieces of files, that are under way; `resume` goes on."""
     status = _control(job, state_dir).pause()
     _tell(status, as_json, f"; `{command('resume', job, state_dir or default_state_dir())}` goes on")
 
@@ -106,16 +106,20 @@ def cancel(
         return
     if yes:
         raise UsageError("--yes answers what --discard asks; without it nothing is removed and nothing asked")
-    _tell_end(_control(job, directory).cancel(), directory, as_json)
+    _tell_end(_control(job, directory).cancel(), as_json)
 
 
-def _tell_end(status: JobStatus, directory: Path, as_json: bool) -> None:
+def _tell_end(status: JobStatus, as_json: bool) -> None:
+    if status.state == JobState.STOPPED and status.error and not as_json:
+        # Which says what is sent again, too.
+        print(f"job {status.job}: {status.error}. Carry it on with: {status.carry_on_line}")
+        return
     then = ""
     if status.state == JobState.DONE:
         then = ": it had come to its end before it could be stopped"
     elif status.state in (JobState.STOPPED, JobState.FAILED):
         why = f" ({status.error})" if status.state == JobState.FAILED else ""
-        then = f"{why}; nothing is lost. Carry it on with: {migrate_command(status, directory)}"
+        then = f"{why}; nothing is lost. Carry it on with: {status.carry_on_line}"
     _tell(status, as_json, then)
 
 

@@ -17,7 +17,7 @@ from kvbatch.control_protocol import (
     short_address,
 )
 from kvbatch.errors import KvbatchError, RefusedError, TransportError, UsageError
-from kvbatch.job_status import JobStatus, command, find_record, migrate_command
+from kvbatch.job_status import JobStatus, command, find_record
 from kvbatch.options import default_state_dir
 from kvbatch.state import JobRecord, JobState, control_path
 
@@ -54,13 +54,14 @@ class JobControl:
         record = find_record(self.job, self._state_dir)
         if record.alive:
             try:
-                return JobStatus.of(record, self._exchange(ControlRequest("status")))
+                return JobStatus.of(record, self._state_dir, self._exchange(ControlRequest("status")))
             except (_NobodyListensError, KvbatchError):
                 record = find_record(self.job, self._state_dir)
-        return JobStatus.of(record)
+        return JobStatus.of(record, self._state_dir)
 
     def pause(self) -> JobStatus:
-        """Nothing more is read or sent until `resume`; the job keeps its connections."""
+        """Each stream waits behind the batch, or the piece of a file, that it is at, until `resume`; the job keeps its
+        connections."""
         return self._ask(ControlRequest("pause"))
 
     def resume(self) -> JobStatus:
@@ -87,13 +88,13 @@ class JobControl:
                     f"{timeout:.0f} s. Nothing is lost; `{self._command('status')}` says when it has"
                 )
             time.sleep(_LOOK_SECONDS)
-        return JobStatus.of(record)
+        return JobStatus.of(record, self._state_dir)
 
     def _ask(self, request: ControlRequest) -> JobStatus:
         give_up = time.monotonic() + _BETWEEN_SECONDS
         while (record := find_record(self.job, self._state_dir)).alive:
             try:
-                return JobStatus.of(record, self._exchange(request))
+                return JobStatus.of(record, self._state_dir, self._exchange(request))
             except _NobodyListensError as error:
                 if time.monotonic() >= give_up:
                     raise TransportError(
@@ -112,14 +113,14 @@ class JobControl:
                 f"`{self._command('status')}` shows what it did"
             )
         why = f" ({record.error})" if state == JobState.FAILED and record.error else ""
-        carry_on = migrate_command(record, self._state_dir)
         message = (
             f"job {self.job} is {state}{why}: no process runs it, so that there is nothing to {request.verb}. Nothing "
-            f"is lost; carry it on with `{carry_on}` and the options that it was begun with"
+            "is lost"
         )
         if request.verb == "cancel":
-            message += f", or remove what it wrote with `{self._command('cancel --discard')}`"
-        return RefusedError(message)
+            message += f"; `{self._command('cancel --discard')}` removes what it wrote"
+        # Behind the last word, so that it can be taken as it stands.
+        return RefusedError(f"{message}. Carry it on with: {JobStatus.of(record, self._state_dir).carry_on_line}")
 
     def _command(self, verb: str) -> str:
         return command(verb, self.job, self._state_dir)

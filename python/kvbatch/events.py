@@ -137,9 +137,12 @@ class RateMeter:
     def __init__(self) -> None:
         self._marks = deque([(time.monotonic(), 0, 0)], maxlen=_RATE_SAMPLES)
 
-    def sample(self, entries: int, raw_bytes: int) -> tuple[float, float]:
-        """Entries and bytes a second, the mean over the last samples."""
+    def sample(self, entries: int, raw_bytes: int, *, held: bool = False) -> tuple[float, float]:
+        """Entries and bytes a second, the mean over the last samples. While a job is `held` and nothing moves any more
+        it is 0, and begins anew behind that."""
         now = time.monotonic()
+        if held and self._marks[-1][1:] == (entries, raw_bytes):
+            self._marks.clear()
         self._marks.append((now, entries, raw_bytes))
         then, entries_then, bytes_then = self._marks[0]
         elapsed = max(1e-6, now - then)

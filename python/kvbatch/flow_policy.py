@@ -29,6 +29,7 @@ from kvbatch.options import (
 )
 from kvbatch.process import IdleCores
 from kvbatch.stream_group import StreamGroup
+from kvbatch.target import FILE_PIECE_BYTES
 
 __all__ = ["FlowPolicy"]
 
@@ -91,6 +92,11 @@ class FlowPolicy:
         return self._flow.frame_bytes(min(wanted, most), self.streams)
 
     @property
+    def piece_bytes(self) -> int:
+        """Of a file that is grafted, which takes no memory."""
+        return self._flow.frame_bytes(FILE_PIECE_BYTES, self.streams)
+
+    @property
     def pool_bytes(self) -> int:
         """What is left of the memory for frames and large entries."""
         return self._flow.settings.max_memory - STREAM_BYTES * self.streams
@@ -138,9 +144,10 @@ class FlowPolicy:
         if self._flow.settings.compression != self._compression:
             self._compression = self._flow.settings.compression
             self._codec = CompressionState(codec=first_choice(self._compression, self._target))
-        batch_bytes, window, codec = self.batch_bytes, self.window, self.codec
+        batch_bytes, piece_bytes, window, codec = self.batch_bytes, self.piece_bytes, self.window, self.codec
         for stream in self._group.streams:
             stream.batch_bytes = batch_bytes
+            stream.piece_bytes = piece_bytes
             stream.meter.window = window
             stream.codecs.choose(codec)
         self._group.adjust(self.streams)

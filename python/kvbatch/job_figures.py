@@ -106,7 +106,7 @@ class JobFigures:
     def end_streams(self) -> None:
         with self._lock:
             for stream in self._streams:
-                self._before.include(stream.counters)
+                stream.add_to(self._before)
             self._most_streams = max(self._most_streams, len(self._streams))
             self._streams = ()
 
@@ -144,8 +144,7 @@ class JobFigures:
         with self._lock:
             streams = list(self._streams)
             session = StreamCounters()
-            for stream in streams:
-                session.include(stream.counters)
+            under_way = sum(stream.add_to(session) for stream in streams)
             counters = copy.copy(self._before)
             counters.include(session)
             cursors = list(self._cursors.values())
@@ -153,10 +152,13 @@ class JobFigures:
         durable_entries = sum(self._entries(cursor) for cursor in cursors)
         durable_bytes = sum(cursor.raw_bytes for cursor in cursors)
         entries = max(durable_entries, self._base_entries + session.entries)
-        raw_bytes = max(durable_bytes, self._base_bytes + session.raw_bytes)
+        raw_bytes = max(durable_bytes, self._base_bytes + session.raw_bytes + under_way)
         seconds = time.monotonic() - self._started
-        entries_per_second, bytes_per_second = self._rates.sample(counters.entries, counters.raw_bytes)
-        _, wire_bytes_per_second = self._wire_rates.sample(0, counters.wire_bytes)
+        held = self._flow.held
+        entries_per_second, bytes_per_second = self._rates.sample(
+            counters.entries, counters.raw_bytes + under_way, held=held
+        )
+        _, wire_bytes_per_second = self._wire_rates.sample(0, counters.wire_bytes, held=held)
         alive = [stream for stream in streams if not stream.ended]
         self._flow.count_waits()
         observed = self._observe(counters, streams)

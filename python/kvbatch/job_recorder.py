@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from kvbatch.errors import UsageError
 from kvbatch.events import EventBus
+from kvbatch.kept_options import options_to_json
 from kvbatch.logs import get_logger
 from kvbatch.options import MigrationOptions
 from kvbatch.samples import HistoryWriter
@@ -59,9 +60,8 @@ class JobRecorder:
         log.warning("state directory lost", job=self._job, message=message)
         self._on_lost(message)
 
-    def start(self, source: str, target: str, fingerprint: str, options: MigrationOptions, bus: EventBus) -> None:
+    def start(self, source: str, target: str, fingerprint: str, bus: EventBus) -> None:
         """The events of `bus` from now on, which end with the job, become its history."""
-        self._history.begin(_options_to_json(options))
         self._keep(lambda: self._state.start(self._job, source, target, fingerprint))
         bus.listen(self._history.note)
         # A slow disk holds up nothing but this.
@@ -86,6 +86,12 @@ class JobRecorder:
         if "progress" in columns:
             self._history.end(time.time(), columns["progress"])
         self._keep(lambda: self._state.update(self._job, **columns))
+
+    def note_opened(self, options: MigrationOptions, *, identity: str, fingerprint: str) -> None:
+        """The target is open. Options are kept from then on, and at once, since whoever carries the job on needs them
+        however soon it ends; a run that finds its job finished leaves those that it was done with."""
+        kept = options_to_json(options)
+        self._keep(lambda: self._state.note_opened(self._job, kept, identity=identity, fingerprint=fingerprint))
 
     def undo_start(self, before: JobRecord | None) -> None:
         """The target was never opened: nothing became of the run, and the record is as it was `before` it. A new job
@@ -120,16 +126,3 @@ class JobRecorder:
         if self._keeper is not None:
             self._keeper.join(_LAST_FLUSH_SECONDS)
         self._state.close()
-
-
-def _options_to_json(options: MigrationOptions) -> dict[str, Any]:
-    """As numbers and text: ranges and paths as they are written, a function by its name."""
-    return {name: _plain(value) for name, value in options}
-
-
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, tuple):
-        return [_plain(each) for each in value]
-    return getattr(value, "__qualname__", None) or str(value)

@@ -210,6 +210,8 @@ def _setting(name: str, value: Any) -> str:
         return "–"
     if isinstance(value, list):
         return ", ".join(str(each) for each in value)
+    if isinstance(value, dict):  # a function, by its name
+        return ", ".join(str(each) for each in value.values())
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from kvbatch.errors import UsageError
+from kvbatch.kept_options import option_words, without_words
 from kvbatch.options import default_state_dir
 from kvbatch.state import JobRecord, JobState, find_job, list_jobs
 
-__all__ = ["JobStatus", "command", "find_record", "list_status", "migrate_command", "unknown_job"]
+__all__ = ["JobStatus", "command", "find_record", "list_status", "unknown_job"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,9 @@ class JobStatus:
     settings  the fields of JobSettings that are valid now; None when no process runs it, or it does not answer
     summary   the fields of Summary of the run that finished it, or None
     error     what ended the last run; while a run waits for another attempt, which one that is and why; or None
+    carry_on  the command that carries it on, with every option that the job was given; None while a process runs it,
+              and when it is done
+    carry_on_note  what that command cannot say of these options, or None
     """
 
     job: str
@@ -40,14 +44,17 @@ class JobStatus:
     settings: dict[str, Any] | None
     summary: dict[str, Any] | None
     error: str | None
+    carry_on: str | None = None
+    carry_on_note: str | None = None
 
     @staticmethod
-    def of(record: JobRecord, answer: dict[str, Any] | None = None) -> JobStatus:
-        """From its record and what the job itself answered."""
+    def of(record: JobRecord, state_dir: Path, answer: dict[str, Any] | None = None) -> JobStatus:
+        """From its record in this state directory and what the job itself answered."""
         progress = record.progress if answer is None else answer["progress"]
         if progress and not record.alive:
             # The last sample was taken while the job ran.
             progress = {**progress, "state": record.shown_state}
+        ended = not record.alive and record.state != JobState.DONE
         return JobStatus(
             job=record.job,
             source=record.source,
@@ -60,7 +67,15 @@ class JobStatus:
             settings=None if answer is None else answer["settings"],
             summary=record.summary,
             error=record.error,
+            carry_on=_migrate_command(record, state_dir) if ended else None,
+            carry_on_note=_options_note(record.options) if ended else None,
         )
+
+    @property
+    def carry_on_line(self) -> str:
+        """The command that carries it on, and in words what it does not say; empty where there is none."""
+        note = f"  # {self.carry_on_note}" if self.carry_on_note else ""
+        return f"{self.carry_on or ''}{note}"
 
     @property
     def runs(self) -> bool:
@@ -127,6 +142,8 @@ class JobStatus:
             "settings": self.settings,
             "summary": self.summary,
             "error": self.error,
+            "carry_on": self.carry_on,
+            "carry_on_note": self.carry_on_note,
         }
 
 
@@ -140,10 +157,16 @@ def command(verb: str, job: str, state_dir: Path) -> str:
     return f"kvbatch {verb} {job}{_state_option(state_dir)}"
 
 
-def migrate_command(job: JobRecord | JobStatus, state_dir: Path) -> str:
-    """What carries the job on. The options that it was begun with are not known here."""
-    endpoints = shlex.join([job.source, job.target])
-    return f"kvbatch migrate {endpoints} --job {job.job}{_state_option(state_dir)}"
+def _migrate_command(record: JobRecord, state_dir: Path) -> str:
+    words = [record.source, record.target, *option_words(record.options or {}), "--job", record.job]
+    return f"kvbatch migrate {shlex.join(words)}{_state_option(state_dir)}"
+
+
+def _options_note(kept: dict[str, Any] | None) -> str | None:
+    if kept is None:
+        return "and the options that it was begun with: they are not recorded"
+    missing = without_words(kept)
+    return f"without {', '.join(missing)}, which only Python can give" if missing else None
 
 
 def find_record(job: str, state_dir: Path) -> JobRecord:
@@ -163,4 +186,4 @@ def unknown_job(job: str, state_dir: Path) -> UsageError:
 
 def list_status(state_dir: Path) -> list[JobStatus]:
     """Every job that this machine sent, the newest first, by their records. None where there is no state directory."""
-    return [JobStatus.of(record) for record in list_jobs(state_dir)]
+    return [JobStatus.of(record, state_dir) for record in list_jobs(state_dir)]

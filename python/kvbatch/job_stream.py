@@ -36,8 +36,8 @@ _FRAMES_PER_RUN = 32
 
 @dataclass(slots=True)
 class JobStream:
-    """What one stream needs; `run` is its thread. The job's thread may change `batch_bytes`, `codecs`, `retiring` and
-    the window of `meter` meanwhile: they hold from the next frame on."""
+    """What one stream needs; `run` is its thread. The job's thread may change `batch_bytes`, `piece_bytes`, `codecs`,
+    `retiring` and the window of `meter` meanwhile: they hold from the next frame on."""
 
     index: int
     source: SourceStore
@@ -49,6 +49,8 @@ class JobStream:
     flow: JobFlow
     meter: StreamMeter
     batch_bytes: int
+    # Of a file of the source that is grafted.
+    piece_bytes: int
     codecs: CodecChooser
     link: bool
     counters: StreamCounters
@@ -67,6 +69,9 @@ class JobStream:
     range_bytes: int = field(default=0, init=False)  # of `part`, what an earlier session moved included
     _stream: TargetStream | None = field(default=None, init=False)
     _figures: StreamFigures = field(default_factory=StreamFigures, init=False)
+    # Of the newest piece of a file: raw bytes counted and bytes sent before it, its length. Replaced whole, since other
+    # threads look at it.
+    _piece: tuple[int, int, int] = field(default=(0, 0, 0), init=False)
 
     @property
     def left_bytes(self) -> int:
@@ -78,6 +83,18 @@ class JobStream:
     def compression(self) -> str:
         """What the next frame gets."""
         return self.codecs.chosen
+
+    def add_to(self, total: StreamCounters) -> int:
+        """Adds what was counted, and what went over the wire until this moment; how many raw bytes more have left of a
+        piece of a file that is under way. From any thread."""
+        stream, before = self._stream, total.raw_bytes
+        total.include(self.counters)
+        if stream is None:
+            return 0
+        total.wire_bytes += stream.wire_bytes
+        counted = total.raw_bytes - before
+        raw_before, sent_before, length = self._piece
+        return max(0, raw_before + min(length, stream.sent_bytes - sent_before) - counted)
 
     def run(self) -> None:
         try:
@@ -240,17 +257,23 @@ class JobStream:
         """Puts a file from `start` on, where its sums are `sums`; the running digest behind it. What the file holds is
         counted as its bytes go. SourceError, before the target is told of the end, for a file that was damaged."""
         counted = entries * start // max(1, part.file_bytes)
+        # Both sides go over these pieces again where a file is gone on with; a graft begins at its first byte.
+        resumable = self.session.reply.manifest.lane == "files"
         with open_source_file(path) as fd:
-            for offset in range(start, part.file_bytes, FILE_PIECE_BYTES):
+            offset = start
+            while offset < part.file_bytes:
                 self._turn(stream)
-                length = min(FILE_PIECE_BYTES, part.file_bytes - offset)
+                piece_bytes = FILE_PIECE_BYTES if resumable else min(FILE_PIECE_BYTES, self.piece_bytes)
+                length = min(piece_bytes, part.file_bytes - offset)
                 self.flow.read_limiter.charge(length)
                 self.sent.record(part.id, offset, offset + length)
+                self._piece = (self.counters.raw_bytes, stream.sent_bytes, length)
                 sums = stream.put_file(fd, offset, length, str(path), sums)
                 due = entries * (offset + length) // part.file_bytes
                 self._count(due - counted, length)
                 self._take_figures(stream)
                 counted = due
+                offset += length
         self._check_recorded(path, sums.crc32c)
         return sums.digest
 
@@ -394,7 +417,6 @@ class JobStream:
         """Adds to the counters what stream and meter counted since the last time."""
         before, now = self._figures, StreamFigures.of(stream, self.meter)
         counters = self.counters
-        counters.wire_bytes += now.wire_bytes - before.wire_bytes
         counters.payload_bytes += now.sent_bytes - before.sent_bytes
         counters.network_seconds += now.network_seconds - before.network_seconds
         counters.apply_seconds += now.apply_seconds - before.apply_seconds

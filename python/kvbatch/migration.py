@@ -44,6 +44,7 @@ from kvbatch.target import TargetSession
 from kvbatch.target_local import LocalSession
 from kvbatch.target_remote import RemoteSession
 from kvbatch.target_state import summary_of_finished
+from kvbatch.units import format_bytes
 
 __all__ = ["Migration"]
 
@@ -88,6 +89,8 @@ class Migration:
         self._opened = False
         # The job's record before this run.
         self._known: JobRecord | None = None
+        # Of the newest session, where a stop loses more than what is in flight.
+        self._lost_bytes = 0
         self._thread = threading.Thread(target=self._run, name=f"kvbatch-{self.job}", daemon=True)
 
     # -- what the caller sees -----------------------------------------------------------------------------------------
@@ -175,9 +178,7 @@ class Migration:
 
     def _run_job(self) -> Summary:
         self._known = self._recorder.find()
-        self._recorder.start(
-            self.plan.source, self.plan.target, self.plan.manifest.fingerprint, self._options, self._bus
-        )
+        self._recorder.start(self.plan.source, self.plan.target, self.plan.manifest.fingerprint, self._bus)
         try:
             already_finished = self._attempt_until_done()
         except BaseException as error:
@@ -248,9 +249,7 @@ class Migration:
             self._retries.note_opened(self._figures.durable_bytes())
             # A store that is moved as it is keeps its identity.
             identity = self._store.identity if self._manifest.lane == "files" else reply.identity
-            self._recorder.update(
-                identity=identity, fingerprint=self.plan.manifest.fingerprint, summary=None, error=None
-            )
+            self._recorder.note_opened(self._options, identity=identity, fingerprint=self.plan.manifest.fingerprint)
             self._bus.publish(
                 "job",
                 job=self.job,
@@ -323,6 +322,7 @@ class Migration:
                 flow=self._flow,
                 meter=StreamMeter(index, self._flow.wire_limiter, self._flow.ledger, self._policy.window),
                 batch_bytes=self._policy.batch_bytes,
+                piece_bytes=self._policy.piece_bytes,
                 codecs=CodecChooser(self._policy.codec),
                 link=self._options.link,
                 counters=StreamCounters(),
@@ -368,6 +368,9 @@ class Migration:
         self._policy.end_session()
         self._figures.end_streams()
         self._figures.sample()
+        if self._manifest.lane == "sst":
+            # Nothing of a file counts before its end. In the other lanes the target keeps all that it had applied.
+            self._lost_bytes = sent.bytes_behind(self._figures.cursors())
         self._raise_first(group.errors)
 
     def _publish_sample(self) -> Progress:
@@ -391,7 +394,8 @@ class Migration:
             raise causes[0]
 
     def _stopped(self) -> StoppedError:
-        return StoppedError(f"job {self.job} was stopped on request; nothing is lost")
+        again = f", but at most {format_bytes(self._lost_bytes)} that are not durable yet are sent again"
+        return StoppedError(f"stopped on request; nothing is lost{again if self._lost_bytes else ''}")
 
     def _note_started(self, part: Range) -> None:
         self._bus.publish("range", range=part.id, state="started")

@@ -138,8 +138,6 @@ class HistoryWriter:
         self._state = state
         self._job = job
         self._lock = threading.Lock()
-        self._options: dict[str, Any] | None = None
-        self._opened = False
         self._progress: dict[str, Any] = {}
         # Since the last sample: none comes while the job waits for another attempt.
         self._told_state: str | None = None
@@ -153,19 +151,12 @@ class HistoryWriter:
         self._thinned_ms = [0] * len(_THINNING)
         self._thin_due_ms = 0
 
-    def begin(self, options: dict[str, Any]) -> None:
-        """Options are kept as soon as the target is open: a run that finds its job finished leaves those that it was
-        done with."""
-        with self._lock:
-            self._options = options
-
     def note(self, event: Event) -> None:
         if event.kind == "sample":
             self.sample(event.time, event.data)
         elif event.kind == "range" or event.kind in _TIMELINE:
             with self._lock:
                 self._events.append(event)
-                self._opened = self._opened or event.kind == "job"
                 if event.kind == "state":
                     self._told_state = event.data["state"]
 
@@ -190,17 +181,10 @@ class HistoryWriter:
             self._samples, self._ending = [], []
             events, self._events = self._events, []
             progress, told_state = self._progress, self._told_state
-            options = self._options if self._opened else None
         with self._state.transaction() as database:
             # Somebody may have forgotten the job meanwhile.
             if database.execute("SELECT 1 FROM jobs WHERE job = ?", (self._job,)).fetchone() is None:
                 return
-            if options is not None:
-                database.execute(
-                    "INSERT INTO job_details (job, options) VALUES (?, ?) "
-                    "ON CONFLICT DO UPDATE SET options = excluded.options",
-                    (self._job, json.dumps(options)),
-                )
             if progress:
                 # Where it is not running any more, its own thread has written where it ended.
                 database.execute(
@@ -214,9 +198,6 @@ class HistoryWriter:
                 )
             self._write_events(database, events)
             self._write_samples(database, samples)
-        if options is not None:
-            with self._lock:
-                self._options = None
 
     def _write_samples(self, database: sqlite3.Connection, samples: list[tuple[float, dict[str, Any]]]) -> None:
         if not samples:

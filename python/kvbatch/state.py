@@ -150,6 +150,20 @@ class StateStore:
         kept = ("source", "target", "state", "updated", "pid", "progress", "error")
         self.update(record.job, **{name: getattr(record, name) for name in kept})
 
+    def note_opened(self, job: str, options: dict[str, Any], *, identity: str, fingerprint: str) -> None:
+        """The job's target is open, with these options: what an earlier run finished does not count any more."""
+        with self.transaction() as database:
+            database.execute(
+                "UPDATE jobs SET identity = ?, fingerprint = ?, summary = NULL, error = NULL, updated = ? "
+                "WHERE job = ?",
+                (identity, fingerprint, time.time(), job),
+            )
+            database.execute(
+                "INSERT INTO job_details (job, options) SELECT job, ? FROM jobs WHERE job = ? "
+                "ON CONFLICT (job) DO UPDATE SET options = excluded.options",
+                (json.dumps(options), job),
+            )
+
     def forget(self, job: str) -> None:
         """Removes the job's record and its history."""
         with self.transaction() as database:

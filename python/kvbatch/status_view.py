@@ -205,7 +205,7 @@ def job_rows(status: JobStatus) -> list[tuple[str, str]]:
         for name, value in (status.summary or {}).items()
         if status.state == "done" and name not in ("job", "state")
     ]
-    rows.append(("last error", _one_line(status.error)))
+    rows += [("last error", _one_line(status.error)), ("carry on with", status.carry_on_line)]
     return [(name, value) for name, value in rows if value != ""]
 
 

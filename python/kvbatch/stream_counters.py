@@ -12,7 +12,7 @@ __all__ = ["StreamCounters", "StreamFigures"]
 
 @dataclass(slots=True)
 class StreamCounters:
-    """Written by one stream, read by the monitor."""
+    """Written by one stream, read by the monitor; but `wire_bytes`, which the connection counts and only sums hold."""
 
     entries: int = 0
     raw_bytes: int = 0
@@ -48,7 +48,6 @@ class StreamCounters:
 class StreamFigures:
     """What a stream and its meter had counted when they were last looked at."""
 
-    wire_bytes: int = 0
     sent_bytes: int = 0
     network_seconds: float = 0.0
     apply_seconds: float = 0.0
@@ -56,6 +55,4 @@ class StreamFigures:
 
     @staticmethod
     def of(stream: TargetStream, meter: StreamMeter) -> StreamFigures:
-        return StreamFigures(
-            stream.wire_bytes, stream.sent_bytes, stream.network_seconds, meter.apply_seconds, meter.applied_frames
-        )
+        return StreamFigures(stream.sent_bytes, stream.network_seconds, meter.apply_seconds, meter.applied_frames)

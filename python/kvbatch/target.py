@@ -39,7 +39,7 @@ class FileSums:
 
 
 class TargetStream(Protocol):
-    """Carries one range after the other. Used by one thread."""
+    """Carries one range after the other. Used by one thread, but for what it counts, which any may look at."""
 
     @property
     def wire_bytes(self) -> int:
@@ -103,7 +103,7 @@ class TargetStream(Protocol):
         """Waits until everything that was ended is durable."""
 
     def interrupt(self) -> None:
-        """Makes a call that waits for the target fail. The one method for other threads."""
+        """Makes a call that waits for the target fail. For other threads."""
 
     def close(self) -> None:
         """Ends the stream; what was put is made durable if the target still can. Never raises."""

@@ -6,7 +6,7 @@ import re
 
 from kvbatch.errors import UsageError
 
-__all__ = ["format_bytes", "format_count", "format_seconds", "parse_bytes"]
+__all__ = ["format_bytes", "format_count", "format_seconds", "parse_bytes", "write_bytes"]
 
 _UNITS = {"": 1, "B": 1}
 for _power, _prefix in enumerate("KMGT", start=1):
@@ -25,6 +25,14 @@ def parse_bytes(text: str | int) -> int:
     if match is None or unit not in _UNITS:
         raise UsageError(f"malformed size {text!r}: write it like 64KiB, 1MiB or 2GiB")
     return int(float(match[1]) * _UNITS[unit])
+
+
+def write_bytes(count: int) -> str:
+    """The shortest text that `parse_bytes` reads as exactly this many bytes: 64KiB, 20000000."""
+    for unit, size in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count and count % size == 0:
+            return f"{count // size}{unit}"
+    return str(count)
 
 
 def _three_digits(count: float) -> str:

@@ -17,7 +17,7 @@ import pytest
 from kvbatch.endpoints import parse_endpoint
 from kvbatch.state import JobState, StateStore, control_path, sent_path
 from kvbatch.target_local import LocalSession
-from support.fake_job import ERROR, FakeJob, record_job
+from support.fake_job import ERROR, OPTION_WORDS, FakeJob, record_job
 from support.sender import SmallSource
 from support.stores import kvbatch, kvbatch_command, read_store, write_store
 from support.targets import ENTRIES, TargetCase
@@ -57,8 +57,8 @@ def test_a_running_job_is_paused_changed_resumed_and_stopped(state_dir: Path) ->
         stopped = control(state_dir, "cancel", "nightly")
         assert stopped.returncode == 0
         assert stopped.stdout == (
-            "job nightly is stopped; nothing is lost. Carry it on with: kvbatch migrate /data/source /data/copy --job "
-            f"nightly --state-dir {state_dir}\n"
+            "job nightly: stopped on request; nothing is lost. Carry it on with: kvbatch migrate /data/source "
+            f"/data/copy {OPTION_WORDS} --job nightly --state-dir {state_dir}\n"
         )
         assert migration.calls == ["pause", "resume", "set", "set", "cancel"]
 
@@ -69,7 +69,8 @@ def test_a_running_job_is_paused_changed_resumed_and_stopped(state_dir: Path) ->
         (["pause", "nobody"], 2, "no job 'nobody'"),
         (["set", "nightly"], 2, "--source-read-rate"),
         (["set", "nightly", "--streams", "many"], 2, "--streams 'many': give a whole number or auto"),
-        (["resume", "nightly"], 4, "kvbatch migrate /data/source /data/copy --job nightly"),
+        (["pause", "nightly"], 4, f"kvbatch migrate /data/source /data/copy {OPTION_WORDS} --job nightly"),
+        (["resume", "nightly"], 4, f"kvbatch migrate /data/source /data/copy {OPTION_WORDS} --job nightly"),
         (["set", "nightly", "--window", "4"], 4, "job nightly is stopped"),
         (["cancel", "nightly"], 4, "kvbatch cancel --discard nightly"),
         (["cancel", "nightly", "--yes"], 2, "--discard"),
@@ -114,6 +115,18 @@ def test_a_job_that_ended_says_nothing_of_what_no_stream_of_it_has(state_dir: Pa
     assert "auto" not in [re.split(r"\s{2,}", line)[1] for line in lines]
     status = one_object(control(state_dir, "status", "nightly", "--json"))
     assert status["progress"]["state"] == "done"
+
+
+@pytest.mark.parametrize("state", [JobState.STOPPED, JobState.FAILED, "interrupted", JobState.DONE])
+def test_a_job_that_nobody_runs_says_what_carries_it_on(state_dir: Path, state: str) -> None:
+    record_job(state_dir, "nightly", state)
+    shown = control(state_dir, "status", "nightly").stdout
+    status = one_object(control(state_dir, "status", "nightly", "--json"))
+    if state == JobState.DONE:
+        assert ("carry on" in shown, status["carry_on"], status["carry_on_note"]) == (False, None, None)
+        return
+    command = f"kvbatch migrate /data/source /data/copy {OPTION_WORDS} --job nightly --state-dir {state_dir}"
+    assert (f"carry on with  {command}\n" in re.sub(" {2,}", "  ", shown), status["carry_on"]) == (True, command), shown
 
 
 # -- discard ----------------------------------------------------------------------------------------------------------
@@ -328,5 +341,7 @@ def test_a_job_is_watched_in_lines_until_nobody_runs_it(state_dir: Path) -> None
             assert line, "it ended while the job was running"
         job.__exit__(None, None, None)
         *_, last = watching.stdout
-        assert re.fullmatch(r"\S+ job nightly: stopped, 25 %, 500 entries, 14\.0 s left, job nightly was .*\n", last)
+        assert re.fullmatch(
+            r"\S+ job nightly: stopped, 25 %, 500 entries, 14\.0 s left, stopped on request; .*\n", last
+        )
         assert watching.wait(WAIT_SECONDS) == 0

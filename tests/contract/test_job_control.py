@@ -15,7 +15,7 @@ from kvbatch import control_client
 from kvbatch.control_protocol import short_address
 from kvbatch.errors import KvbatchError, RefusedError, TransportError, UsageError
 from kvbatch.state import JobState, control_path, job_lock
-from support.fake_job import ERROR, FakeJob, record_job
+from support.fake_job import ERROR, OPTION_WORDS, FakeJob, record_job
 
 VERBS: dict[str, Callable[[kvbatch.JobControl], kvbatch.JobStatus]] = {
     "pause": lambda job: job.pause(),
@@ -23,7 +23,7 @@ VERBS: dict[str, Callable[[kvbatch.JobControl], kvbatch.JobStatus]] = {
     "set": lambda job: job.set(window=4),
     "cancel": lambda job: job.cancel(),
 }
-CARRY_ON = "`kvbatch migrate /data/source /data/copy --job nightly --state-dir "
+CARRY_ON = f"Carry it on with: kvbatch migrate /data/source /data/copy {OPTION_WORDS} --job nightly --state-dir "
 
 
 @pytest.fixture

@@ -288,6 +288,19 @@ def test_a_limit_by_the_time_of_day(place: Place, source: Path, monkeypatch: pyt
         until(check)
 
 
+@pytest.mark.parametrize("place", ["receiver"], indirect=True)
+def test_a_piece_that_takes_long_is_progress_from_its_first_bytes_on(source: Path, place: Place) -> None:
+    """2.6 MB in one piece, which take ten seconds."""
+    with SteeredJob(source, place.endpoint(), lane="files", streams=1, rate_limit=256 * KIB) as job:
+        began = job.until(lambda progress: progress.raw_bytes > 0)
+        assert began.raw_bytes < MIB
+        later = job.until(lambda progress: progress.seconds > began.seconds + 1.5)
+        assert later.batches == began.batches
+        for moved in (later.raw_bytes - began.raw_bytes, later.wire_bytes - began.wire_bytes):
+            assert 0.6 < moved / (256 * KIB * (later.seconds - began.seconds)) < 1.3
+        job.finish(rate_limit=0)
+
+
 @other_ways
 def test_a_stop_does_not_wait_for_what_a_low_limit_brings(
     place: Place, source: Path, check_equal: Callable[[Path], None], lane: str, monkeypatch: pytest.MonkeyPatch

@@ -10,6 +10,9 @@ import rocksdict
 
 import kvbatch
 from kvbatch import target_job
+from kvbatch.units import format_bytes
+from support.places import Place
+from support.steered import SteeredJob
 from support.stores import copy_open_store, need_rocksdb, raw_options, read_store, write_store
 
 KEYS = 4000
@@ -25,17 +28,17 @@ def key_of(number: int) -> bytes:
     return b"key-%06d" % number
 
 
-def options(**more: int) -> rocksdict.Options:
+def options(file_bytes: int = 128 << 10) -> rocksdict.Options:
     made = raw_options()
     made.set_compression_type(rocksdict.DBCompressionType.none())
-    made.set_target_file_size_base(128 << 10)
+    made.set_target_file_size_base(file_bytes)
     made.set_disable_auto_compactions(True)
     return made
 
 
-def compacted(path: Path) -> rocksdict.Rdict:
-    """A store with a dozen files in its last level, all of its sequence numbers 0; still open."""
-    store = rocksdict.Rdict(str(path), options())
+def compacted(path: Path, file_bytes: int = 128 << 10) -> rocksdict.Rdict:
+    """A store with a dozen files in its last level, or larger ones, all of its sequence numbers 0; still open."""
+    store = rocksdict.Rdict(str(path), options(file_bytes))
     for first in (0, 1):
         for number in range(first, KEYS, 2):
             store[key_of(number)] = b"%d" % number + VALUE
@@ -161,6 +164,35 @@ def test_a_target_that_cannot_take_such_files_is_left_alone(tmp_path: Path, monk
     with pytest.raises(kvbatch.RefusedError, match="use --lane batch"):
         migrate(tmp_path / "source", tmp_path / "copy", tmp_path)
     assert not (tmp_path / "copy").exists()
+
+
+def test_under_a_limit_a_pause_is_heeded_inside_of_a_file(tmp_path: Path, place: Place) -> None:
+    compacted(tmp_path / "source", file_bytes=64 << 20).close()
+    [size] = sst_files(tmp_path / "source")
+    limits: dict[str, Any] = {"rate_limit": "256KiB/s", "streams": 1, "graft_bytes": 1, "lane": "sst"}
+    with SteeredJob(tmp_path / "source", place.endpoint(), state_dir=tmp_path / "state", **limits) as job:
+        assert job.migration.plan.files_grafted == 1
+        job.until(lambda progress: progress.raw_bytes > 0)
+        job.migration.pause()
+        assert job.until_held("paused").raw_bytes < size // 2
+        job.check_nothing_moves()
+        job.migration.resume()
+        assert job.finish(rate_limit=0).resent_bytes == 0
+    assert read_store(place.path()) == read_store(tmp_path / "source")
+
+
+def test_who_stops_a_job_inside_of_a_file_hears_what_is_sent_again(tmp_path: Path, place: Place) -> None:
+    compacted(tmp_path / "source", file_bytes=64 << 20).close()
+    limits: dict[str, Any] = {"rate_limit": "256KiB/s", "streams": 1, "graft_bytes": 1, "lane": "sst"}
+    with SteeredJob(tmp_path / "source", place.endpoint(), state_dir=tmp_path / "state", **limits) as job:
+        job.until(lambda progress: progress.batches >= 2)
+        job.migration.cancel()
+        with pytest.raises(kvbatch.StoppedError, match=r"but at most (\d+) KiB that are not durable") as stopped:
+            job.migration.wait()
+    limits["rate_limit"] = 0
+    with SteeredJob(tmp_path / "source", place.endpoint(), state_dir=tmp_path / "state", **limits) as job:
+        again = job.finish().resent_bytes
+    assert f"at most {format_bytes(again)} that" in str(stopped.value)
 
 
 def test_verify_and_the_owner_may_write_on(tmp_path: Path) -> None:

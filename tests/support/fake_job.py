@@ -13,11 +13,15 @@ from typing import Any
 from kvbatch.control_server import controlled
 from kvbatch.errors import UsageError
 from kvbatch.events import Progress
+from kvbatch.kept_options import options_to_json
+from kvbatch.options import MigrationOptions
 from kvbatch.state import JobState, StateStore, control_path, job_lock
 
-__all__ = ["ERROR", "FakeJob", "FakeMigration", "FakeSettings", "record_job"]
+__all__ = ["ERROR", "OPTION_WORDS", "FakeJob", "FakeMigration", "FakeSettings", "record_job"]
 
 WAIT_SECONDS = 60.0
+OPTIONS = MigrationOptions.checked(key_range="6d30..6d3030", rate_limit="64KiB/s", throttle_check="nproc > /dev/null")
+OPTION_WORDS = "--rate-limit 64KiB/s --throttle-check 'nproc > /dev/null' --range 6d30..6d3030"
 ERROR = "connect to 10.0.0.1:7720: Connection refused"
 
 
@@ -97,6 +101,7 @@ class FakeJob:
         job, migration = self.migration.job, self.migration
         with closing(StateStore(self._state_dir)) as state, job_lock(self._state_dir, job):
             state.start(job, "/data/source", "/data/copy", "f" * 32)
+            state.note_opened(job, options_to_json(OPTIONS), identity="", fingerprint="f" * 32)
             state.update(job, progress=dataclasses.asdict(migration.progress()))
             if self._answers:
                 with controlled(migration, control_path(self._state_dir, job), migration.warnings.append):
@@ -111,7 +116,7 @@ class FakeJob:
 
     def record(self, state: StateStore) -> None:
         progress = dataclasses.asdict(self.migration.progress())
-        error = None if self.end == JobState.DONE else f"job {self.migration.job} was stopped on request"
+        error = None if self.end == JobState.DONE else "stopped on request; nothing is lost"
         state.update(self.migration.job, state=self.end, progress=progress, error=error)
 
     def __enter__(self) -> FakeMigration:
@@ -133,6 +138,7 @@ def record_job(
     """The record of a job that no process runs, `interrupted` among its states."""
     with closing(StateStore(state_dir)) as store:
         store.start(job, source, target, fingerprint)
+        store.note_opened(job, options_to_json(OPTIONS), identity="", fingerprint=fingerprint)
         stored = JobState.RUNNING if state == "interrupted" else state
         progress = dataclasses.asdict(FakeMigration(job).progress())
         error = ERROR if state in (JobState.STOPPED, JobState.FAILED) else None

@@ -42,10 +42,10 @@ def write_history(
     """A job of `runs` runs of `seconds` each, an hour apart: its rate swells and sinks, its target stalls once a run,
     and each run but the last ends with a retry and leaves the last range that it began unfinished."""
     state.start(job, source, target, "f" * 32)
+    state.note_opened(job, OPTIONS, identity="", fingerprint="f" * 32)
     done_bytes = 0
     for run in range(runs):
         writer = HistoryWriter(state, job)
-        writer.begin(dict(OPTIONS))
         began = START + run * (seconds + 3600)
         writer.note(
             Event(

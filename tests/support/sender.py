@@ -161,6 +161,7 @@ class SmallSource:
             flow=JobFlow(JobSettings(), self.store.read_limiter, ThrottleLedger()),
             meter=StreamMeter(),
             batch_bytes=self.batch_bytes,
+            piece_bytes=FILE_PIECE_BYTES,
             codecs=CodecChooser(self.codec.name.lower()),
             link=False,
             counters=StreamCounters(),

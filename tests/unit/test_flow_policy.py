@@ -15,6 +15,7 @@ from kvbatch.flow.throttle import ThrottleLedger, ThrottleReason
 from kvbatch.flow_policy import FlowPolicy
 from kvbatch.job_figures import Observation
 from kvbatch.options import AUTO_BATCH_BYTES, AUTO_WINDOW, MigrationOptions
+from kvbatch.target import FILE_PIECE_BYTES
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -72,7 +73,9 @@ def test_batches_of_all_streams_fit_into_the_memory(streams: int, memory: int, m
 
 def test_under_a_limit_frames_are_small() -> None:
     steered = Steered(rate_limit=MIB, streams=2)
-    assert steered.policy.batch_bytes == 128 * KIB
+    assert (steered.policy.batch_bytes, steered.policy.piece_bytes) == (128 * KIB, 128 * KIB)
+    steered.flow.change(rate_limit=0)
+    assert steered.policy.piece_bytes == FILE_PIECE_BYTES
 
 
 def test_a_target_may_be_silent_longer_for_larger_frames() -> None:

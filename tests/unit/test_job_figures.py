@@ -20,9 +20,15 @@ from support.stores import numbered, write_store
 
 
 def stream(index: int, **counted: Any) -> Any:
-    """What the figures look at."""
+    """What the figures look at. `under_way`: of a piece that is not counted yet."""
+    under_way, counters = counted.pop("under_way", 0), StreamCounters(**counted)
+
+    def add_to(total: StreamCounters) -> int:
+        total.include(counters)
+        return int(under_way)
+
     return SimpleNamespace(
-        index=index, counters=StreamCounters(**counted), ended=False, meter=StreamMeter(index), batch_bytes=4096,
+        index=index, counters=counters, add_to=add_to, ended=False, meter=StreamMeter(index), batch_bytes=4096,
         compression="none", part=None, range_bytes=0,
     )  # fmt: skip
 
@@ -76,6 +82,30 @@ def test_nothing_moves_behind_a_break(figures: JobFigures) -> None:
     waiting = figures.sample()
     assert (waiting.entries_per_second, waiting.bytes_per_second, waiting.wire_bytes_per_second) == (0.0, 0.0, 0.0)
     assert waiting.remaining_seconds is None
+
+
+def test_what_has_left_of_a_piece_is_progress_and_not_observed(figures: JobFigures) -> None:
+    figures.begin_streams([stream(0, raw_bytes=100, payload_bytes=50, under_way=30), stream(1, under_way=7)])
+    progress = figures.sample()
+    assert (progress.raw_bytes, progress.durable_bytes, progress.compression_ratio) == (137, 0, 2.0)
+    assert progress.bytes_per_second > 0
+    assert figures.observation is not None
+    assert (figures.observation.raw_bytes, figures.observation.payload_bytes) == (100, 50)
+
+
+def test_a_job_that_is_held_has_no_rate_once_nothing_moves(figures: JobFigures) -> None:
+    ran = stream(0, entries=10, raw_bytes=100, wire_bytes=50)
+    figures.begin_streams([ran])
+    assert figures.sample().bytes_per_second > 0
+    figures._flow.pause()
+    ran.counters.add(1, 40)  # a batch that was under way
+    assert figures.sample().bytes_per_second > 0
+    held = figures.sample()
+    assert (held.entries_per_second, held.bytes_per_second, held.wire_bytes_per_second) == (0, 0, 0)
+    assert held.remaining_seconds is None
+    figures._flow.resume()
+    ran.counters.add(1, 40)
+    assert figures.sample().bytes_per_second > 0
 
 
 def test_an_observation_is_what_was_counted_since_the_last(figures: JobFigures) -> None:

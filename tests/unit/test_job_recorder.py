@@ -29,7 +29,7 @@ def recorder(tmp_path: Path, told: list[str]) -> JobRecorder:
 
 def start(recorder: JobRecorder) -> EventBus:
     bus = EventBus()
-    recorder.start("/source", "/target", "f" * 32, kvbatch.MigrationOptions.checked(key_range="61..62"), bus)
+    recorder.start("/source", "/target", "f" * 32, bus)
     return bus
 
 
@@ -136,10 +136,21 @@ def test_the_events_of_a_job_become_its_history(recorder: JobRecorder, told: lis
     assert history.ranges[0].completed is None
     record = with_state.find("nightly")
     assert record is not None
-    assert record.options is not None
-    assert (record.options["key_range"], record.options["window"]) == ("61..62", 0)
     assert record.progress["entries"] == 6, "an older sample never takes the place of the last figures"
     assert told == []
+
+
+def test_options_are_there_as_soon_as_the_target_is_open(recorder: JobRecorder) -> None:
+    start(recorder)
+    record = recorder.find()
+    assert record is not None
+    assert record.options is None
+    options = kvbatch.MigrationOptions.checked(key_range="61..62")
+    recorder.note_opened(options, identity="theirs", fingerprint="f" * 32)
+    record = recorder.find()
+    assert record is not None
+    assert record.options is not None
+    assert (record.identity, record.options["key_range"], record.options["window"]) == ("theirs", "61..62", 0)
 
 
 def test_a_history_that_cannot_be_kept_is_told_once_and_goes_on_later(

@@ -167,7 +167,6 @@ def test_a_range_that_is_begun_again_keeps_its_first_start(state: StateStore) ->
 
 def test_a_forgotten_job_leaves_nothing_and_gets_no_history_any_more(state: StateStore) -> None:
     writer = HistoryWriter(state, JOB)
-    writer.begin({"window": 16})
 
     def happen(second: int) -> None:
         writer.note(Event("job", START + second, {"job": JOB}))
@@ -179,6 +178,7 @@ def test_a_forgotten_job_leaves_nothing_and_gets_no_history_any_more(state: Stat
     assert read_history(state, JOB).samples
     state.forget(JOB)
     happen(2)
+    state.note_opened(JOB, {"window": 16}, identity="", fingerprint="f" * 32)
     with state.transaction() as database:
         for table in ("jobs", "job_details", "samples", "range_times", "timeline"):
             assert database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] == 0, table

@@ -53,6 +53,11 @@ class JobFlow:
         """`running` or `paused`."""
         return "paused" if self._paused else "running"
 
+    @property
+    def held(self) -> bool:
+        """Whether streams wait behind their next frame, for whatever reason."""
+        return self._first_hold is not None
+
     def change(self, **changes: Any) -> JobSettings:
         """Settings that hold from now on; the caller has checked them."""
         with self._condition:
