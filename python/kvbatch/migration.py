@@ -38,6 +38,7 @@ from kvbatch.ranges import KeyRange, Range
 from kvbatch.retries import Retries
 from kvbatch.sent_log import SentLog
 from kvbatch.state import JobState, control_path, job_lock, state_after
+from kvbatch.stopping import StopRequest
 from kvbatch.stream_counters import StreamCounters
 from kvbatch.stream_group import StreamGroup
 from kvbatch.target import TargetSession
@@ -67,7 +68,7 @@ class Migration:
         self.job = self.plan.job
         self._bus = EventBus()
         self._recorder = JobRecorder(options.state_dir, self.job, self._warn)
-        self._stopping = threading.Event()
+        self._stop = StopRequest()
         # Set when the job's thread has something to look at.
         self._wake = threading.Event()
         self._finished = threading.Event()
@@ -132,7 +133,7 @@ class Migration:
 
     def cancel(self) -> None:
         """Stops cleanly: what was applied is made durable and the job stays resumable. `wait` raises StoppedError."""
-        self._stopping.set()
+        self._stop.make()
         self._wake.set()
 
     def wait(self, timeout: float | None = None) -> Summary:
@@ -201,7 +202,7 @@ class Migration:
 
     def _wait_before_retry(self, error: Exception) -> float | bool:
         """How long before the next session; False when there is to be none."""
-        if not isinstance(error, KvbatchError) or not error.retryable or self._stopping.is_set():
+        if not isinstance(error, KvbatchError) or not error.retryable or self._stop.made:
             return False
         retry = self._retries.after_failure(self._figures.durable_bytes())
         if retry is None:
@@ -214,13 +215,25 @@ class Migration:
         if isinstance(target, DirectoryEndpoint):
             # It shares this side's memory and has no bound of its own.
             return LocalSession(target.path, self.plan.manifest, MAX_SIZE)
-        return RemoteSession(target, self.plan.manifest, self._policy.window, self._policy.silence_seconds)
+        policy = self._policy
+        try:
+            return RemoteSession(
+                target, self.plan.manifest, policy.window, policy.silence_seconds, on_connected=self._stop.watch
+            )
+        except (TransportError, StoppedError) as error:
+            # A connection that was interrupted looks broken.
+            if self._stop.made:
+                raise self._stopped() from error
+            raise
+        finally:
+            self._stop.let_go()
 
     def _run_session(self) -> Summary | None:
-        if self._stopping.is_set():
+        if self._stop.made:
             raise self._stopped()  # while it waited for another attempt
         if self.plan.recorded_end is not None and (done := self._already_finished()) is not None:
             return done
+        """A stop ends the waiting for a receiver that does not answer; a session that is open ends in good order."""
         try:
             session = self._open_session()
         except RefusedError:
@@ -332,12 +345,12 @@ class Migration:
             # Until a stream ends, somebody stops or changes the job, or a sample or a deadline is due.
             self._wake.wait(max(0.0, min(next_sample, give_up) - time.monotonic()))
             self._wake.clear()
-            if self._stopping.is_set() or group.errors:
+            if self._stop.made or group.errors:
                 if not halt.is_set():
                     halt.set()
                     self._flow.wake()
                     give_up = time.monotonic() + _STOP_GRACE_SECONDS
-                if self._stopping.is_set():
+                if self._stop.made:
                     pool.close()
                 if time.monotonic() >= give_up:
                     # A stream that failed may hold the memory that another one waits for.
@@ -360,7 +373,7 @@ class Migration:
 
     def _raise_first(self, errors: list[Exception]) -> None:
         """What ended the streams; a stream that only stopped because of another's error does not count."""
-        if self._stopping.is_set() and all(isinstance(error, KvbatchError) and error.resumable for error in errors):
+        if self._stop.made and all(isinstance(error, KvbatchError) and error.resumable for error in errors):
             raise self._stopped()
         causes = [error for error in errors if not isinstance(error, StoppedError)]
         # A permanent reason tells more than what passes, and anything more than the broken connections around it.
