@@ -129,9 +129,9 @@ class Peer:
         if self._frame.raw_length > _KEPT_FRAME_BYTES:
             self._frame.release()
         if type_ == FrameType.ERROR:
-            raise error_for_kind(
-                str(value.get("kind")), str(value.get("message")), retryable=bool(value.get("retryable"))
-            )
+            # Its paths are of its machine. Receivers alone report errors.
+            message = f"at the receiver {self.name}: {value.get('message')}"
+            raise error_for_kind(str(value.get("kind")), message, retryable=bool(value.get("retryable")))
         if type_ not in expected:
             raise ProtocolError(f"{self.name} sent {type_.name} where {_names(expected)} was due")
         return type_, value

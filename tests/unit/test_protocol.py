@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import time
@@ -66,7 +67,7 @@ def test_another_type_is_a_protocol_error(ends: tuple[Peer, socket.socket], type
 def test_an_error_frame_is_raised_as_what_it_says(ends: tuple[Peer, socket.socket]) -> None:
     peer, far = ends
     far.sendall(encode_frame(FrameType.ERROR, {"kind": "RefusedError", "message": "no", "retryable": True}))
-    with pytest.raises(RefusedError, match=r"^no$") as raised:
+    with pytest.raises(RefusedError, match=rf"^at the receiver {re.escape(peer.name)}: no$") as raised:
         peer.receive(FrameType.REPLY)
     assert raised.value.retryable
 
