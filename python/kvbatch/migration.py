@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any
 
 import stamina
@@ -20,7 +20,7 @@ from kvbatch.at_exit import AT_EXIT_SECONDS, stop_at_exit
 from kvbatch.compression import CodecChooser
 from kvbatch.control_server import controlled
 from kvbatch.endpoints import DirectoryEndpoint, check_apart, parse_endpoint
-from kvbatch.errors import KvbatchError, RefusedError, SourceError, StoppedError, TransportError
+from kvbatch.errors import KvbatchError, NoSpaceError, RefusedError, SourceError, StoppedError, TransportError
 from kvbatch.events import SAMPLE_SECONDS, Event, EventBus, Progress, Summary
 from kvbatch.fingerprint import fingerprint_directory
 from kvbatch.flow.job_flow import JobFlow
@@ -196,9 +196,20 @@ class Migration:
         """Runs sessions until one finishes the job. Returns the recorded summary when an earlier session had finished
         the job already."""
         for attempt in stamina.retry_context(on=self._wait_before_retry, attempts=None, timeout=None):
-            with attempt:
+            with attempt, self._full_disk_named():
                 return self._run_session()
         raise AssertionError("unreachable")
+
+    @contextmanager
+    def _full_disk_named(self) -> Iterator[None]:
+        """Says whose disk it is: what met it may name a file of the source, or a path of another machine."""
+        try:
+            yield
+        except NoSpaceError as error:
+            raise NoSpaceError(
+                f"the disk of the target {self._target_endpoint} is full: {error}. What is durable there is safe; make "
+                "room on that disk and run the same command again"
+            ) from error
 
     def _wait_before_retry(self, error: Exception) -> float | bool:
         """How long before the next session; False when there is to be none."""
@@ -211,6 +222,7 @@ class Migration:
         return retry.wait_seconds
 
     def _open_session(self) -> TargetSession:
+        """A stop ends the waiting for a receiver that does not answer; a session that is open ends in good order."""
         target = self._target_endpoint
         if isinstance(target, DirectoryEndpoint):
             # It shares this side's memory and has no bound of its own.
@@ -233,7 +245,6 @@ class Migration:
             raise self._stopped()  # while it waited for another attempt
         if self.plan.recorded_end is not None and (done := self._already_finished()) is not None:
             return done
-        """A stop ends the waiting for a receiver that does not answer; a session that is open ends in good order."""
         try:
             session = self._open_session()
         except RefusedError:
