@@ -221,7 +221,7 @@ def migrate(
         if as_json:
             print_json(summary.to_json())
         else:
-            show_summary(summary)
+            show_summary(summary, migration.plan)
 
 
 @contextlib.contextmanager

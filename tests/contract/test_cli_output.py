@@ -181,6 +181,16 @@ def test_without_json_there_is_a_table_and_plain_lines(source: Path, tmp_path: P
     assert verified.stderr == ""
 
 
+def test_source_and_target_are_shown_as_they_were_understood(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in ("plan", "migrate"):
+        done = kvbatch(command, source, "rocksdb:./copy")
+        rows = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in done.stdout.splitlines())
+        assert (rows["source"], rows["target"]) == (str(source), str(tmp_path / "copy"))
+
+
 def test_bytes_of_files_are_not_called_keys_and_values(source: Path, tmp_path: Path) -> None:
     pytest.importorskip("jinja2")
     pytest.importorskip("matplotlib")
