@@ -30,6 +30,7 @@ from kvbatch.flow.throttle import ThrottleLedger
 from kvbatch.flow_policy import FlowPolicy
 from kvbatch.job_figures import JobFigures
 from kvbatch.job_recorder import JobRecorder
+from kvbatch.job_status import command
 from kvbatch.job_stream import JobStream
 from kvbatch.migration_plan import LANE_CARRIED_ON, make_plan, open_source
 from kvbatch.options import MAX_SIZE, MigrationOptions
@@ -423,7 +424,8 @@ class Migration:
         if fingerprint_directory(self._source_endpoint.path) != self.plan.manifest.fingerprint:
             raise SourceError(
                 f"the source {self._source_endpoint} was written to during the migration. The target is left "
-                "unfinished; remove it and migrate again while nothing writes to the source"
+                f"unfinished; discard it with `{command('cancel --discard', self.job, self._options.state_dir)}` and "
+                "migrate again while nothing writes to the source"
             )
 
     def _summarize(self) -> Summary:
