@@ -17,6 +17,7 @@ from rich.text import Text
 
 from kvbatch.cli_output import print_table
 from kvbatch.job_status import JobStatus
+from kvbatch.flow.settings import SETTING_NAMES, show_setting
 from kvbatch.units import format_bytes, format_count, format_seconds
 
 __all__ = ["job_line", "job_rows", "list_rows", "setting_rows", "show_job", "show_jobs", "watch"]
@@ -105,13 +106,11 @@ def _shown(name: str, value: Any) -> str:
         return ", ".join(f"{key} {_shown(name, each)}" for key, each in value.items() if each)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
-    if name in ("rate_limit", "source_read_rate"):
-        return f"{format_bytes(value)}/s" if value else "none"
-    if name in ("streams", "batch_bytes", "window") and not value:
-        return "auto"
+    if name in SETTING_NAMES:
+        return show_setting(name, value)
     if name.endswith("_bytes_per_second") or name == "bytes_per_second":
         return f"{format_bytes(value)}/s"
-    if name.endswith(("_bytes", "max_memory")):
+    if name.endswith("_bytes"):
         return format_bytes(value)
     if name.endswith("_per_second"):
         return f"{format_count(value)}/s"
