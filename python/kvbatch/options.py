@@ -160,11 +160,16 @@ class _Options(BaseModel):
             return cls(**options)
         except ValidationError as error:
             name = str(error.errors()[0]["loc"][0])
-            field = cls.model_fields.get(name)
-            if field is None:
+            if name not in cls.model_fields:
                 known = ", ".join(cls.model_fields)
                 raise UsageError(f"there is no option {name!r}; there are {known}") from error
-            raise UsageError(f"{_shown(name, field.title)} {options[name]!r}: give {field.description}") from error
+            raise cls.complaint(name, options[name]) from error
+
+    @classmethod
+    def complaint(cls, name: str, given: Any) -> UsageError:
+        """What is wrong with what was given for this option."""
+        field = cls.model_fields[name]
+        return UsageError(f"{_shown(name, field.title)} {given!r}: give {field.description}")
 
 
 _FamilyNames = Annotated[tuple[str, ...], BeforeValidator(_check_family_names)]

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -16,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from kvbatch.cli_output import print_table
-from kvbatch.job_status import JobStatus
 from kvbatch.flow.settings import SETTING_NAMES, show_setting
+from kvbatch.job_status import JobStatus
 from kvbatch.units import format_bytes, format_count, format_seconds
 
 __all__ = ["job_line", "job_rows", "list_rows", "setting_rows", "show_job", "show_jobs", "watch"]
@@ -72,11 +73,12 @@ def list_rows(jobs: Sequence[JobStatus]) -> list[tuple[str, ...]]:
     return rows
 
 
-def show_jobs(jobs: Sequence[JobStatus]) -> None:
+def show_jobs(jobs: Sequence[JobStatus], state_dir: Path) -> None:
     if jobs:
         print_table(list_rows(jobs))
     else:
-        print("no jobs")
+        missing = "" if state_dir.exists() else ", which does not exist"
+        print(f"no jobs in the state directory {state_dir}{missing}")
 
 
 def job_line(status: JobStatus) -> str:

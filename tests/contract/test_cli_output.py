@@ -211,6 +211,8 @@ def test_status_lists_jobs_and_shows_one(source: Path, tmp_path: Path) -> None:
     state = ("--state-dir", tmp_path / "state")
     nothing = kvbatch("status", *state, "--json")
     assert one_object(nothing.stdout) == {"jobs": []}
+    told = f"no jobs in the state directory {tmp_path / 'state'}, which does not exist\n"
+    assert kvbatch("status", *state).stdout == told
     assert not (tmp_path / "state").exists()
     kvbatch("migrate", source, tmp_path / "copy", "--job", "nightly", *state)
     table = kvbatch("status", *state).stdout.splitlines()
@@ -267,6 +269,7 @@ def test_demo_goes_the_whole_way(tmp_path: Path) -> None:
     assert read_store(tmp_path / "demo" / "received" / "copy") == read_store(tmp_path / "demo" / "source")
     again = kvbatch("demo", "--entries", 2000, "--directory", tmp_path / "demo")
     assert (again.returncode, again.stdout) == (4, "")
+    assert "give another --directory" in again.stderr
     assert "Traceback" not in again.stderr
 
 
