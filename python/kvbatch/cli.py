@@ -131,7 +131,8 @@ def _options(
         "rate_schedule": rate_schedule,
         "source_read_rate": source_read_rate,
         "throttle_check": throttle_check,
-        "peer_timeout": peer_timeout,
+        # A complaint shows what was typed, which is hardly ever 0.0.
+        "peer_timeout": int(peer_timeout) if peer_timeout.is_integer() else peer_timeout,
         "column_families": tuple(column_families or ()),
         "key_range": key_range,
         "job": job,
@@ -221,7 +222,7 @@ def migrate(
         if as_json:
             print_json(summary.to_json())
         else:
-            show_summary(summary)
+            show_summary(summary, migration.plan)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from kvbatch.control_client import JobControl, control
 from kvbatch.errors import RefusedError, StoppedError, UsageError
 from kvbatch.job_discard import check_discardable, discard
 from kvbatch.job_status import JobStatus, command, find_record
-from kvbatch.options import default_state_dir
+from kvbatch.options import MigrationOptions, default_state_dir
 from kvbatch.state import JobRecord, JobState
 from kvbatch.status_view import setting_rows
 
@@ -43,11 +43,12 @@ def resume(job: JobArgument, state_dir: StateOption = None, as_json: JsonOption 
     _tell(_control(job, state_dir).resume(), as_json)
 
 
-def _number_or_auto(option: str, text: str | None) -> int | str | None:
+def _number_or_auto(name: str, text: str | None) -> int | str | None:
+    """Complains as `migrate` does, whether the job runs or not."""
     if text is None or text == "auto":
         return text
     if not text.isdecimal():
-        raise UsageError(f"{option} {text!r}: give a whole number or auto")
+        raise MigrationOptions.complaint(name, text)
     return int(text)
 
 
@@ -71,9 +72,9 @@ def set_settings(
     given: dict[str, int | str | None] = {
         "rate_limit": rate_limit,
         "source_read_rate": source_read_rate,
-        "streams": _number_or_auto("--streams", streams),
+        "streams": _number_or_auto("streams", streams),
         "batch_bytes": batch_size,
-        "window": _number_or_auto("--window", window),
+        "window": _number_or_auto("window", window),
         "compression": compression,
         "max_memory": max_memory,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -71,18 +71,30 @@ class CompressionChoice(StrEnum):
     NONE = "none"
 
 
+def _one_of(choices: type[StrEnum], help_: str) -> Any:
+    """As typer reads an enumeration by itself, but for how its complaint begins."""
+    values = [choice.value for choice in choices]
+
+    def parse(text: str) -> StrEnum:
+        if text not in values:
+            raise typer.BadParameter(f"{text!r} is not one of {', '.join(values)}")
+        return choices(text)
+
+    return typer.Option(parser=parse, metavar=f"[{'|'.join(values)}]", help=help_)
+
+
 SourceArgument = Annotated[str, typer.Argument(metavar="SOURCE", help="A RocksDB directory: PATH or rocksdb:PATH.")]
 TargetArgument = Annotated[
     str, typer.Argument(metavar="TARGET", help="PATH, rocksdb:PATH or kvbatch://host:port/NAME.")
 ]
-ProgressOption = Annotated[ProgressChoice, typer.Option(help="What to show on stderr.")]
-LaneOption = Annotated[LaneChoice, typer.Option(help="How bytes travel.")]
+ProgressOption = Annotated[ProgressChoice, _one_of(ProgressChoice, "What to show on stderr.")]
+LaneOption = Annotated[LaneChoice, _one_of(LaneChoice, "How bytes travel.")]
 StreamsOption = Annotated[
     str | None,
     typer.Option(metavar="N", help="Ranges moved at once: auto, or a number (default: the cores, 4 at most)."),
 ]
 MaxStreamsOption = Annotated[int, typer.Option(help="Most connections that --streams auto makes to the target.")]
-CompressionOption = Annotated[CompressionChoice, typer.Option(help="Compression on the wire.")]
+CompressionOption = Annotated[CompressionChoice, _one_of(CompressionChoice, "Compression on the wire.")]
 TargetCompressionOption = Annotated[
     str,
     typer.Option(help=f"Compression of the target's files: auto (as the source), {', '.join(TARGET_COMPRESSIONS)}."),

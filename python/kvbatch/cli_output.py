@@ -31,7 +31,7 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
     sys.stdout.flush()
 
 
-def show_summary(summary: Summary) -> None:
+def show_summary(summary: Summary, plan: Plan) -> None:
     rows = []
     if summary.finished_before:
         rows += [
@@ -40,6 +40,7 @@ def show_summary(summary: Summary) -> None:
         ]
     rows += [
         ("job", summary.job),
+        *_endpoint_rows(plan),
         # Nobody counts entries where files are moved.
         ("entries", f"{'about ' if summary.lane == 'files' else ''}{summary.entries:,}"),
         (bytes_name(summary.lane), format_bytes(summary.raw_bytes)),
@@ -51,6 +52,11 @@ def show_summary(summary: Summary) -> None:
         ("peak memory", format_bytes(summary.peak_rss_bytes)),
     ]
     print_table(rows)
+
+
+def _endpoint_rows(plan: Plan) -> list[tuple[str, str]]:
+    """As they were understood, which shows a target that was mistyped."""
+    return [("source", plan.source), ("target", plan.target)]
 
 
 def _grafted(plan: Plan) -> str:
@@ -67,7 +73,8 @@ def show_plan(plan: Plan, as_json: bool) -> None:
     print_table(
         [
             ("job", plan.job),
-            ("target", str(plan.target_state)),
+            *_endpoint_rows(plan),
+            ("found there", str(plan.target_state)),
             ("lane", f"{plan.lane}: {plan.lane_reason}"),
             ("column families", ", ".join(plan.column_families)),
             ("entries", f"about {format_count(plan.estimated_entries)}"),

@@ -45,7 +45,7 @@ def status(
     if as_json:
         print_json({"jobs": [each.to_json() for each in jobs]} if job is None else jobs[0].to_json())
     elif job is None:
-        show_jobs(jobs)
+        show_jobs(jobs, directory)
     else:
         show_job(jobs[0])
 

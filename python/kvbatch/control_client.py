@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 import time
@@ -19,7 +20,7 @@ from kvbatch.control_protocol import (
 from kvbatch.errors import KvbatchError, RefusedError, TransportError, UsageError
 from kvbatch.job_status import JobStatus, command, find_record
 from kvbatch.options import default_state_dir
-from kvbatch.state import JobRecord, JobState, control_path
+from kvbatch.state import JobRecord, JobState, control_path, find_job
 
 __all__ = ["JobControl", "control"]
 
@@ -79,15 +80,17 @@ class JobControl:
     def cancel(self, timeout: float = _STOP_SECONDS) -> JobStatus:
         """Stops the job cleanly and waits until it has stopped; it stays resumable. Its state then is "stopped", or how
         else it ended meanwhile. Raises TransportError when it has not stopped `timeout` seconds later."""
-        self._ask(ControlRequest("cancel"))
+        told = self._ask(ControlRequest("cancel"))
         give_up = time.monotonic() + timeout
-        while (record := find_record(self.job, self._state_dir)).alive:
+        while (record := find_job(self._state_dir, self.job)) is not None and record.alive:
             if time.monotonic() >= give_up:
                 raise TransportError(
                     f"job {self.job} was told to stop, and process {record.pid} has not come to its end within "
                     f"{timeout:.0f} s. Nothing is lost; `{self._command('status')}` says when it has"
                 )
             time.sleep(_LOOK_SECONDS)
+        if record is None:  # it had not come as far as its target, and left nothing to know of
+            return dataclasses.replace(told, state=JobState.STOPPED, pid=None, settings=None)
         return JobStatus.of(record, self._state_dir)
 
     def _ask(self, request: ControlRequest) -> JobStatus:

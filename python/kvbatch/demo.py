@@ -14,7 +14,7 @@ from typing import Any
 
 from kvbatch._core.store import write_sample_store
 from kvbatch.comparison import VerifyReport
-from kvbatch.errors import KvbatchError
+from kvbatch.errors import KvbatchError, RefusedError
 from kvbatch.events import Summary
 from kvbatch.migration import Migration
 from kvbatch.options import MigrationOptions
@@ -89,6 +89,11 @@ def run_demo(entries: int, directory: Path | None = None) -> DemoReport:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kvbatch-demo-")))
         directory.mkdir(parents=True, exist_ok=True)
         source = directory / "source"
+        if source.exists():
+            raise RefusedError(
+                f"{source} exists already, and the demo makes a store of its own there. Nothing was written; give "
+                "another --directory, or remove this one"
+            )
         began = time.monotonic()
         write_sample_store(str(source), entries=entries)
         made = time.monotonic()

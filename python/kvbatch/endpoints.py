@@ -28,6 +28,10 @@ __all__ = [
 
 DEFAULT_PORT = 7720
 _ENDPOINTS = "PATH, rocksdb:PATH or kvbatch://host:port/NAME"
+# What hardly anybody means by a path: kvbatch:…, or HOST:PORT before a slash or the end; SCHEME:/….
+_LOOKS_REMOTE = re.compile(
+    r"(?P<receiver>kvbatch:|([\w.-]+|\[[0-9A-Fa-f:.]+\]):\d+(/|$))|[A-Za-z][A-Za-z0-9+.-]*:/",
+)
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
 
@@ -119,6 +123,12 @@ def parse_endpoint(text: str | os.PathLike[str]) -> Endpoint:
         text = rest
     elif "://" in text:
         raise UsageError(f"unknown endpoint {text!r}: this version moves {_ENDPOINTS}")
+    elif (found := _LOOKS_REMOTE.match(text)) and not Path(text.partition("/")[0]).is_dir():
+        receiver = text.removeprefix("kvbatch:").lstrip("/")
+        meant = (
+            f"for a receiver write kvbatch://{receiver}" if found["receiver"] else f"this version moves {_ENDPOINTS}"
+        )
+        raise UsageError(f"{text!r} is no endpoint: {meant}, for a directory of that name ./{text}")
     if not text:
         raise UsageError("an empty path names no store")
     return DirectoryEndpoint(Path(text).absolute())

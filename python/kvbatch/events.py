@@ -73,6 +73,7 @@ class Progress:
     round_trip_seconds   from a frame's last byte to its ack, the smallest of late; None while unknown
     apply_seconds        what the target took to apply a frame, the mean of late; None while unknown
     throttle             what the streams waited for most since the last sample
+    held_back            why every stream is held at this moment, in words: what the throttle check answered last
     throttled_seconds    by reason, the mean over the streams
     stage_seconds        what streams spent in `read` (and pack), `compress`, `network`, and the target in `apply`
     bottleneck           the stage that took most of late
@@ -104,6 +105,7 @@ class Progress:
     round_trip_seconds: float | None = None
     apply_seconds: float | None = None
     throttle: str | None = None
+    held_back: str | None = None
     throttled_seconds: dict[str, float] = field(default_factory=dict)
     stage_seconds: dict[str, float] = field(default_factory=dict)
     bottleneck: str | None = None

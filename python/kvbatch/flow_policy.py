@@ -58,6 +58,7 @@ class FlowPolicy:
         self._samples: dict[CodecName, CodecSample] = {}
         self._compression = flow.settings.compression
         self._shown_throttle: str | None = None
+        self._told_outcome: str | None = None
         self._group: StreamGroup | None = None
         self._pool: BufferPool | None = None
         self._lane = ""
@@ -158,8 +159,14 @@ class FlowPolicy:
             self._bus.publish("settings", rate_limit=limit)
 
     def _hold_for_check(self) -> None:
-        if self._check is not None:
-            self._flow.hold(ThrottleReason.SOURCE_CHECK, self._check.reason)
+        if self._check is None:
+            return
+        reason, outcome = self._check.reason, self._check.outcome
+        self._flow.hold(ThrottleReason.SOURCE_CHECK, reason)
+        # A check that is mistyped would hold the job for ever without a word.
+        if reason is not None and outcome not in (None, self._told_outcome):
+            self._bus.publish("warning", message=f"the job waits: {reason}")
+        self._told_outcome = outcome
 
     def _heed_target(self, observed: Observation) -> None:
         measured: dict[str, Any] = dict(observed.health or {})

@@ -191,6 +191,7 @@ class JobFigures:
             round_trip_seconds=self._round_trip,
             apply_seconds=self._apply,
             throttle=reason.value if reason is not None else None,
+            held_back=self._flow.held_back,
             throttled_seconds=self._throttled(max(len(streams), self._most_streams)),
             stage_seconds={stage: getattr(counters, f"{stage}_seconds") for stage in _STAGES},
             bottleneck=_bottleneck(observed, len(alive)),

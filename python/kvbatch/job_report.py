@@ -16,6 +16,7 @@ from typing import Any
 
 from kvbatch.errors import UsageError
 from kvbatch.events import Progress
+from kvbatch.flow.settings import SETTING_NAMES, show_setting
 from kvbatch.job_status import unknown_job
 from kvbatch.lane_choice import bytes_name
 from kvbatch.options import default_state_dir
@@ -30,8 +31,7 @@ __all__ = ["render_report", "write_report"]
 _FIRST_ROWS = 20
 _NEWEST_ROWS = 60
 _STATE_CLASSES = {"done": "good", "failed": "bad", "stopped": "mid", "interrupted": "mid"}
-_BYTES_OPTIONS = ("max_memory", "batch_bytes", "sst_file_bytes", "range_bytes", "graft_bytes")
-_RATE_OPTIONS = ("rate_limit", "source_read_rate")
+_BYTES_OPTIONS = ("sst_file_bytes", "range_bytes", "graft_bytes")
 _PASSWORD = re.compile(r"(://[^\s/:@]*:)[^\s/@]+@")
 
 
@@ -202,10 +202,10 @@ def _exact_bytes(count: int) -> str:
 
 def _setting(name: str, value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
+        if name in SETTING_NAMES:
+            return show_setting(name, value)
         if name in _BYTES_OPTIONS:
-            return format_bytes(value) if value else "auto"
-        if name in _RATE_OPTIONS:
-            return f"{format_bytes(value)}/s" if value else "none"
+            return format_bytes(value)
     if value is None or value in ([], "", ".."):
         return "–"
     if isinstance(value, list):

@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any
 
 import stamina
@@ -20,7 +20,7 @@ from kvbatch.at_exit import AT_EXIT_SECONDS, stop_at_exit
 from kvbatch.compression import CodecChooser
 from kvbatch.control_server import controlled
 from kvbatch.endpoints import DirectoryEndpoint, check_apart, parse_endpoint
-from kvbatch.errors import KvbatchError, RefusedError, SourceError, StoppedError, TransportError
+from kvbatch.errors import KvbatchError, NoSpaceError, RefusedError, SourceError, StoppedError, TransportError
 from kvbatch.events import SAMPLE_SECONDS, Event, EventBus, Progress, Summary
 from kvbatch.fingerprint import fingerprint_directory
 from kvbatch.flow.job_flow import JobFlow
@@ -30,6 +30,7 @@ from kvbatch.flow.throttle import ThrottleLedger
 from kvbatch.flow_policy import FlowPolicy
 from kvbatch.job_figures import JobFigures
 from kvbatch.job_recorder import JobRecorder
+from kvbatch.job_status import command
 from kvbatch.job_stream import JobStream
 from kvbatch.migration_plan import LANE_CARRIED_ON, make_plan, open_source
 from kvbatch.options import MAX_SIZE, MigrationOptions
@@ -38,6 +39,7 @@ from kvbatch.ranges import KeyRange, Range
 from kvbatch.retries import Retries
 from kvbatch.sent_log import SentLog
 from kvbatch.state import JobRecord, JobState, control_path, job_lock, state_after
+from kvbatch.stopping import StopRequest
 from kvbatch.stream_counters import StreamCounters
 from kvbatch.stream_group import StreamGroup
 from kvbatch.target import TargetSession
@@ -68,7 +70,7 @@ class Migration:
         self.job = self.plan.job
         self._bus = EventBus()
         self._recorder = JobRecorder(options.state_dir, self.job, self._warn)
-        self._stopping = threading.Event()
+        self._stop = StopRequest()
         # Set when the job's thread has something to look at.
         self._wake = threading.Event()
         self._finished = threading.Event()
@@ -137,7 +139,7 @@ class Migration:
 
     def cancel(self) -> None:
         """Stops cleanly: what was applied is made durable and the job stays resumable. `wait` raises StoppedError."""
-        self._stopping.set()
+        self._stop.make()
         self._wake.set()
 
     def wait(self, timeout: float | None = None) -> Summary:
@@ -198,13 +200,24 @@ class Migration:
         """Runs sessions until one finishes the job. Returns the recorded summary when an earlier session had finished
         the job already."""
         for attempt in stamina.retry_context(on=self._wait_before_retry, attempts=None, timeout=None):
-            with attempt:
+            with attempt, self._full_disk_named():
                 return self._run_session()
         raise AssertionError("unreachable")
 
+    @contextmanager
+    def _full_disk_named(self) -> Iterator[None]:
+        """Says whose disk it is: what met it may name a file of the source, or a path of another machine."""
+        try:
+            yield
+        except NoSpaceError as error:
+            raise NoSpaceError(
+                f"the disk of the target {self._target_endpoint} is full: {error}. What is durable there is safe; make "
+                "room on that disk and run the same command again"
+            ) from error
+
     def _wait_before_retry(self, error: Exception) -> float | bool:
         """How long before the next session; False when there is to be none."""
-        if not isinstance(error, KvbatchError) or not error.retryable or self._stopping.is_set():
+        if not isinstance(error, KvbatchError) or not error.retryable or self._stop.made:
             return False
         retry = self._retries.after_failure(self._figures.durable_bytes())
         if retry is None:
@@ -219,14 +232,26 @@ class Migration:
         return retry.wait_seconds
 
     def _open_session(self) -> TargetSession:
+        """A stop ends the waiting for a receiver that does not answer; a session that is open ends in good order."""
         target = self._target_endpoint
         if isinstance(target, DirectoryEndpoint):
             # It shares this side's memory and has no bound of its own.
             return LocalSession(target.path, self.plan.manifest, MAX_SIZE)
-        return RemoteSession(target, self.plan.manifest, self._policy.window, self._policy.silence_seconds)
+        policy = self._policy
+        try:
+            return RemoteSession(
+                target, self.plan.manifest, policy.window, policy.silence_seconds, on_connected=self._stop.watch
+            )
+        except (TransportError, StoppedError) as error:
+            # A connection that was interrupted looks broken.
+            if self._stop.made:
+                raise self._stopped() from error
+            raise
+        finally:
+            self._stop.let_go()
 
     def _run_session(self) -> Summary | None:
-        if self._stopping.is_set():
+        if self._stop.made:
             raise self._stopped()  # while it waited for another attempt
         if self.plan.recorded_end is not None and (done := self._already_finished()) is not None:
             return done
@@ -346,12 +371,12 @@ class Migration:
             # Until a stream ends, somebody stops or changes the job, or a sample or a deadline is due.
             self._wake.wait(max(0.0, min(next_sample, give_up) - time.monotonic()))
             self._wake.clear()
-            if self._stopping.is_set() or group.errors:
+            if self._stop.made or group.errors:
                 if not halt.is_set():
                     halt.set()
                     self._flow.wake()
                     give_up = time.monotonic() + _STOP_GRACE_SECONDS
-                if self._stopping.is_set():
+                if self._stop.made:
                     pool.close()
                 if time.monotonic() >= give_up:
                     # A stream that failed may hold the memory that another one waits for.
@@ -380,7 +405,7 @@ class Migration:
 
     def _raise_first(self, errors: list[Exception]) -> None:
         """What ended the streams; a stream that only stopped because of another's error does not count."""
-        if self._stopping.is_set() and all(isinstance(error, KvbatchError) and error.resumable for error in errors):
+        if self._stop.made and all(isinstance(error, KvbatchError) and error.resumable for error in errors):
             raise self._stopped()
         causes = [error for error in errors if not isinstance(error, StoppedError)]
         # A permanent reason tells more than what passes, and anything more than the broken connections around it.
@@ -420,7 +445,8 @@ class Migration:
         if fingerprint_directory(self._source_endpoint.path) != self.plan.manifest.fingerprint:
             raise SourceError(
                 f"the source {self._source_endpoint} was written to during the migration. The target is left "
-                "unfinished; remove it and migrate again while nothing writes to the source"
+                f"unfinished; discard it with `{command('cancel --discard', self.job, self._options.state_dir)}` and "
+                "migrate again while nothing writes to the source"
             )
 
     def _summarize(self) -> Summary:

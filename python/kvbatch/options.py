@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from kvbatch._core import store
 from kvbatch.errors import UsageError
 from kvbatch.flow.rate_schedule import RateSchedule, parse_rate
-from kvbatch.flow.settings import JobSettings
+from kvbatch.flow.settings import SETTING_NAMES, JobSettings
 from kvbatch.flow.source_check import SourceCheck
 from kvbatch.ranges import KeyRange, parse_key_range
 from kvbatch.units import parse_bytes
@@ -148,7 +147,6 @@ def _size(command_line: str, default: int) -> Any:
     )
 
 
-_SETTINGS = tuple(field.name for field in dataclasses.fields(JobSettings))
 _A_RATE = "bytes a second, 64KiB/s or more, like 20MiB/s; 0 for no limit"
 
 
@@ -162,11 +160,16 @@ class _Options(BaseModel):
             return cls(**options)
         except ValidationError as error:
             name = str(error.errors()[0]["loc"][0])
-            field = cls.model_fields.get(name)
-            if field is None:
+            if name not in cls.model_fields:
                 known = ", ".join(cls.model_fields)
                 raise UsageError(f"there is no option {name!r}; there are {known}") from error
-            raise UsageError(f"{_shown(name, field.title)} {options[name]!r}: give {field.description}") from error
+            raise cls.complaint(name, options[name]) from error
+
+    @classmethod
+    def complaint(cls, name: str, given: Any) -> UsageError:
+        """What is wrong with what was given for this option."""
+        field = cls.model_fields[name]
+        return UsageError(f"{_shown(name, field.title)} {given!r}: give {field.description}")
 
 
 _FamilyNames = Annotated[tuple[str, ...], BeforeValidator(_check_family_names)]
@@ -274,7 +277,7 @@ class MigrationOptions(_Options):
     @property
     def settings(self) -> JobSettings:
         """Those that can be changed while the job runs."""
-        return JobSettings(**{name: getattr(self, name) for name in _SETTINGS})
+        return JobSettings(**{name: getattr(self, name) for name in SETTING_NAMES})
 
     @property
     def expected_streams(self) -> int:
@@ -283,13 +286,13 @@ class MigrationOptions(_Options):
 
     def changed(self, settings: JobSettings, **changes: Any) -> dict[str, Any]:
         """`changes` of the settings that hold now, as `checked` reads them. Raises UsageError."""
-        unknown = next((name for name in changes if name not in _SETTINGS), None)
+        unknown = next((name for name in changes if name not in SETTING_NAMES), None)
         if unknown is not None:
-            raise UsageError(f"{unknown!r} cannot be changed while a job runs; {', '.join(_SETTINGS)} can")
+            raise UsageError(f"{unknown!r} cannot be changed while a job runs; {', '.join(SETTING_NAMES)} can")
         if not changes:
-            raise UsageError(f"nothing to change was given: {', '.join(_SETTINGS)}")
+            raise UsageError(f"nothing to change was given: {', '.join(SETTING_NAMES)}")
         now = {name: getattr(settings, name) or "auto" for name in ("streams", "batch_bytes", "window")}
-        now |= {name: getattr(settings, name) for name in _SETTINGS if name not in now}
+        now |= {name: getattr(settings, name) for name in SETTING_NAMES if name not in now}
         now["max_streams"] = self.max_streams
         checked = MigrationOptions.checked(**(now | changes))
         return {name: getattr(checked, name) for name in changes}

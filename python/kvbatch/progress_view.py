@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kvbatch.events import Event
+from kvbatch.flow.settings import show_setting
 from kvbatch.units import format_bytes, format_count, format_seconds
 
 __all__ = ["ProgressMode", "follow", "print_event"]
@@ -28,7 +29,6 @@ _MAX_WIDTH = 110
 _LINES_BESIDE_STREAMS = 8
 # What was waited for less is not worth a word.
 _SHARE_SHOWN = 0.01
-_SETTINGS_IN_BYTES = ("batch_bytes", "max_memory", "rate_limit", "source_read_rate")
 
 
 # -- what is said of a sample; fields that a verification does not have are left out -----------------------------------
@@ -117,17 +117,13 @@ def _message(event: Event) -> str | None:
     if event.kind == "state":
         return "paused" if data["state"] == "paused" else f"goes on: {data['state']}"
     if event.kind == "settings":
-        return "set " + ", ".join(f"{name} to {_setting(name, value)}" for name, value in data.items())
+        return "set " + ", ".join(f"{name} to {show_setting(name, value)}" for name, value in data.items())
     if event.kind == "retry":
         which = f"retry {data['retry']} of {data['retries']}"
         return f"attempt {data['attempt']} failed, {which} in {data['wait_seconds']:.1f} s: {data['error']}"
     if event.kind == "warning":
         return str(data["message"])
     return None
-
-
-def _setting(name: str, value: Any) -> str:
-    return format_bytes(value) if name in _SETTINGS_IN_BYTES else str(value)
 
 
 def print_event(event: Event, stream: TextIO | None = None) -> None:

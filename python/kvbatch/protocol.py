@@ -37,7 +37,8 @@ _SOCKET_BUFFER_BYTES = 4 << 20
 _CONNECT_SECONDS = 10.0
 # There is no such name, or it has no address; EAI_AGAIN and the like are faults of the resolver, which pass.
 _NO_SUCH_HOST = (socket.EAI_NONAME, socket.EAI_NODATA)
-_WELCOME_MILLISECONDS = 30_000
+# A greeting is no work for a receiver, and has as long as the connection itself.
+_WELCOME_MILLISECONDS = 10_000
 # A resolver that does not know one of these any more has a fault too.
 _reached_hosts: set[str] = set()
 # A dead peer is noticed by TCP itself; a silent but living one after this long. A receiver that is at work says every
@@ -128,9 +129,9 @@ class Peer:
         if self._frame.raw_length > _KEPT_FRAME_BYTES:
             self._frame.release()
         if type_ == FrameType.ERROR:
-            raise error_for_kind(
-                str(value.get("kind")), str(value.get("message")), retryable=bool(value.get("retryable"))
-            )
+            # Its paths are of its machine. Receivers alone report errors.
+            message = f"at the receiver {self.name}: {value.get('message')}"
+            raise error_for_kind(str(value.get("kind")), message, retryable=bool(value.get("retryable")))
         if type_ not in expected:
             raise ProtocolError(f"{self.name} sent {type_.name} where {_names(expected)} was due")
         return type_, value
@@ -212,9 +213,10 @@ def connect(
     silence_seconds: float | None = None,
     **more: Any,
 ) -> tuple[Peer, dict[str, Any]]:
-    """Connects and shakes hands; the peer and its WELCOME. A peer that is silent for `silence_seconds` is given up.
-    `on_connected` gets the peer before anything is waited for, so that another thread can close it. Raises UsageError
-    for a host that does not exist, TransportError, ProtocolError."""
+    """Connects and shakes hands; the peer and its WELCOME. A peer that is silent for `silence_seconds` is given up, one
+    that does not greet no later than after 10 seconds. `on_connected` gets the peer before anything is waited for, so
+    that another thread can close it. Raises UsageError for a host that does not exist, TransportError, ProtocolError.
+    """
     try:
         sock = socket.create_connection((host, port), timeout=_CONNECT_SECONDS)
     except OSError as error:
@@ -226,8 +228,14 @@ def connect(
     try:
         on_connected(peer)
         silence = round(1000 * (silence_seconds or SILENCE_SECONDS))
-        peer.connection.set_timeout(min(_WELCOME_MILLISECONDS, silence))
+        patience = min(_WELCOME_MILLISECONDS, silence)
+        peer.connection.set_timeout(patience)
         peer.send(FrameType.HELLO, hello(role, **more))
+        if not peer.connection.wait_readable(patience):
+            raise TransportError(
+                f"{peer.name} took the connection and said nothing within {patience / 1000:g} s: what answers there "
+                "may be no kvbatch receiver. Check host and port"
+            )
         welcome = peer.receive(FrameType.WELCOME)[1]
         peer.connection.set_timeout(silence)
     except BaseException:

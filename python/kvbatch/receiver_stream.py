@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from kvbatch._core.frame import LARGE_ENTRY_BYTES, BufferPool, Frame, FrameType
 from kvbatch.errors import ClosedError, ProtocolError, TransportError
@@ -27,11 +28,18 @@ class ReceiverStream:
     """Applies the frames of one connection and acknowledges them."""
 
     def __init__(
-        self, peer: Peer, ranges: AppliedRanges, pool: BufferPool, window: object, counters: StreamCounters
+        self,
+        peer: Peer,
+        ranges: AppliedRanges,
+        path: Path,
+        pool: BufferPool,
+        window: object,
+        counters: StreamCounters,
     ) -> None:
-        """`window`: how many frames the sender keeps unacknowledged, as it says. Raises ProtocolError for one that is
-        none."""
+        """`path`: the target. `window`: how many frames the sender keeps unacknowledged, as it says. Raises
+        ProtocolError for one that is none."""
         self._peer = peer
+        self._path = path
         self._use_window(window, "HELLO")
         self._apply_nanoseconds = 0
         self._health_due = 0.0
@@ -111,7 +119,7 @@ class ReceiverStream:
                 connection.wait_readable(-1)
 
     def _receive_piece(self, file: int, offset: int) -> int:
-        return self._peer.connection.receive_file(file, offset, "the target's file")
+        return self._peer.connection.receive_file(file, offset, f"a file of the target {self._path}")
 
     def _acknowledge_when_due(self) -> None:
         full = self._unacknowledged >= self._frames_per_ack

@@ -248,7 +248,7 @@ class Receiver:
         ranges = AppliedRanges(session.job)
         try:
             with self.counters.stream() as counters:
-                stream = ReceiverStream(peer, ranges, self.pool, window, counters)
+                stream = ReceiverStream(peer, ranges, session.path, self.pool, window, counters)
                 peer.send(FrameType.WELCOME, hello("receiver"))
                 self._greet(peer)
                 stream.run()

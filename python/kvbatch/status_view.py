@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -18,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kvbatch.cli_output import print_table
+from kvbatch.flow.settings import show_setting
 from kvbatch.job_status import JobStatus
 from kvbatch.units import format_bytes, format_count, format_seconds
 
@@ -107,13 +109,14 @@ def _cut(text: str, width: int) -> str:
     return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"
 
 
-def show_jobs(jobs: Sequence[JobStatus]) -> None:
+def show_jobs(jobs: Sequence[JobStatus], state_dir: Path) -> None:
     if jobs:
         rows = list_rows(jobs)
         # In a pipe nothing is cut.
         print_table(fit(rows, shutil.get_terminal_size().columns) if sys.stdout.isatty() else rows)
     else:
-        print("no jobs")
+        missing = "" if state_dir.exists() else ", which does not exist"
+        print(f"no jobs in the state directory {state_dir}{missing}")
 
 
 def job_line(status: JobStatus) -> str:
@@ -143,11 +146,11 @@ def _shown(name: str, value: Any) -> str:
         return ", ".join(f"{key} {_shown(name, each)}" for key, each in value.items() if each)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
-    if name in ("rate_limit", "source_read_rate"):
-        return f"{format_bytes(value)}/s" if value else "none"
+    if name == "rate_limit":
+        return show_setting(name, value)
     if name.endswith("_bytes_per_second") or name == "bytes_per_second":
         return f"{format_bytes(value)}/s"
-    if name.endswith(("_bytes", "max_memory")):
+    if name.endswith("_bytes"):
         return format_bytes(value)
     if name.endswith("_per_second"):
         return f"{format_count(value)}/s"
@@ -157,10 +160,7 @@ def _shown(name: str, value: Any) -> str:
 
 
 def setting_rows(settings: dict[str, Any]) -> list[tuple[str, str]]:
-    return [
-        (f"setting {_words(name)}", "auto" if name in _CHOSEN and not value else _shown(name, value))
-        for name, value in settings.items()
-    ]
+    return [(f"setting {_words(name)}", show_setting(name, value)) for name, value in settings.items()]
 
 
 def _stream_rows(streams: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ __all__ = ["StopRequest"]
 
 
 class StopRequest:
-    """Whoever works asks for it between two steps; whoever waits for a peer loses the connection."""
+    """Whoever works asks for it between two steps; whoever waits for a peer that is watched loses the connection."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -39,3 +39,8 @@ class StopRequest:
         with self._lock:
             self._peers.append(peer)
         self.check()
+
+    def let_go(self) -> None:
+        """`make` closes no peer that was watched so far: whoever works with those ends in good order."""
+        with self._lock:
+            self._peers.clear()

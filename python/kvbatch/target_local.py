@@ -139,7 +139,7 @@ def copy_piece(source: int, source_offset: int, target: int, target_offset: int,
             copied = _copy_some(source, source_offset, target, target_offset, length)
         except OSError as error:
             kind = NoSpaceError if error.errno in _NO_SPACE else TargetError
-            raise kind(f"copy {name}: {error.strerror}") from error
+            raise kind(f"write the copy of {name}: {error.strerror}") from error
         if copied == 0:
             raise SourceError(f"read {name}: the file was cut at byte {source_offset} while it was copied")
         source_offset += copied

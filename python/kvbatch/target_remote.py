@@ -6,6 +6,7 @@ import dataclasses
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 
 from kvbatch._core.base import chain_file_piece, xxh3_64
 from kvbatch._core.codec import Codec
@@ -16,7 +17,7 @@ from kvbatch.errors import CorruptionError, ProtocolError, RefusedError, Transpo
 from kvbatch.flow.stream_meter import StreamMeter
 from kvbatch.flow.throttle import ThrottleReason
 from kvbatch.manifest import Manifest
-from kvbatch.protocol import MALFORMED, Peer, connect, cursor_from_json, malformed_is_protocol_error
+from kvbatch.protocol import MALFORMED, Peer, connect, cursor_from_json, ignore_peer, malformed_is_protocol_error
 from kvbatch.ranges import Range
 from kvbatch.target import FileSums
 from kvbatch.target_job import FileTotals, OpenReply
@@ -194,16 +195,24 @@ class RemoteStream:
 
 class RemoteSession:
     def __init__(
-        self, endpoint: ReceiverEndpoint, manifest: Manifest, window: int, silence_seconds: float | None = None
+        self,
+        endpoint: ReceiverEndpoint,
+        manifest: Manifest,
+        window: int,
+        silence_seconds: float | None = None,
+        on_connected: Callable[[Peer], None] = ignore_peer,
     ) -> None:
-        """`window`: of streams that no meter gives one. `silence_seconds`: see kvbatch.protocol.connect."""
+        """`window`: of streams that no meter gives one. The rest, for the control connection: see
+        kvbatch.protocol.connect."""
         self._endpoint = endpoint
         self._window = window
         self._silence_seconds = silence_seconds
         # Streams ask on the control connection too.
         self._lock = threading.Lock()
         self._job_hash = xxh3_64(manifest.job.encode())
-        self._control, welcome = connect(endpoint.host, endpoint.port, "control", silence_seconds=silence_seconds)
+        self._control, welcome = connect(
+            endpoint.host, endpoint.port, "control", on_connected=on_connected, silence_seconds=silence_seconds
+        )
         try:
             answer = self._control.request("open", name=endpoint.name, manifest=manifest.to_json())
             with malformed_is_protocol_error(self._control.name, "answer to open"):

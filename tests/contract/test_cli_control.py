@@ -68,7 +68,7 @@ def test_a_running_job_is_paused_changed_resumed_and_stopped(state_dir: Path) ->
     [
         (["pause", "nobody"], 2, "no job 'nobody'"),
         (["set", "nightly"], 2, "--source-read-rate"),
-        (["set", "nightly", "--streams", "many"], 2, "--streams 'many': give a whole number or auto"),
+        (["set", "nightly", "--streams", "many"], 2, "--streams 'many': give auto, or a whole number from 1 to 64"),
         (["pause", "nightly"], 4, f"kvbatch migrate /data/source /data/copy {OPTION_WORDS} --job nightly"),
         (["resume", "nightly"], 4, f"kvbatch migrate /data/source /data/copy {OPTION_WORDS} --job nightly"),
         (["set", "nightly", "--window", "4"], 4, "job nightly is stopped"),

@@ -181,6 +181,16 @@ def test_without_json_there_is_a_table_and_plain_lines(source: Path, tmp_path: P
     assert verified.stderr == ""
 
 
+def test_source_and_target_are_shown_as_they_were_understood(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in ("plan", "migrate"):
+        done = kvbatch(command, source, "rocksdb:./copy")
+        rows = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in done.stdout.splitlines())
+        assert (rows["source"], rows["target"]) == (str(source), str(tmp_path / "copy"))
+
+
 def test_bytes_of_files_are_not_called_keys_and_values(source: Path, tmp_path: Path) -> None:
     pytest.importorskip("jinja2")
     pytest.importorskip("matplotlib")
@@ -201,6 +211,8 @@ def test_status_lists_jobs_and_shows_one(source: Path, tmp_path: Path) -> None:
     state = ("--state-dir", tmp_path / "state")
     nothing = kvbatch("status", *state, "--json")
     assert one_object(nothing.stdout) == {"jobs": []}
+    told = f"no jobs in the state directory {tmp_path / 'state'}, which does not exist\n"
+    assert kvbatch("status", *state).stdout == told
     assert not (tmp_path / "state").exists()
     kvbatch("migrate", source, tmp_path / "copy", "--job", "nightly", *state)
     table = kvbatch("status", *state).stdout.splitlines()
@@ -256,6 +268,7 @@ def test_demo_goes_the_whole_way(tmp_path: Path) -> None:
     assert read_store(tmp_path / "demo" / "received" / "copy") == read_store(tmp_path / "demo" / "source")
     again = kvbatch("demo", "--entries", 2000, "--directory", tmp_path / "demo")
     assert (again.returncode, again.stdout) == (4, "")
+    assert "give another --directory" in again.stderr
     assert "Traceback" not in again.stderr
 
 

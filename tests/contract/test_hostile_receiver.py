@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,19 +154,49 @@ def test_a_host_that_was_reached_before_is_not_taken_for_a_wrong_name(
         kvbatch.verify(source, f"kvbatch://127.0.0.1:{receiver.port}/copy")
 
 
-@pytest.mark.parametrize("answers", [[], [welcome()]])
+@pytest.mark.parametrize(
+    ("answers", "expected"), [([], r"within 0\.2 s: .* may be no kvbatch receiver"), ([welcome()], "time-out")]
+)
 def test_a_receiver_that_falls_silent_is_given_up(
-    source: Path, monkeypatch: pytest.MonkeyPatch, answers: list[bytes]
+    source: Path, monkeypatch: pytest.MonkeyPatch, answers: list[bytes], expected: str
 ) -> None:
     monkeypatch.setattr("kvbatch.protocol._WELCOME_MILLISECONDS", 200)
+    with fake_receiver(FallsSilent(*answers)) as port, pytest.raises(kvbatch.TransportError, match=expected):
+        migrate(source, port, peer_timeout=1)
 
-    def silent(sock: socket.socket) -> None:
-        says(*answers)(sock)
+
+class FallsSilent:
+    """Answers as told, then takes what comes and says nothing."""
+
+    def __init__(self, *answers: bytes) -> None:
+        self._answers = says(*answers)
+        self.is_silent = threading.Event()
+
+    def __call__(self, sock: socket.socket) -> None:
+        self._answers(sock)
+        self.is_silent.set()
         while sock.recv(1 << 16):
             pass
 
-    with fake_receiver(silent) as port, pytest.raises(kvbatch.TransportError, match="time-out"):
-        migrate(source, port, peer_timeout=1)
+
+@pytest.mark.parametrize("answers", [[], [welcome()]], ids=["does not greet", "does not open"])
+@pytest.mark.parametrize("way", ["cancel", "control"])
+def test_a_stop_ends_the_waiting_for_a_receiver_that_does_not_answer(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: list[bytes], way: str
+) -> None:
+    # Only the stop can end it within the test's patience.
+    monkeypatch.setattr("kvbatch.protocol._WELCOME_MILLISECONDS", 1_000 * 10 * WAIT_SECONDS)
+    silent = FallsSilent(*answers)
+    with fake_receiver(silent) as port:
+        job = kvbatch.migrate(source, f"kvbatch://127.0.0.1:{port}/copy", retries=0, state_dir=tmp_path / "state")
+        assert silent.is_silent.wait(WAIT_SECONDS)
+        if way == "cancel":
+            job.cancel()
+        else:
+            stopped = kvbatch.control(job.job, tmp_path / "state").cancel(WAIT_SECONDS)
+            assert (stopped.state, stopped.runs) == ("stopped", False)
+        with pytest.raises(kvbatch.StoppedError, match="stopped on request"):
+            job.wait(timeout=WAIT_SECONDS)
 
 
 def test_nonsense_on_the_command_line_is_a_message_and_an_exit_code(source: Path) -> None:

@@ -64,6 +64,7 @@ def _fill_disk_and_go_on(source: Path, place: Place, **options: Any) -> kvbatch.
         kvbatch.migrate(source, place.endpoint(), **options).wait()
     assert full.value.exit_code == 75
     assert full.value.resumable
+    place.check_full_disk(str(full.value))
     # Still full: the same answer, and nothing is lost by asking.
     with pytest.raises(kvbatch.NoSpaceError):
         kvbatch.migrate(source, place.endpoint(), **options).wait()

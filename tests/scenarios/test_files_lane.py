@@ -332,6 +332,7 @@ def test_full_disk_is_resumable_and_goes_on_inside_the_file(tmp_path: Path, smal
         done = run_kvbatch(*command)
         assert done.returncode == 75, done.stderr
         assert "No space left" in done.stderr
+        small_place.check_full_disk(done.stderr.removeprefix("kvbatch: "))
         assert "nothing is lost; carry on with" in done.stderr
     [staging] = small_place.root.iterdir()
     assert max(file.stat().st_size for file in staging.iterdir()) >= 2 * FILE_PIECE_BYTES

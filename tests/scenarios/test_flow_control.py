@@ -14,6 +14,7 @@ import pytest
 
 import kvbatch
 from kvbatch.options import MigrationOptions
+from kvbatch.status_view import job_rows
 from kvbatch.target_job import TargetJob
 from kvbatch.target_local import LocalSession
 from kvbatch.target_remote import RemoteSession
@@ -360,11 +361,14 @@ def test_nothing_moves_before_the_source_is_well(
         held = job.until_held("source-check")
         assert (held.batches, held.entries, held.state) == (0, 0, "running")
         job.check_nothing_moves()
+        shown = dict(job_rows(kvbatch.control(job.migration.job).status()))
+        assert shown["held back"].endswith(f"test ! -e '{busy}'\" exited with 1")
         busy.unlink()
         summary = job.finish()
         assert job.progress.throttled_seconds["source-check"] > 0
     assert summary.throttled_seconds > 0
     assert job.told("throttle")[0] == {"reason": "source-check"}
+    assert [warning["message"].rpartition('"')[2] for warning in job.told("warning")] == [" exited with 1"]
     check_equal(place.path())
 
 

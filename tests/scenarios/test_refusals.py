@@ -406,3 +406,16 @@ def test_owner_opens_a_finished_target_for_writing_without_special_options(tmp_p
     store[b"new"] = b"1"
     store.close()
     assert read_store(tmp_path / "target") == {"default": {**numbered(20), b"new": b"1"}}
+
+
+def test_what_a_receiver_refuses_is_said_to_stand_there(tmp_path: Path, receiver: kvbatch.Receiver) -> None:
+    """Its paths look like those of this machine."""
+    source = _source(tmp_path)
+    there = f"at the receiver 127.0.0.1:{receiver.port}: "
+    with pytest.raises(kvbatch.UsageError) as missing:
+        kvbatch.verify(source, f"kvbatch://127.0.0.1:{receiver.port}/nope")
+    assert str(missing.value).startswith(f"{there}{receiver.root / 'nope'} does not exist")
+    write_store(receiver.root / "copy", {"default": {b"theirs": b"1"}})
+    with pytest.raises(kvbatch.RefusedError) as taken:
+        kvbatch.plan(source, f"kvbatch://127.0.0.1:{receiver.port}/copy")
+    assert str(taken.value).startswith(f"{there}the target {receiver.root / 'copy'} already holds data")

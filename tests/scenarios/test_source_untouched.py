@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -114,3 +116,19 @@ def test_target_shares_no_file_with_the_source(tmp_path: Path) -> None:
     kvbatch.migrate(source, tmp_path / "target").wait()
     inodes = {entry.stat().st_ino for entry in source.iterdir()}
     assert not inodes & {entry.stat().st_ino for entry in (tmp_path / "target").iterdir()}
+
+
+def test_the_target_of_a_source_that_was_written_to_is_discarded_by_the_command_that_is_named(
+    tmp_path: Path, place: Place
+) -> None:
+    source = write_store(tmp_path / "source", FAMILIES)
+    with (
+        patch("kvbatch.migration.fingerprint_directory", return_value="another"),
+        pytest.raises(kvbatch.SourceError, match="was written to during the migration") as raised,
+    ):
+        kvbatch.migrate(source, place.endpoint()).wait()
+    assert place.path().exists()
+    program, *command = shlex.split(str(raised.value).split("`")[1])
+    done = run_kvbatch(*command, "--yes")
+    assert (program, done.returncode) == ("kvbatch", 0), done.stderr
+    assert not place.path().exists()

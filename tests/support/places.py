@@ -27,6 +27,15 @@ class Place:
     def path(self, name: str = "target") -> Path:
         return self.root / name
 
+    def check_full_disk(self, message: str) -> None:
+        """That it says whose disk is full, and where the target stands on it."""
+        whose, _, rest = message.partition(" is full: ")
+        assert whose == f"the disk of the target {self.endpoint()}"
+        if self.receiver is not None:
+            assert rest.startswith(f"at the receiver 127.0.0.1:{self.receiver.port}: ")
+            assert str(self.root) in rest
+        assert "make room on that disk and run the same command again" in rest
+
 
 _MEMORY = Path("/dev/shm")
 _ENOUGH_BYTES = 2 << 30

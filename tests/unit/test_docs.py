@@ -17,6 +17,7 @@ from kvbatch._core.frame import HEADER_BYTES, BufferPool, Frame, FrameHeader, Fr
 from kvbatch._core.store import RangeReader, SourceStore
 from kvbatch.cli import app
 from kvbatch.errors import KvbatchError
+from kvbatch.options import MigrationOptions
 from support.stores import numbered, write_store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,6 +88,24 @@ def test_every_exception_has_its_section_and_its_exit_code(kind: type[KvbatchErr
     retryable = "yes" if kind.default_retryable else "no"
     row = rf"^\| .*`{kind.__name__}` \| {kind.exit_code} \| {retryable} \|$"
     assert re.search(row, ERRORS, flags=re.MULTILINE)
+
+
+def python_table(section: str) -> list[list[str]]:
+    """The cells of a table of docs/python-api.md, without its header."""
+    text = (ROOT / "docs/python-api.md").read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")]
+
+
+def test_every_option_of_a_migration_is_in_the_python_page_with_its_name_on_the_command_line() -> None:
+    named = {cells[0].strip("`"): cells[1].strip("`") for cells in python_table("Options")}
+    assert named == {name: field.title or "" for name, field in MigrationOptions.model_fields.items()}
+
+
+def test_every_member_of_a_migration_is_in_the_python_page() -> None:
+    named = {name for cells in python_table("Migration") for name in re.findall(r"`(\w+)", cells[0])}
+    members = {name for name in vars(kvbatch.Migration) if not name.startswith("_")}
+    # `kvbatch.migrate` has called the one, the end of the program calls the other.
+    assert named == members - {"start", "stop_at_exit"} | {"job", "plan"}
 
 
 def example_frame() -> bytes:

@@ -88,6 +88,40 @@ def test_what_is_no_endpoint_is_wrong_usage(text: str) -> None:
         parse_endpoint(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "spelling"),
+    [
+        ("kvbatch:/127.0.0.1:7720/x", "write kvbatch://127.0.0.1:7720/x, "),
+        ("kvbatch:host/x", "write kvbatch://host/x, "),
+        ("127.0.0.1:7720/x", "write kvbatch://127.0.0.1:7720/x, "),
+        ("db-2.example:7720/x/y", "write kvbatch://db-2.example:7720/x/y, "),
+        ("localhost:7720", "write kvbatch://localhost:7720, "),
+        ("[::1]:7720/x", "write kvbatch://[::1]:7720/x, "),
+        ("ftp:/host/x", "PATH, rocksdb:PATH or kvbatch://host:port/NAME, "),
+    ],
+)
+def test_a_mistyped_endpoint_is_no_new_directory(
+    text: str, spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as raised:
+        parse_endpoint(text)
+    assert spelling in str(raised.value)
+    assert str(raised.value).endswith(f"for a directory of that name ./{text}")
+    for meant in (f"./{text}", f"rocksdb:{text}"):
+        assert parse_endpoint(meant) == DirectoryEndpoint(tmp_path / text)
+    (tmp_path / text.partition("/")[0]).mkdir()
+    assert parse_endpoint(text) == DirectoryEndpoint(tmp_path / text)
+
+
+@pytest.mark.parametrize(
+    "text", ["a:b", "backup-12:30:00", "2026-01-01T12:30:00/x:1", "x/127.0.0.1:7720/y", "C:stores"]
+)
+def test_a_colon_alone_makes_no_address(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert parse_endpoint(text) == DirectoryEndpoint(tmp_path / text)
+
+
 @pytest.mark.parametrize("given", [None, 3, ["/data"], "/data/a\0b"], ids=repr)
 def test_what_names_nothing_is_wrong_usage_in_every_call(given: Any, tmp_path: Path) -> None:
     for call in (kvbatch.plan, kvbatch.migrate, kvbatch.verify):

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -162,6 +164,8 @@ def test_a_check_holds_the_job_before_its_first_answer(monkeypatch: pytest.Monke
         def reason(self) -> str | None:
             return answers[0]()
 
+        outcome = None
+
     monkeypatch.setattr("kvbatch.flow_policy.SourceCheck", Check)
     steered = Steered(throttle_check="true")
     steered.look()
@@ -169,3 +173,26 @@ def test_a_check_holds_the_job_before_its_first_answer(monkeypatch: pytest.Monke
     answers[0] = lambda: None
     steered.look()
     assert held(steered.flow) is None
+
+
+def test_what_a_check_answers_is_told_when_it_ends_in_another_way(tmp_path: Path) -> None:
+    """Not each time that it says something else."""
+    (tmp_path / "status").write_text("3")
+    steered = Steered(throttle_check=f"date +%N; exit $(cat {tmp_path / 'status'})")
+    check = steered.policy._check
+    assert check is not None
+    try:
+        for status in ("3", "4"):
+            (tmp_path / "status").write_text(status)
+            deadline = time.monotonic() + 60
+            while check.outcome != f"exited with {status}":
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            for _ in range(3):
+                steered.look()
+        held_back = steered.flow.held_back
+    finally:
+        steered.policy.close()
+    assert held_back is not None
+    assert " exited with 4: " in held_back
+    assert [data["message"].partition(" exited with ")[2][0] for data in steered.told("warning")] == ["3", "4"]

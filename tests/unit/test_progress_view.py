@@ -212,7 +212,13 @@ def test_what_an_operator_changed_is_told() -> None:
     changes = [
         Event("state", 1.0, {"state": "paused"}),
         Event("settings", 1.5, {"rate_limit": 20 << 20, "streams": 2}),
+        Event("settings", 1.6, {"rate_limit": 0, "batch_bytes": 0}),
         Event("state", 2.0, {"state": "running"}),
     ]
-    told = ["paused", "set rate_limit to 20 MiB, streams to 2", "goes on: running"]
+    told = [
+        "paused",
+        "set rate_limit to 20 MiB/s, streams to 2",
+        "set rate_limit to none, batch_bytes to auto",
+        "goes on: running",
+    ]
     assert shown("plain", [*changes, FAILED[-1]]).splitlines() == told

@@ -87,6 +87,21 @@ def test_of_a_command_that_says_much_the_end_is_told() -> None:
     assert len(answer) < 400
 
 
+def test_a_command_that_does_not_exist_is_said_to() -> None:
+    answer = answer_of("no-such-command --now")
+    assert answer is not None
+    assert answer.startswith("throttle check 'no-such-command --now' exited with 127, command not found: ")
+
+
+def test_the_outcome_is_the_same_whatever_a_check_says_each_time() -> None:
+    with SourceCheck("date +%N; exit 3", interval=0.01) as source:
+        assert source.outcome is None
+        wait_for(lambda: source.outcome == "exited with 3")
+        said = source.reason
+        wait_for(lambda: source.reason != said)
+        assert source.outcome == "exited with 3"
+
+
 def test_a_command_killed_by_a_signal_is_not_ok() -> None:
     assert answer_of("kill -9 $$") == "throttle check 'kill -9 $$' died of 9"
 

@@ -58,6 +58,12 @@ class JobFlow:
         """Whether streams wait behind their next frame, for whatever reason."""
         return self._first_hold is not None
 
+    @property
+    def held_back(self) -> str | None:
+        """Why every stream is held, in words; None when none is, or somebody paused the job."""
+        with self._condition:
+            return None if self._first_hold is None else self._holds.get(self._first_hold)
+
     def change(self, **changes: Any) -> JobSettings:
         """Settings that hold from now on; the caller has checked them."""
         with self._condition:

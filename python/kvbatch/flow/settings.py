@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["JobSettings"]
+from kvbatch.units import format_bytes
+
+__all__ = ["SETTING_NAMES", "JobSettings", "show_setting"]
+
+_RATES = ("rate_limit", "source_read_rate")
+_SIZES = ("batch_bytes", "max_memory")
+_ADAPTING = ("streams", "batch_bytes", "window")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,3 +26,15 @@ class JobSettings:
     window: int = 0
     compression: str = "auto"
     max_memory: int = 0
+
+
+SETTING_NAMES = tuple(field.name for field in dataclasses.fields(JobSettings))
+
+
+def show_setting(name: str, value: Any) -> str:
+    """As people read it: 20 MiB/s, none, auto."""
+    if name in _RATES:
+        return f"{format_bytes(value)}/s" if value else "none"
+    if name in _ADAPTING and not value:
+        return "auto"
+    return format_bytes(value) if name in _SIZES else str(value)

@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Callable
+from typing import NamedTuple
 
 from kvbatch.errors import UsageError
 
@@ -28,8 +29,19 @@ _LOOK_SECONDS = 0.05
 _STOP_SECONDS = 1.0
 
 
+_COMMAND_NOT_FOUND = 127
+_UNKNOWN = "has not answered yet"
+
+
 class _TimedOutError(Exception):
     pass
+
+
+class _Complaint(NamedTuple):
+    """How a check ended that is not well, and behind it what it said, which may differ each time."""
+
+    outcome: str
+    said: str = ""
 
 
 class SourceCheck:
@@ -43,12 +55,12 @@ class SourceCheck:
         self._interval = interval
         self._timeout = timeout
         self._lock = threading.Lock()
-        self._reason: str | None = f"{self._name} has not answered yet"
+        self._complaint: _Complaint | None = _Complaint(_UNKNOWN)
         self._asked_at: float | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="kvbatch-source-check", daemon=True)
 
-    def _way(self, check: Check) -> tuple[str, Callable[[], str | None]]:
+    def _way(self, check: Check) -> tuple[str, Callable[[], _Complaint | None]]:
         if callable(check):
             return f"throttle check {getattr(check, '__qualname__', repr(check))}", lambda: _ask_callable(check)
         if not isinstance(check, str) or not check.strip():
@@ -71,15 +83,26 @@ class SourceCheck:
     @property
     def reason(self) -> str | None:
         """Why the job has to wait, with what the check answered; None while the source is fine. From any thread."""
+        complaint = self._current()
+        return complaint and f"{self._name} {complaint.outcome}{complaint.said}"
+
+    @property
+    def outcome(self) -> str | None:
+        """Of the reason what stays the same while a check only says something else, such as another figure; None while
+        the source is fine or nothing is known yet. From any thread."""
+        complaint = self._current()
+        return complaint.outcome if complaint is not None and complaint.outcome != _UNKNOWN else None
+
+    def _current(self) -> _Complaint | None:
         with self._lock:
             # No thread can be made to give up a callable.
             if self._asked_at is not None and time.monotonic() - self._asked_at > self._timeout:
                 return self._silence
-            return self._reason
+            return self._complaint
 
     @property
-    def _silence(self) -> str:
-        return f"{self._name} gave no answer within {self._timeout:g} s"
+    def _silence(self) -> _Complaint:
+        return _Complaint(f"gave no answer within {self._timeout:g} s")
 
     def close(self) -> None:
         """Ends the thread, and a command that runs."""
@@ -98,18 +121,18 @@ class SourceCheck:
             with self._lock:
                 self._asked_at = asked_at
             try:
-                answer = self._ask()
-                late = time.monotonic() - asked_at > self._timeout
-                reason = self._silence if late else answer and f"{self._name} {answer}"
+                complaint = self._ask()
+                if time.monotonic() - asked_at > self._timeout:
+                    complaint = self._silence
             except _TimedOutError:
-                reason = self._silence
+                complaint = self._silence
             except Exception as error:  # whatever goes wrong in somebody else's check is an answer
-                reason = f"{self._name} failed: {type(error).__name__}: {error}"
+                complaint = _Complaint("failed", f": {type(error).__name__}: {error}")
             with self._lock:
-                self._reason, self._asked_at = reason, None
+                self._complaint, self._asked_at = complaint, None
             self._stopping.wait(self._interval)
 
-    def _ask_command(self, command: str) -> str | None:
+    def _ask_command(self, command: str) -> _Complaint | None:
         # In a process group of its own, so that what the shell started can be ended with it.
         with subprocess.Popen(
             command,
@@ -129,7 +152,9 @@ class SourceCheck:
         if process.returncode == 0:
             return None
         ended = f"exited with {process.returncode}" if process.returncode > 0 else f"died of {-process.returncode}"
-        return ended + _shown(said)
+        if process.returncode == _COMMAND_NOT_FOUND:
+            ended += ", command not found"
+        return _Complaint(ended, _shown(said))
 
     def _follow(self, process: subprocess.Popen[bytes], output: int) -> bytes:
         """The end of what the process says until it exits; what it left running may say what it likes."""
@@ -149,7 +174,7 @@ class SourceCheck:
             if readable and not piece:  # it closed its output and goes on
                 self._stopping.wait(_LOOK_SECONDS)
 
-    def _ask_url(self, url: str) -> str | None:
+    def _ask_url(self, url: str) -> _Complaint | None:
         # Its import takes as long as a dozen others, and hardly a job needs it.
         import urllib.error
         import urllib.request
@@ -161,18 +186,18 @@ class SourceCheck:
                 return None
         except urllib.error.HTTPError as error:
             with error:
-                return f"answered {error.code}" + _shown(error.read(_SHOWN_BYTES))
+                return _Complaint(f"answered {error.code}", _shown(error.read(_SHOWN_BYTES)))
         except TimeoutError as error:
             raise _TimedOutError from error
         except urllib.error.URLError as error:
             if isinstance(error.reason, TimeoutError):
                 raise _TimedOutError from error
-            return f"failed: {error.reason}"
+            return _Complaint(f"failed: {error.reason}")
 
 
-def _ask_callable(check: Callable[[], object]) -> str | None:
+def _ask_callable(check: Callable[[], object]) -> _Complaint | None:
     answer = check()
-    return None if answer else f"answered {answer!r}"[: _SHOWN_BYTES + 10]
+    return None if answer else _Complaint("answered", f" {answer!r}"[:_SHOWN_BYTES])
 
 
 def _shown(said: bytes) -> str:
