@@ -160,7 +160,10 @@ def _shown(name: str, value: Any) -> str:
 
 
 def setting_rows(settings: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(f"setting {_words(name)}", show_setting(name, value)) for name, value in settings.items()]
+    return [
+        (f"setting {_words(name)}", value if isinstance(value, str) else show_setting(name, value))
+        for name, value in settings.items()
+    ]
 
 
 def _stream_rows(streams: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:

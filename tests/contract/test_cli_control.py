@@ -46,6 +46,7 @@ def test_a_running_job_is_paused_changed_resumed_and_stopped(state_dir: Path) ->
         assert paused.stdout == f"job nightly is paused; `kvbatch resume nightly --state-dir {state_dir}` goes on\n"
         assert control(state_dir, "resume", "nightly").stdout == "job nightly is running\n"
         done = control(state_dir, "set", "nightly", "--window", 4, "--rate-limit", "20MiB/s", "--streams", 3)
+        assert done.stderr == ""
         rows = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in done.stdout.splitlines())
         assert (rows["state"], rows["setting window"], rows["setting streams"]) == ("running", "4", "3")
         assert (rows["setting batch bytes"], rows["setting source read rate"]) == ("auto", "none")

@@ -24,6 +24,7 @@ SUMMARY_KEYS = {
 STATUS_KEYS = {
     "job", "source", "target", "state", "created", "updated", "pid", "percent", "entries_per_second",
     "bytes_per_second", "remaining_seconds", "throttle", "progress", "settings", "summary", "error",
+    "carry_on", "carry_on_note",
 }  # fmt: skip
 VERIFY_KEYS = {
     "equal", "entries_source", "entries_target", "ranges_differing", "keys_missing", "keys_extra", "keys_different",
