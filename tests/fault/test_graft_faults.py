@@ -208,7 +208,8 @@ def test_flipped_bits_are_refused_and_sent_again(route: Route, grafts: Grafts) -
     summary = sender.result()
     check_done(summary, resumed=True)
     assert not coming
-    assert sender.errors.count(RETRIED) == 4
+    # Both streams may meet one in the same session, which breaks once.
+    assert 2 <= sender.errors.count(RETRIED) <= 4
     assert 4 * grafts.least_bytes // 2 <= summary["resent_bytes"] <= 4 * route.pieces.windows
     check_equal(route.source, route.copy)
 
