@@ -41,12 +41,9 @@ OverlayReader::Opened::Opened(const SourceStore& store, rocksdb::ColumnFamilyHan
 OverlayReader::OverlayReader(std::shared_ptr<SourceStore> store, rocksdb::ColumnFamilyHandle* family,
                              const TableFile& base, const RangeBounds& bounds, uint32_t target_family,
                              const Digest& digest)
-    : store_(std::move(store)),
-      family_(family),
+    : FrameFiller(std::move(store), family, target_family, digest),
       base_(base),
       bounds_(bounds),
-      target_family_(target_family),
-      digest_(digest),
       entries_(base.entries),
       raw_bytes_(base.raw_bytes) {}
 
@@ -54,7 +51,7 @@ OverlayReader::OverlayReader(std::shared_ptr<SourceStore> store, rocksdb::Column
 
 Result<bool> OverlayReader::InBase(std::string_view key, uint64_t* value_bytes) {
   const rocksdb::Slice wanted = ToSlice(key);
-  const auto* comparator = family_->GetComparator();
+  const auto* comparator = family()->GetComparator();
   for (int steps = 0; opened_->base->Valid(); ++steps) {
     rocksdb::ParsedEntryInfo record;
     if (const auto parsed = rocksdb::ParseEntry(opened_->base->key(), comparator, &record); !parsed.ok()) {
@@ -98,31 +95,9 @@ Result<bool> OverlayReader::InBase(std::string_view /*key*/, uint64_t* /*value_b
 
 #endif  // KVBATCH_TABLE_ITERATORS
 
-Result<FillResult> OverlayReader::Fill(Frame* frame, size_t batch_bytes, Codec codec) {
-  if (batch_bytes < kBatchHeaderSize) {
-    return Status(Code::kUsage, "a batch of " + std::to_string(batch_bytes) + " bytes has no room for its header");
-  }
-  if (Status status = frame->Reserve(batch_bytes, codec); !status.ok()) {
-    return status;
-  }
-  return Pack(frame, batch_bytes, 0, codec);
-}
-
-Result<FillResult> OverlayReader::FillLarge(Frame* frame, size_t needed_bytes, Codec codec) {
-  if (needed_bytes < kLargeEntryBytes) {
-    return Fill(frame, needed_bytes, codec);
-  }
-  // Waits with nothing in its hands.
-  opened_.reset();
-  if (Status status = frame->ReserveLarge(needed_bytes, codec); !status.ok()) {
-    return status;
-  }
-  return Pack(frame, needed_bytes, needed_bytes, codec);
-}
-
-Status OverlayReader::PackOperations(BatchBuilder* builder, size_t room, FillResult* result) {
+Status OverlayReader::PackInto(BatchBuilder* builder, size_t room, FillResult* result) {
   if (!opened_) {
-    opened_ = std::make_unique<Opened>(*store_, family_, base_, bounds_);
+    opened_ = std::make_unique<Opened>(store(), family(), base_, bounds_);
     // Once more the one that was looked at last.
     if (OverlayIterator& operations = opened_->operations;
         looked_ && operations.Valid() && operations.key() == *bounds_.start) {
@@ -145,12 +120,11 @@ Status OverlayReader::PackOperations(BatchBuilder* builder, size_t room, FillRes
     if (!deletes || replaces.value()) {
       const bool large = key.size() + value.size() >= kLargeEntryBytes;
       const bool fits = (!large || (room > 0 && builder->count() == 0)) &&
-                        (deletes                                    ? builder->Delete(target_family_, key)
-                         : operations.kind() == RecordKind::kEntity ? builder->PutEntity(target_family_, key, value)
-                                                                    : builder->Put(target_family_, key, value));
+                        (deletes                                    ? builder->Delete(target_family(), key)
+                         : operations.kind() == RecordKind::kEntity ? builder->PutEntity(target_family(), key, value)
+                                                                    : builder->Put(target_family(), key, value));
       if (!fits) {
-        needed_bytes_ = BatchBuilder::SpaceFor(target_family_, key, value);
-        result->stop = StopReason::kFull;
+        StopBefore(BatchBuilder::SpaceFor(target_family(), key, value), result);
         return Status::Ok();
       }
       const uint64_t pair_bytes = key.size() + value.size();
@@ -172,46 +146,6 @@ Status OverlayReader::PackOperations(BatchBuilder* builder, size_t room, FillRes
     bounds_.start->assign(key);
   }
   return operations.status();
-}
-
-Result<FillResult> OverlayReader::Pack(Frame* frame, size_t batch_bytes, size_t room, Codec codec) {
-  BatchBuilder builder(frame->raw(), batch_bytes);
-  FillResult result;
-  // An entry that is known not to fit is not looked at again.
-  const size_t known = std::exchange(needed_bytes_, 0);
-  if (known > batch_bytes || (known >= kLargeEntryBytes && room == 0)) {
-    needed_bytes_ = known;
-    result.stop = StopReason::kFull;
-  } else {
-    const BlockMemory::Scope scope(&blocks_, room);
-    try {
-      if (Status status = PackOperations(&builder, room, &result); !status.ok()) {
-        return status;
-      }
-    } catch (const NoRoomForBlock& no_room) {
-      opened_.reset();
-      needed_bytes_ = no_room.needed() + kBlockSlack;
-      result.stop = StopReason::kFull;
-    }
-  }
-  result.entries = builder.count();
-  if (result.stop == StopReason::kFull && result.entries == 0) {
-    result.stop = StopReason::kLargeEntry;
-    result.needed_bytes = needed_bytes_;
-  }
-  const std::string_view batch = builder.Finish();
-  frame->SetRaw(batch.size(), builder.count());
-  if (result.stop == StopReason::kLargeEntry) {
-    frame->SetRaw(0, 0);
-  }
-  if (room > 0 || needed_bytes_ >= kLargeEntryBytes) {
-    opened_.reset();
-  }
-  if (result.entries > 0) {
-    digest_ = ChainDigest(digest_, batch);
-    frame->Compress(codec);
-  }
-  return result;
 }
 
 }  // namespace kvbatch

@@ -1,78 +1,30 @@
 // RangeReader: packs the entries of a range into frames, one frame a call.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <memory>
-#include <string>
+#include <string_view>
 
-#include "base/checksum.h"
-#include "base/status.h"
-#include "batch/batch_builder.h"
-#include "frame/frame.h"
-#include "store/block_memory.h"
 #include "store/entry_iterator.h"
-#include "store/source_store.h"
+#include "store/frame_filler.h"
 
 namespace kvbatch {
 
-enum class StopReason {
-  kFull,       // the batch reached its size, or a large entry comes; there may be more
-  kEnd,        // the range is exhausted; the frame may be empty
-  kLargeEntry  // nothing was packed: the next entry alone needs `needed_bytes`, see FillLarge
-};
-
-struct FillResult {
-  StopReason stop = StopReason::kEnd;
-  uint32_t entries = 0;
-  uint64_t raw_bytes = 0;  // keys and values, without the batch's own bytes
-  // With kLargeEntry: the batch size that takes the entry, as far as it is known: reading it may show that it takes
-  // more.
-  uint64_t needed_bytes = 0;
-};
-
-// Not thread-safe. Holds the store.
-class RangeReader {
+class RangeReader final : public FrameFiller {
  public:
   // `target_family` is the id that the records carry, which is the target's. `digest` is the running digest to go on
   // from, that of the cursor when resuming.
   RangeReader(std::shared_ptr<SourceStore> store, rocksdb::ColumnFamilyHandle* family, RangeBounds bounds,
               uint32_t target_family, const Digest& digest);
 
-  // Packs entries straight into the frame's buffer until the batch has `batch_bytes`, then compresses it. An entry
-  // larger than the batch, or a large one, is reported (kLargeEntry) before memory is taken for it, so that the caller
-  // can ask again with room for it. kSource names the damaged file when the source cannot be read.
-  Result<FillResult> Fill(Frame* frame, size_t batch_bytes, Codec codec);
-
-  // The answer to kLargeEntry: a batch of `needed_bytes`. The frame's lease covers all that such an entry takes, and
-  // the reader has given its memory back when this returns.
-  Result<FillResult> FillLarge(Frame* frame, size_t needed_bytes, Codec codec);
-
-  const std::string& last_key() const { return last_key_; }
-  const Digest& digest() const { return digest_; }
-
-  // In all calls of Fill so far: reading and packing, and compressing.
-  std::chrono::nanoseconds read_time() const { return read_time_; }
-  std::chrono::nanoseconds compress_time() const { return compress_time_; }
-
  private:
-  // `room`: for a large entry.
-  Result<FillResult> Pack(Frame* frame, size_t batch_bytes, size_t room, Codec codec);
-  void PackEntries(BatchBuilder* builder, size_t room, FillResult* result);
+  Status PackInto(BatchBuilder* builder, size_t room, FillResult* result) override;
+  void NotePacked() override;
+  void Close() override { entries_.reset(); }
 
-  std::shared_ptr<SourceStore> store_;
-  rocksdb::ColumnFamilyHandle* const family_;
   RangeBounds bounds_;  // of what was not packed yet
-  BlockMemory blocks_;
   std::unique_ptr<EntryIterator> entries_;
-  // The large entry that comes takes so many bytes; 0 when none is known to come.
-  size_t needed_bytes_ = 0;
-  uint32_t target_family_;
-  Digest digest_;
-  std::string last_key_;
   std::string_view packed_key_;  // in the frame
-  std::chrono::nanoseconds read_time_{0};
-  std::chrono::nanoseconds compress_time_{0};
 };
 
 }  // namespace kvbatch
