@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kvbatch.flow.settings import RATES, SIZES
 from kvbatch.options import MigrationOptions
 from kvbatch.units import write_bytes
 
@@ -11,8 +12,6 @@ __all__ = ["option_words", "options_to_json", "without_words"]
 
 # A job's id and its state directory stand in the command in any case.
 _APART = ("job", "state_dir")
-_SIZES = ("max_memory", "batch_bytes")
-_RATES = ("rate_limit", "source_read_rate")
 _CALLABLE = "callable"
 
 
@@ -57,9 +56,9 @@ def option_words(kept: dict[str, Any]) -> list[str]:
 
 
 def _written(name: str, value: Any) -> str:
-    if name in _RATES:
+    if name in RATES:
         return f"{write_bytes(value)}/s"
-    if name in _SIZES:
+    if name in SIZES:
         return write_bytes(value)
     if value == 0 and name in ("streams", "window"):
         return "auto"

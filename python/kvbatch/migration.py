@@ -392,7 +392,6 @@ class Migration:
         group.join()
         self._policy.end_session()
         self._figures.end_streams()
-        self._figures.sample()
         if self._manifest.lane == "sst":
             # Nothing of a file counts before its end. In the other lanes the target keeps all that it had applied.
             self._lost_bytes = sent.bytes_behind(self._figures.cursors())

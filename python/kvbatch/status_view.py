@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kvbatch.cli_output import print_table
-from kvbatch.flow.settings import show_setting
+from kvbatch.flow.settings import ADAPTING, show_setting
 from kvbatch.job_status import JobStatus
 from kvbatch.units import format_bytes, format_count, format_seconds
 
@@ -33,8 +33,6 @@ _LEAST_CUT = 8
 _LEFT_OUT_FIRST = ("source", "target", "throttle", "left", "rate")
 # What the list says itself, or what is of no use to people.
 _SAID_ALREADY = ("state", "estimated_entries", "estimated_bytes", "ranges", "stream_progress", "throttle")
-# As a setting 0 leaves them to kvbatch; as figures of a job they are 0 when none of its streams is at work.
-_CHOSEN = ("streams", "batch_bytes", "window")
 _STYLES = {"running": "green", "done": "green", "finishing": "green", "failed": "red", "interrupted": "red"}
 
 
@@ -199,7 +197,8 @@ def job_rows(status: JobStatus) -> list[tuple[str, str]]:
     rows += [
         (_words(name), _shown(name, value))
         for name, value in progress.items()
-        if value is not None and name not in (*_SAID_ALREADY, "ranges_complete") and (value or name not in _CHOSEN)
+        # What a setting of 0 leaves to kvbatch is 0 among the figures when no stream is at work.
+        if value is not None and name not in (*_SAID_ALREADY, "ranges_complete") and (value or name not in ADAPTING)
     ]
     rows += _stream_rows(progress.get("stream_progress") or ())
     rows += setting_rows(status.settings or {})

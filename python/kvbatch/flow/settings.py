@@ -8,11 +8,12 @@ from typing import Any
 
 from kvbatch.units import format_bytes
 
-__all__ = ["SETTING_NAMES", "JobSettings", "show_setting"]
+__all__ = ["ADAPTING", "RATES", "SETTING_NAMES", "SIZES", "JobSettings", "show_setting"]
 
-_RATES = ("rate_limit", "source_read_rate")
-_SIZES = ("batch_bytes", "max_memory")
-_ADAPTING = ("streams", "batch_bytes", "window")
+# Bytes a second and bytes; what is left to kvbatch at 0.
+RATES = ("rate_limit", "source_read_rate")
+SIZES = ("batch_bytes", "max_memory")
+ADAPTING = ("streams", "batch_bytes", "window")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,8 @@ SETTING_NAMES = tuple(field.name for field in dataclasses.fields(JobSettings))
 
 def show_setting(name: str, value: Any) -> str:
     """As people read it: 20 MiB/s, none, auto."""
-    if name in _RATES:
+    if name in RATES:
         return f"{format_bytes(value)}/s" if value else "none"
-    if name in _ADAPTING and not value:
+    if name in ADAPTING and not value:
         return "auto"
-    return format_bytes(value) if name in _SIZES else str(value)
+    return format_bytes(value) if name in SIZES else str(value)
