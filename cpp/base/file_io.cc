@@ -1,8 +1,10 @@
 #include "base/file_io.h"
 
+#include <fcntl.h>
 #include <sys/types.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <string>
 
@@ -19,6 +21,22 @@ Status WriteAll(int fd, std::string_view bytes, uint64_t offset, std::string_vie
     }
   }
   return Status::Ok();
+}
+
+void ReadAhead(int fd, uint64_t offset, uint64_t length, RateLimiter* limiter) {
+  if (limiter->rate() == 0) {
+    return;
+  }
+  // All of this is advice: what the kernel does not heed is read when it is wanted. The kernel's own readahead would
+  // ask for far more at once.
+  (void)::posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
+  while (length > 0) {
+    const uint64_t part = std::min(length, limiter->read_bytes());
+    limiter->Charge(part);
+    (void)::posix_fadvise(fd, static_cast<off_t>(offset), static_cast<off_t>(part), POSIX_FADV_WILLNEED);
+    offset += part;
+    length -= part;
+  }
 }
 
 }  // namespace kvbatch

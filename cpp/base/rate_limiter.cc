@@ -12,6 +12,9 @@ constexpr double kPieceSeconds = 0.01;
 constexpr double kMinPiece = 4 << 10;
 constexpr double kMaxPiece = 256 << 10;
 constexpr double kBurstSeconds = 0.1;
+constexpr uint64_t kReadsPerSecond = 800;
+constexpr uint64_t kMinRead = 64 << 10;
+constexpr uint64_t kMaxRead = 1 << 20;
 // A wait ends at least so often, so that no arithmetic on times can make it endless.
 constexpr std::chrono::seconds kLongestWait{1};
 
@@ -34,6 +37,8 @@ void RateLimiter::SetRate(uint64_t bytes_per_second) {
   }
   changed_.notify_all();
 }
+
+uint64_t RateLimiter::read_bytes() const { return std::clamp(rate() / kReadsPerSecond, kMinRead, kMaxRead); }
 
 void RateLimiter::Refill(Clock::time_point now) {
   const auto rate = static_cast<double>(this->rate());

@@ -25,6 +25,10 @@ class RateLimiter {
   void SetRate(uint64_t bytes_per_second);
   uint64_t rate() const { return rate_.load(std::memory_order_relaxed); }
 
+  // What reads that keep to the rate ask a disk for at once, so that it stays free for others in between: what a
+  // millisecond or so brings, within bounds.
+  uint64_t read_bytes() const;
+
   // How many of `wanted` bytes may be moved now, 1 at least; waits while the bucket is empty. Without a limit all of
   // them.
   uint64_t Acquire(uint64_t wanted);

@@ -1,5 +1,6 @@
 #include "base/checksum.h"
 #include "base/file_checksum.h"
+#include "base/file_io.h"
 #include "base/process_memory.h"
 #include "base/rate_limiter.h"
 #include "bind/convert.h"
@@ -69,6 +70,14 @@ void RegisterBase(py::module_& module) {
           [](const RateLimiter& limiter) { return std::chrono::duration<double>(limiter.waited()).count(); },
           "What all threads together waited so far.")
       .def_property_readonly("waiting", &RateLimiter::waiting, "Threads that wait at this moment.");
+  module.def(
+      "read_ahead",
+      [](int fd, uint64_t offset, uint64_t length, RateLimiter& limiter) {
+        WithoutGil([&] { ReadAhead(fd, offset, length, &limiter); });
+      },
+      py::arg("fd"), py::arg("offset"), py::arg("length"), py::arg("limiter"),
+      "Charges a piece of a file to `limiter`; under a limit the piece is on its way into the page cache then, "
+      "evenly.");
   module.def(
       "core_cpu_seconds", [] { return std::chrono::duration<double>(CoreCpuTime()).count(); },
       "CPU time that this process has spent in the core, without the GIL, summed over its threads.");

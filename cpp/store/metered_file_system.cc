@@ -1,5 +1,8 @@
 #include "store/metered_file_system.h"
 
+#include <algorithm>
+#include <atomic>
+#include <cstring>
 #include <utility>
 
 #include "store/block_memory.h"
@@ -16,8 +19,25 @@ class MeteredFile final : public rocksdb::FSRandomAccessFileOwnerWrapper {
   rocksdb::IOStatus Read(uint64_t offset, size_t size, const rocksdb::IOOptions& options, rocksdb::Slice* result,
                          char* scratch, rocksdb::IODebugContext* context) const override {
     BlockMemory::CheckRead(size);
-    meter_->Charge(size);
-    return FSRandomAccessFileOwnerWrapper::Read(offset, size, options, result, scratch, context);
+    const bool limited = meter_->limiter->rate() > 0;
+    if (limited_.exchange(limited, std::memory_order_relaxed) != limited) {
+      // The kernel's readahead may be a hundred times what is asked for, all at once.
+      target()->Hint(limited ? kRandom : hinted_.load(std::memory_order_relaxed));
+    }
+    return limited ? ReadEvenly(offset, size, options, result, scratch, context)
+                   : ReadCharged(offset, size, options, result, scratch, context);
+  }
+
+  void Hint(AccessPattern pattern) override {
+    hinted_ = pattern;
+    FSRandomAccessFileOwnerWrapper::Hint(pattern);
+  }
+
+  // Under a limit nothing is read that was not charged: RocksDB reads ahead by reads of its own then.
+  rocksdb::IOStatus Prefetch(uint64_t offset, size_t size, const rocksdb::IOOptions& options,
+                             rocksdb::IODebugContext* context) override {
+    return meter_->limiter->rate() > 0 ? rocksdb::IOStatus::NotSupported()
+                                       : FSRandomAccessFileOwnerWrapper::Prefetch(offset, size, options, context);
   }
 
   rocksdb::IOStatus MultiRead(rocksdb::FSReadRequest* requests, size_t count, const rocksdb::IOOptions& options,
@@ -29,7 +49,38 @@ class MeteredFile final : public rocksdb::FSRandomAccessFileOwnerWrapper {
   }
 
  private:
+  rocksdb::IOStatus ReadCharged(uint64_t offset, size_t size, const rocksdb::IOOptions& options, rocksdb::Slice* result,
+                                char* scratch, rocksdb::IODebugContext* context) const {
+    meter_->Charge(size);
+    return target()->Read(offset, size, options, result, scratch, context);
+  }
+
+  // In small reads, each when it may pass.
+  rocksdb::IOStatus ReadEvenly(uint64_t offset, size_t size, const rocksdb::IOOptions& options, rocksdb::Slice* result,
+                               char* scratch, rocksdb::IODebugContext* context) const {
+    size_t done = 0;
+    while (done < size) {
+      const size_t wanted = std::min<size_t>(size - done, meter_->limiter->read_bytes());
+      rocksdb::Slice piece;
+      auto status = ReadCharged(offset + done, wanted, options, &piece, scratch + done, context);
+      if (!status.ok()) {
+        return status;
+      }
+      if (piece.data() != scratch + done) {
+        std::memcpy(scratch + done, piece.data(), piece.size());
+      }
+      done += piece.size();
+      if (piece.size() < wanted) {
+        break;  // the end of the file
+      }
+    }
+    *result = rocksdb::Slice(scratch, done);
+    return rocksdb::IOStatus::OK();
+  }
+
   const std::shared_ptr<ReadMeter> meter_;
+  std::atomic<AccessPattern> hinted_{kNormal};
+  mutable std::atomic<bool> limited_{false};
 };
 
 class MeteredFileSystem final : public rocksdb::FileSystemWrapper {

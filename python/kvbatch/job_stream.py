@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kvbatch._core.base import file_crc32c
+from kvbatch._core.base import file_crc32c, read_ahead
 from kvbatch._core.frame import BufferPool, Frame, largest_entry, memory_for_entry
 from kvbatch._core.store import Cursor, OverlayReader, RangeReader, SourceStore, SstBuilder, StopReason, record_sent
 from kvbatch.compression import CodecChooser
@@ -241,7 +241,7 @@ class JobStream:
             for offset in range(0, cursor.raw_bytes, FILE_PIECE_BYTES):
                 self._turn(stream)
                 length = min(FILE_PIECE_BYTES, cursor.raw_bytes - offset)
-                self.flow.read_limiter.charge(length)
+                read_ahead(fd, offset, length, self.flow.read_limiter)
                 sums = sums.behind(offset, length, file_crc32c(fd, offset, length, str(path)))
         return (cursor.raw_bytes, sums) if sums.digest == cursor.digest else (0, FileSums())
 
@@ -265,7 +265,7 @@ class JobStream:
                 self._turn(stream)
                 piece_bytes = FILE_PIECE_BYTES if resumable else min(FILE_PIECE_BYTES, self.piece_bytes)
                 length = min(piece_bytes, part.file_bytes - offset)
-                self.flow.read_limiter.charge(length)
+                read_ahead(fd, offset, length, self.flow.read_limiter)
                 self.sent.record(part.id, offset, offset + length)
                 self._piece = (self.counters.raw_bytes, stream.sent_bytes, length)
                 sums = stream.put_file(fd, offset, length, str(path), sums)

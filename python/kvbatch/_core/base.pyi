@@ -18,6 +18,7 @@ __all__: list[str] = [
     "crc32c",
     "entry_digest",
     "file_crc32c",
+    "read_ahead",
     "return_large_memory",
     "sum_digests",
     "xxh3_64",
@@ -85,6 +86,13 @@ def entry_digest(key: bytes, value: bytes, is_entity: bool = False) -> bytes:
 def file_crc32c(fd: typing.SupportsIndex, offset: typing.SupportsIndex, length: typing.SupportsIndex, file: str) -> int:
     """
     CRC-32C of a piece of a file, over the page cache. SourceError, naming `file`, when it cannot be read.
+    """
+
+def read_ahead(
+    fd: typing.SupportsIndex, offset: typing.SupportsIndex, length: typing.SupportsIndex, limiter: RateLimiter
+) -> None:
+    """
+    Charges a piece of a file to `limiter`; under a limit the piece is on its way into the page cache then, evenly.
     """
 
 def return_large_memory(bytes: typing.SupportsIndex) -> None:
