@@ -216,7 +216,7 @@ class Migration:
             ) from error
 
     def _wait_before_retry(self, error: Exception) -> float | bool:
-        """How long before the next session; False when there is to be none."""
+        """Waits, and says how long to wait then: not at all. False when there is to be no other session."""
         if not isinstance(error, KvbatchError) or not error.retryable or self._stop.made:
             return False
         retry = self._retries.after_failure(self._figures.durable_bytes())
@@ -229,7 +229,9 @@ class Migration:
             self._publish_sample()
             self._policy.tell_throttle(self._figures.progress.throttle)
         self._recorder.update(error=f"retry {retry.retry} of {retry.retries}: {error}")
-        return retry.wait_seconds
+        # Here and not in stamina, as a stop ends this pause; the next attempt sees why.
+        self._stop.wait(retry.wait_seconds)
+        return 0.0
 
     def _open_session(self) -> TargetSession:
         """A stop ends the waiting for a receiver that does not answer; a session that is open ends in good order."""

@@ -22,6 +22,10 @@ class StopRequest:
     def made(self) -> bool:
         return self._made.is_set()
 
+    def wait(self, seconds: float) -> None:
+        """A pause that it ends."""
+        self._made.wait(seconds)
+
     def make(self) -> None:
         self._made.set()
         with self._lock:

@@ -55,3 +55,19 @@ def test_the_reason_goes_once_the_target_is_open_again(source: Path, tmp_path: P
             assert kvbatch.control(job.migration.job, state_dir).status().error is None
             job.migration.set(rate_limit=0)
             job.migration.wait(60)
+
+
+def test_a_stop_ends_the_pause_between_two_attempts(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvbatch.retries._WAIT_SECONDS", 600.0)
+    monkeypatch.setattr("kvbatch.retries._WAIT_MAX_SECONDS", 600.0)
+    receiver = kvbatch.serve(tmp_path / "received")
+    target = f"kvbatch://127.0.0.1:{receiver.port}/copy"
+    with SteeredJob(source, target, state_dir=tmp_path / "state", rate_limit="512KiB", retries=8) as job:
+        job.until(lambda progress: progress.bytes_per_second > 0)
+        receiver.stop()
+        until(lambda: job.told("retry"), "a retry")
+        job.migration.cancel()
+        with pytest.raises(kvbatch.StoppedError):
+            job.migration.wait(30)
