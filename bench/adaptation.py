@@ -1,14 +1,15 @@
 """`--batch-size auto` against fixed settings, over links with a round trip and a rate.
 
     PYTHONPATH=tests python bench/adaptation.py --json out.json [--entries 40000000] [--streams 1]
-        [--directory DIRECTORY] [--memory-directory /dev/shm]
+        [--rounds 3] [--link unlimited]... [--directory DIRECTORY] [--memory-directory /dev/shm]
 
 A cell of the table is a link: a round trip of 0, 1, 20 or 100 ms, and 10 Mbit/s, 100 Mbit/s or no limit. Sender,
 receiver and the link (tests/support/shaped_link.py) are processes of their own. In each cell a job in the lane
 `batch`, not compressed, runs with every setting of a small grid and with `auto`, each for six seconds into a fresh
 target, and is cancelled. Goodput is what the link carried to the receiver from the third second after its first byte
 to the sixth; a job that was done before is measured over its second half, and listed under `short`: give it more
---entries. The target lies on a file system in memory, so that no disk is the limit.
+--entries. The target lies on a file system in memory, so that no disk is the limit. A link without a limit is as fast
+as these cores are at that moment: there all settings run --rounds times, in turn, and medians are compared.
 
 `round_trip`: goodput at 10 ms against that at 0 ms, for `auto` and for what stops and waits with batches of 16 KiB.
 `simulated`: a target that takes ten times as long for a while is not made here but in simulation
@@ -24,6 +25,7 @@ import dataclasses
 import json
 import os
 import shutil
+import statistics
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -129,24 +131,29 @@ def name_of(settings: Settings) -> str:
     return f"{settings.batch_bytes // KIB}KiB x {settings.window}"
 
 
-def cell(bench: AdaptationBench, round_trip: float, link: str) -> dict[str, Any]:
-    fixed = {name_of(settings): bench.goodput(round_trip, RATES[link], settings) for settings in GRID}
-    auto = bench.goodput(round_trip, RATES[link], None)
-    best = max(fixed, key=lambda name: fixed[name].rate)
-    ratio = auto.rate / fixed[best].rate
+def cell(bench: AdaptationBench, round_trip: float, link: str, rounds: int) -> dict[str, Any]:
+    tried: dict[str, Settings | None] = {**{name_of(settings): settings for settings in GRID}, "auto": None}
+    runs: dict[str, list[Goodput]] = {name: [] for name in tried}
+    for _ in range(rounds):
+        for name, settings in tried.items():
+            runs[name].append(bench.goodput(round_trip, RATES[link], settings))
+    rates = {name: statistics.median(each.rate for each in goodputs) for name, goodputs in runs.items()}
+    auto = rates.pop("auto")
+    best = max(rates, key=lambda name: rates[name])
     print(
-        f"{1000 * round_trip:3.0f} ms, {link:10}: auto {auto.rate / 1e6:7.1f} MB/s, "
-        f"best {fixed[best].rate / 1e6:7.1f} MB/s ({best}), ratio {ratio:.2f}",
+        f"{1000 * round_trip:3.0f} ms, {link:10}: auto {auto / 1e6:7.1f} MB/s, "
+        f"best {rates[best] / 1e6:7.1f} MB/s ({best}), ratio {auto / rates[best]:.2f}",
         file=sys.stderr,
     )
     return {
         "round_trip_seconds": round_trip,
         "link": link,
-        "fixed": {name: each.rate for name, each in fixed.items()},
-        "auto": auto.rate,
+        "fixed": rates,
+        "auto": auto,
         "best": best,
-        "ratio": ratio,
-        "short": [name for name, each in {**fixed, "auto": auto}.items() if each.short],
+        "ratio": auto / rates[best],
+        "rounds": {name: [each.rate for each in goodputs] for name, goodputs in runs.items()},
+        "short": [name for name, goodputs in runs.items() if any(each.short for each in goodputs)],
     }
 
 
@@ -196,6 +203,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--entries", type=int, default=40_000_000, help="of 116 bytes")
     parser.add_argument("--streams", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3, help="where the link has no limit")
+    parser.add_argument("--link", choices=RATES, action="append", help="measure this only; may be given again")
     parser.add_argument("--directory", type=Path, help="the source lies here (default: the temporary directory)")
     parser.add_argument("--memory-directory", type=Path, default=Path("/dev/shm"), help="the targets lie here")
     arguments = parser.parse_args()
@@ -205,7 +214,11 @@ def main() -> None:
     ):
         bench = AdaptationBench(Path(folder), Path(memory), arguments.entries, arguments.streams)
         bench.goodput(0.0, 0.0, Settings())  # fills the page cache
-        cells = [cell(bench, round_trip, link) for link in RATES for round_trip in ROUND_TRIPS]
+        cells = [
+            cell(bench, round_trip, link, 1 if RATES[link] else arguments.rounds)
+            for link in arguments.link or RATES
+            for round_trip in ROUND_TRIPS
+        ]
         round_trip = over_a_round_trip(bench)
     simulated = [simulated_jump(each) for each in ROUND_TRIPS]
     result = {

@@ -216,7 +216,7 @@ void RegisterRangeReader(py::module_& module) {
       .def_readonly("needed_bytes", &FillResult::needed_bytes,
                     "With LARGE_ENTRY: the batch size it takes, for fill_large; reading may show that it takes more.");
   py::class_<BatchRun>(module, "BatchRun", "Batches that were put in one call.")
-      .def(py::init([](const FillResult& next) { return BatchRun{0, 0, {Digest()}, next}; }), py::arg("next"),
+      .def(py::init([](const FillResult& next) { return BatchRun{0, 0, {Digest()}, {}, next}; }), py::arg("next"),
            "A run of one batch.")
       .def_property_readonly("frames", [](const BatchRun& run) { return run.digests.size(); })
       .def_readonly("entries", &BatchRun::entries, "Of those behind the first, which the caller knew.")
@@ -231,6 +231,7 @@ void RegisterRangeReader(py::module_& module) {
             return digests;
           },
           "The running digest behind each of them.")
+      .def_readonly("sent_at", &BatchRun::sent_at, "When the last byte of each had left, as time.monotonic() says it.")
       .def_readonly("next", &BatchRun::next, "What stands in the frame now, not sent yet.");
   py::class_<RangeReader>(module, "RangeReader", "Packs [start, end) of a column family into frames, one a call.")
       .def(py::init([](const SourceHandle& store, const Text& family, Key start, Key end, Key after,

@@ -22,6 +22,7 @@ Result<BatchRun> SendRun(RangeReader* reader, Connection* connection, Frame* fra
       return status;
     }
     run.digests.push_back(reader->digest());
+    run.sent_at.push_back(std::chrono::duration<double>(Clock::now().time_since_epoch()).count());
     if (last) {
       run.next = FillResult{.stop = StopReason::kEnd};
       return run;

@@ -18,6 +18,7 @@ struct BatchRun {
   uint64_t entries = 0;
   uint64_t raw_bytes = 0;
   std::vector<Digest> digests;  // the running digest behind each batch that was sent
+  std::vector<double> sent_at;  // when the last byte of each had left, in seconds of std::chrono::steady_clock
   FillResult next;              // what stands in the frame now, not sent yet; no entries where all was sent
 };
 

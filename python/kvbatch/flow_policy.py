@@ -187,6 +187,7 @@ class FlowPolicy:
                 acknowledged_bytes=observed.acknowledged_bytes,
                 in_flight_bytes=observed.in_flight_bytes,
                 latency_seconds=observed.round_trip_seconds,
+                link_seconds=observed.link_seconds,
                 since_ack_seconds=min(observed.since_ack_seconds, observed.seconds),
                 apply_seconds=observed.apply_seconds / max(1, observed.applied_frames),
                 target_queued_bytes=observed.queued_bytes,

@@ -31,8 +31,8 @@ class Observation:
     """What was measured between two samples, all streams together: `seconds` that passed and `streams` that ran; bytes
     of keys and values that went out, payload bytes they became, seconds by stage and by throttle reason; of the target:
     frames that it applied and what that took, what acks spoke for and what is in flight (raw bytes), the least seconds
-    from a frame to its ack (0 without one), seconds since the last ack, the least bytes that waited there, what its
-    store says of its health."""
+    from a frame to its ack (0 without one) and that a round trip ever took, seconds since the last ack, the least bytes
+    that waited there, what its store says of its health."""
 
     seconds: float
     streams: int
@@ -45,6 +45,7 @@ class Observation:
     acknowledged_bytes: int
     in_flight_bytes: int
     round_trip_seconds: float
+    link_seconds: float
     since_ack_seconds: float
     queued_bytes: int
     health: dict[str, int] | None
@@ -251,6 +252,7 @@ class JobFigures:
             acknowledged_bytes=sum(each.acknowledged_bytes for each in readings),
             in_flight_bytes=sum(each.in_flight_bytes for each in readings),
             round_trip_seconds=round_trip,
+            link_seconds=min((each.link_seconds for each in readings if each.link_seconds), default=0.0),
             since_ack_seconds=min((each.since_ack_seconds for each in readings), default=0.0),
             queued_bytes=sum(each.queued_bytes for each in readings),
             health=max((stream.meter for stream in streams), key=lambda meter: meter.health_at).health

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
@@ -101,13 +102,15 @@ def tune(sock: socket.socket) -> None:
 
 
 class Peer:
-    """The other end of a connection. Errors it reports are raised here; see kvbatch.errors."""
+    """The other end of a connection. Errors it reports are raised here; see kvbatch.errors. `greeting_seconds`: from
+    HELLO to WELCOME, a round trip and a little; 0 for who was greeted."""
 
     def __init__(self, sock: socket.socket, limits: FrameLimits, pool: BufferPool | None = None) -> None:
         tune(sock)
         host, port, *_ = sock.getpeername()
         self.name = f"{host}:{port}"
         self.connection = Connection(sock.detach(), self.name, limits)
+        self.greeting_seconds = 0.0
         self._frame = Frame(pool or BufferPool(CONTROL_POOL_BYTES))
         self._told = False
 
@@ -230,6 +233,7 @@ def connect(
         silence = round(1000 * (silence_seconds or SILENCE_SECONDS))
         patience = min(_WELCOME_MILLISECONDS, silence)
         peer.connection.set_timeout(patience)
+        began = time.monotonic()
         peer.send(FrameType.HELLO, hello(role, **more))
         if not peer.connection.wait_readable(patience):
             raise TransportError(
@@ -237,6 +241,7 @@ def connect(
                 "may be no kvbatch receiver. Check host and port"
             )
         welcome = peer.receive(FrameType.WELCOME)[1]
+        peer.greeting_seconds = time.monotonic() - began
         peer.connection.set_timeout(silence)
     except BaseException:
         peer.close()

@@ -39,6 +39,7 @@ class RemoteStream:
         # The running digest behind each frame, its raw bytes, and when it had been sent.
         self._unacknowledged: deque[tuple[bytes, int, float]] = deque()
         self._durable: list[Cursor] = []
+        meter.note_link(peer.greeting_seconds)
         peer.connection.set_rate_limiter(meter.limiter)
 
     def _use_window(self, window: int) -> None:
@@ -72,7 +73,7 @@ class RemoteStream:
 
     def put(self, frame: Frame, digest: bytes) -> None:
         self._peer.send_frame(frame)
-        self._sent([digest], frame.raw_length)
+        self._sent([digest], [time.monotonic()], frame.raw_length)
 
     def put_run(
         self,
@@ -92,7 +93,7 @@ class RemoteStream:
             run = reader.send_run(self._peer.connection, frame, batch_bytes, codec, frames, mark, sent_bytes)
         except TransportError as error:
             self._peer.raise_reported(error)
-        self._sent(run.digests, first + run.raw_bytes)
+        self._sent(run.digests, run.sent_at, first + run.raw_bytes)
         return run
 
     def put_file(self, fd: int, offset: int, length: int, name: str, sums: FileSums) -> FileSums:
@@ -101,7 +102,7 @@ class RemoteStream:
         except TransportError as error:
             self._peer.raise_reported(error)
         behind = sums.behind(offset, length, crc32c)
-        self._sent([behind.digest], length)
+        self._sent([behind.digest], [time.monotonic()], length)
         return behind
 
     def put_piece(self, builder: SstBuilder, piece: BuiltPiece, digest: bytes) -> bytes:
@@ -110,14 +111,14 @@ class RemoteStream:
         except TransportError as error:
             self._peer.raise_reported(error)
         behind = chain_file_piece(digest, piece.offset, piece.length, crc32c)
-        self._sent([behind], piece.length)
+        self._sent([behind], [time.monotonic()], piece.length)
         return behind
 
-    def _sent(self, digests: list[bytes], raw_bytes: int) -> None:
-        """Frames of `raw_bytes` together, about as large each."""
-        now, each = time.monotonic(), raw_bytes // len(digests)
+    def _sent(self, digests: list[bytes], sent_at: list[float], raw_bytes: int) -> None:
+        """Frames of `raw_bytes` together, about as large each, and when each of them had left."""
+        each = raw_bytes // len(digests)
         self._meter.sent(each * len(digests))
-        self._unacknowledged += [(digest, each, now) for digest in digests]
+        self._unacknowledged += [(digest, each, moment) for digest, moment in zip(digests, sent_at, strict=True)]
         self._take_acks()
 
     def end_file(self, totals: FileTotals) -> None:

@@ -1,5 +1,7 @@
 #include "wire/batch_run.h"
 
+#include <algorithm>
+#include <chrono>
 #include <thread>
 
 #include "store_testing.h"
@@ -71,6 +73,21 @@ TEST_F(BatchRunTest, SendsSoManyAndLeavesTheNextOneInTheFrame) {
   EXPECT_EQ(run.next.stop, StopReason::kFull);
   EXPECT_EQ(frame_.header().entries, run.next.entries);
   EXPECT_EQ(reader_->digest(), ChainDigest(digest, Must(frame_.OpenRaw())));
+}
+
+// As Python's time.monotonic() tells it: acks are timed from then on, however long the run went on.
+TEST_F(BatchRunTest, TellsWhenEachHadLeft) {
+  const auto seconds = [] {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  };
+  PackFirst();
+  const double before = seconds();
+  const BatchRun run = Must(Run(4));
+  ASSERT_EQ(run.sent_at.size(), 4U);
+  EXPECT_GE(run.sent_at.front(), before);
+  EXPECT_TRUE(std::is_sorted(run.sent_at.begin(), run.sent_at.end()));
+  EXPECT_LT(run.sent_at.front(), run.sent_at.back());
+  EXPECT_LE(run.sent_at.back(), seconds());
 }
 
 TEST_F(BatchRunTest, CountsAndRecordsAllThatItSentButTheFirst) {

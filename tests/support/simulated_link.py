@@ -210,6 +210,7 @@ class Simulation:
             acknowledged_bytes=self._acknowledged_bytes,
             in_flight_bytes=sum(frame.length for stream in self._streams for frame in stream.unacknowledged),
             latency_seconds=min(self._latencies, default=0.0),
+            link_seconds=self._machine.round_trip,
             since_ack_seconds=self._now - self._last_ack_at if self._latencies else 0.0,
             # The target tells it with its acks.
             apply_seconds=sum(self._apply_seconds) / len(self._apply_seconds)

@@ -143,7 +143,7 @@ def test_a_silent_target_gets_small_batches_and_the_old_ones_when_it_speaks() ->
 
 
 def constant(**changes: float) -> BatchObservation:
-    observed = BatchObservation(0.25, 1, 100_000_000, 16 * MIB, 0.02, 0.0, 0.003, 0, 0.0)
+    observed = BatchObservation(0.25, 1, 100_000_000, 16 * MIB, latency_seconds=0.02, apply_seconds=0.003)
     return dataclasses.replace(observed, **changes)  # type: ignore[arg-type]
 
 
@@ -159,6 +159,23 @@ def test_a_job_that_is_held_back_tries_nothing() -> None:
     for _ in range(400):
         state = decide(state, constant(held_back_seconds=0.1))
         assert state.settings == Settings()
+
+
+@pytest.mark.parametrize(("link_seconds", "queued_bytes", "tries"), [
+    (0.02, 8 * MIB, True),  # 400 MB/s take 8 MB in a round trip: the target runs dry
+    (0.02, 12 * MIB, False),
+    (0.001, 8 * MIB, False),
+    (0.0, 8 * MIB, False),
+    (0.0, 0, True),
+])  # fmt: skip
+def test_more_goes_in_flight_where_the_target_runs_dry(link_seconds: float, queued_bytes: int, tries: bool) -> None:
+    state = BatchState()
+    for _ in range(4):
+        observed = constant(
+            link_seconds=link_seconds, target_queued_bytes=queued_bytes, window_seconds=0.1, latency_seconds=0.05
+        )
+        state = decide(state, observed)
+    assert (state.trial is not None and state.trial.kind == "window") == tries
 
 
 def test_a_low_limit_of_rate_makes_for_small_batches() -> None:

@@ -35,6 +35,7 @@ OBSERVED = Observation(
     acknowledged_bytes=10 * MIB,
     in_flight_bytes=MIB,
     round_trip_seconds=0.001,
+    link_seconds=0.001,
     since_ack_seconds=0.0,
     queued_bytes=0,
     health=None,

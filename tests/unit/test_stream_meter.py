@@ -31,6 +31,18 @@ def test_a_reading_is_what_came_since_the_one_before(monkeypatch: pytest.MonkeyP
     assert (meter.apply_seconds, meter.applied_frames) == (1.0, 3)
 
 
+def test_the_shortest_round_trip_is_kept() -> None:
+    meter = StreamMeter()
+    assert meter.read().link_seconds == 0.0
+    meter.note_link(0.0)
+    meter.note_link(0.03)
+    meter.acknowledged(0.02, 300, ack())
+    meter.acknowledged(0.5, 300, ack())
+    assert meter.read().link_seconds == 0.02
+    meter.note_link(0.1)
+    assert meter.read().link_seconds == 0.02
+
+
 def test_a_target_without_acks(monkeypatch: pytest.MonkeyPatch) -> None:
     meter = StreamMeter()
     meter.applied(0.25, 500)

@@ -315,6 +315,11 @@ class BatchRun:
         """
         As `entries`: keys and values.
         """
+    @property
+    def sent_at(self) -> list[float]:
+        """
+        When the last byte of each had left, as time.monotonic() says it.
+        """
 
 class RangeReader:
     """

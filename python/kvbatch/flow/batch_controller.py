@@ -52,6 +52,8 @@ _OBVIOUS_GAIN = 1.3
 # Smaller batches than were found are tried too, as a machine that is busy with other things feigns gains. They must
 # not lose more than this.
 _SMALLER_GAIN = 0.97
+# The target has so many times what it does in a round trip.
+_FED = 1.25
 # Of the streams' time: less is not what limits the job.
 _NOTICEABLE_SHARE = 0.05
 _MUCH_SHARE = 0.2
@@ -278,8 +280,9 @@ def _search(state: BatchState, observed: BatchObservation, ceiling: _Ceiling) ->
 def _try_more_in_flight(state: BatchState, observed: BatchObservation, ceiling: _Ceiling) -> tuple[BatchState, bool]:
     home, measured = state.home, state.measured
     waited = measured.window_seconds > _NOTICEABLE_SHARE * measured.seconds * max(1, observed.streams)
-    # Where the target has work left whenever an ack leaves, more would only wait; with too small a window it has none.
-    fed = measured.queued_bytes >= state.batch_bytes * max(1, observed.streams) / 2
+    # Where the target has work left until what an ack sets free arrives, more would only wait.
+    needed = max(state.batch_bytes * max(1, observed.streams) / 2, _FED * measured.goodput * observed.link_seconds)
+    fed = measured.queued_bytes >= needed
     if not waited or fed:
         return state, False
     more = _bounded(home.batch_bytes, max(home.window + 1, int(home.window * state.window_hunt.growth)))

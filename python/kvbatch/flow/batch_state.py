@@ -49,6 +49,7 @@ class BatchObservation:
     acknowledged_bytes   raw bytes that acks of this interval spoke for
     in_flight_bytes      raw bytes sent and not yet acknowledged, at its end; 0 says that nobody waits for an ack
     latency_seconds      from a frame's last byte sent to its ack: the smallest of the interval, 0 without an ack
+    link_seconds         the least that a round trip took so far, 0 while unknown
     since_ack_seconds    from the last ack of the interval to its end
     apply_seconds        that the target took to apply a frame, the mean of the interval, 0 while unknown
     target_queued_bytes  that had come to the target's sockets and were not read when acks left, the least of the
@@ -62,6 +63,7 @@ class BatchObservation:
     acknowledged_bytes: int
     in_flight_bytes: int
     latency_seconds: float = 0.0
+    link_seconds: float = 0.0
     since_ack_seconds: float = 0.0
     apply_seconds: float = 0.0
     target_queued_bytes: int = 0

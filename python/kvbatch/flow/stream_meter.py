@@ -23,13 +23,14 @@ _MOST_SECONDS = 1e9
 class StreamReading:
     """Since the reading before: raw bytes that were acknowledged, the least seconds from a frame to its ack (0 without
     one), the least bytes that waited at the target when it said so. Of this moment: raw bytes in flight, seconds since
-    the last ack."""
+    the last ack. Of all the time: the least that a round trip took, 0 while unknown."""
 
     acknowledged_bytes: int
     round_trip_seconds: float
     queued_bytes: int
     in_flight_bytes: int
     since_ack_seconds: float
+    link_seconds: float
 
 
 @dataclass(slots=True)
@@ -53,6 +54,7 @@ class StreamMeter:
     _acknowledged: int = 0
     _in_flight: int = 0
     _round_trip: float = 0.0
+    _link: float = 0.0
     _queued: int | None = None
     _ack_at: float = field(default_factory=time.monotonic)
 
@@ -63,6 +65,11 @@ class StreamMeter:
         with self._lock:
             self._acknowledged += raw_bytes
             self._ack_at = time.monotonic()
+
+    def note_link(self, round_trip: float) -> None:
+        """What a round trip took."""
+        if round_trip > 0:
+            self._link = min(self._link or round_trip, round_trip)
 
     def sent(self, raw_bytes: int) -> None:
         with self._lock:
@@ -84,6 +91,7 @@ class StreamMeter:
             self._in_flight -= raw_bytes
             self._ack_at = time.monotonic()
             self._round_trip = min(self._round_trip or round_trip, round_trip)
+            self.note_link(round_trip)
             self._queued = queued if self._queued is None else min(self._queued, queued)
 
     def note_health(self, health: dict[str, Any]) -> None:
@@ -99,6 +107,7 @@ class StreamMeter:
                 self._queued or 0,
                 self._in_flight,
                 time.monotonic() - self._ack_at,
+                self._link,
             )
             self._acknowledged, self._round_trip, self._queued = 0, 0.0, None
         return reading
