@@ -32,6 +32,7 @@ __all__ = ["JobStream"]
 _FRAMES_PER_LOOK = 16
 # So many frames take one call of the core, if the window has room and the link takes them in a moment.
 _FRAMES_PER_RUN = 32
+_READ_AHEAD_BYTES = MIB + (64 << 10)
 
 
 @dataclass(slots=True)
@@ -442,7 +443,8 @@ class JobStream:
         # What the pool is not given belongs to the streams.
         apart = max(0, self.flow.settings.max_memory - self.pool.max_bytes) if ours < needed else 0
         behind = (last_key or part.start or b"").hex()
-        enough = -(-(memory_for_entry(needed) + apart) // MIB)
+        # Where the entry is not read yet, it may take more by what is read of its file at once.
+        enough = -(-(memory_for_entry(needed + _READ_AHEAD_BYTES) + apart) // MIB)
         raise SourceError(
             f"{part}: an entry behind key {behind or '(the first)'} takes {format_bytes(needed)}, "
             f"more than the {format_bytes(min(ours, theirs))} that {whose} --max-memory allows one entry. "

@@ -13,6 +13,7 @@ from kvbatch._core.frame import FrameType
 from support.link import Cut, Passing
 from support.processes import WAIT_SECONDS, Child
 from support.route import KIB, Pieces, Route, check_done, check_equal
+from support.stores import need_rocksdb
 
 # One stream, whose frames come by in order, and large ranges: none ends in a moment that is meant.
 # The toll looks into the batches: even a trial of a codec would hide them.
@@ -131,6 +132,7 @@ def test_nothing_is_sent_again_by_a_job_that_begins_anew(counted: Route, toll: T
 
 def test_files_of_the_source_are_sent_again_from_their_start(make_route: Callable[[Pieces], Route], toll: Toll) -> None:
     """The receiver dies in one of them, the sender in another."""
+    need_rocksdb((9, 10), "ingest files that a database wrote")
     route = make_route(dataclasses.replace(PIECES, lane="sst", grafts=True, piece_bytes=16 * KIB, batch_bytes=16 * KIB))
     route.link.hook = toll
     # Largest first: what comes before is built.

@@ -82,10 +82,10 @@ def test_a_frame_that_takes_longer_than_a_silence_may_last_breaks_nothing(
 
 
 def test_a_target_that_says_nothing_in_the_middle_is_given_up(receiver: kvbatch.Receiver, source: Path) -> None:
-    hold = Hold(data_frame(4))
+    options = {"lane": "batch", "streams": 1, "retries": 0, "peer_timeout": 2}
     with (
-        Link(receiver.port, hold) as link,
-        SteeredJob(source, f"kvbatch://127.0.0.1:{link.port}/copy", lane="batch", retries=0, peer_timeout=1) as job,
+        Link(receiver.port, Hold(data_frame(4))) as link,
+        SteeredJob(source, f"kvbatch://127.0.0.1:{link.port}/copy", **options) as job,
         pytest.raises(kvbatch.TransportError, match="time-out"),
     ):
         job.finish()
