@@ -36,7 +36,7 @@ def plan(source: str | os.PathLike[str], target: str | os.PathLike[str], **optio
     if made.recorded_end is not None:
         state = TargetState.finished(made.recorded_end)
     else:
-        state = examine_target(target_endpoint, made.manifest, checked.state_dir)
+        state = examine_target(target_endpoint, made.manifest, checked)
     made = found_at(made, state, store, checked)
     measured = calibrate(store, made, target_endpoint)
     return dataclasses.replace(made, estimated_seconds=estimate_seconds(made, measured, target_endpoint, checked))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from kvbatch.flow.settings import RATES, SIZES
 from kvbatch.options import MigrationOptions
 from kvbatch.units import write_bytes
 
-__all__ = ["option_words", "options_to_json", "without_words"]
+__all__ = ["option_words", "options_to_json", "selection_words", "without_words"]
 
 # A job's id and its state directory stand in the command in any case.
 _APART = ("job", "state_dir")
@@ -63,6 +64,12 @@ def _written(name: str, value: Any) -> str:
     if value == 0 and name in ("streams", "window"):
         return "auto"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def selection_words(kept: dict[str, Any]) -> str:
+    """What of the source is moved, as it is typed; nothing for all of it."""
+    families = sorted(kept.get("column_families") or [])
+    return shlex.join(option_words({"column_families": families, "key_range": kept.get("key_range", "..")}))
 
 
 def without_words(kept: dict[str, Any]) -> list[str]:

@@ -276,6 +276,7 @@ class Migration:
             self._retries.note_opened(self._figures.durable_bytes())
             # A store that is moved as it is keeps its identity.
             identity = self._store.identity if self._manifest.lane == "files" else reply.identity
+            self._warn_of_another_target()
             self._recorder.note_opened(self._options, identity=identity, fingerprint=self.plan.manifest.fingerprint)
             self._bus.publish(
                 "job",
@@ -300,6 +301,17 @@ class Migration:
             self._session = None
         return None
 
+    def _warn_of_another_target(self) -> None:
+        """One name, two targets: the record can be that of one of them. Once the target is open, what the record was
+        before counts for this alone, and once."""
+        known, self._known = self._known, None
+        if known is None or known.state == JobState.DONE or not known.identity or known.target == self.plan.target:
+            return
+        self._warn(
+            f"job {self.job} stands unfinished at {known.target}, too; its record is that of {self.plan.target} from "
+            "now on. What it wrote there is safe, and its own command carries on; give jobs of two targets two names"
+        )
+
     def _lane_reason(self) -> str:
         if self._manifest.lane == self.plan.lane:
             return self.plan.lane_reason
@@ -308,7 +320,7 @@ class Migration:
     def _already_finished(self) -> Summary | None:
         """The summary of the session that finished this job, if the target still is the store that it finished."""
         fingerprint = self.plan.manifest.fingerprint
-        summary = summary_of_finished(self._recorder.find(), self._target_endpoint, fingerprint)
+        summary = summary_of_finished(self._recorder.find(), self._target_endpoint, fingerprint, self._options)
         if summary is None:
             return None
         if not self._opened:

@@ -127,7 +127,7 @@ def make_plan(source: Endpoint, target: Endpoint, store: SourceStore, options: M
         return takes_whole_store(target, manifest_of("files", files))
 
     # Into a target that holds other data a job may be run as often as somebody likes.
-    end = None if options.allow_nonempty else recorded_end(options.state_dir, job, fingerprint, target)
+    end = None if options.allow_nonempty else recorded_end(job, fingerprint, target, options)
     if end is None:
         way = choose_way(source, target, store, options, takes_files)
     else:

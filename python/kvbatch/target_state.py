@@ -17,7 +17,9 @@ from kvbatch.errors import (
     TransportError,
     UsageError,
 )
+from kvbatch.kept_options import options_to_json, selection_words
 from kvbatch.manifest import JOB_RECORD, Manifest
+from kvbatch.options import MigrationOptions
 from kvbatch.protocol import connect, malformed_is_protocol_error
 from kvbatch.state import JobRecord, JobState, find_job
 from kvbatch.store_reader import StoreReader, open_reader
@@ -136,39 +138,57 @@ def takes_whole_store(target: Endpoint, manifest: Manifest) -> bool:
     return state.kind == "empty" or (state.kind == "resumable" and state.lane == "files")
 
 
-def examine_target(target: Endpoint, manifest: Manifest, state_dir: Path) -> TargetState:
+def examine_target(target: Endpoint, manifest: Manifest, options: MigrationOptions) -> TargetState:
     """What a run of the job would find. Raises RefusedError where it would be refused, TargetError, ProtocolError,
     UsageError for a host that does not exist."""
     try:
         return _look(target, manifest)
     except RefusedError:
-        summary = summary_of_finished(find_job(state_dir, manifest.job), target, manifest.fingerprint)
+        record = find_job(options.state_dir, manifest.job)
+        summary = summary_of_finished(record, target, manifest.fingerprint, options)
         if summary is None:
             raise
         return TargetState.finished(summary)
 
 
-def recorded_end(state_dir: Path, job: str, fingerprint: str, target: Endpoint) -> dict[str, Any] | None:
+def recorded_end(job: str, fingerprint: str, target: Endpoint, options: MigrationOptions) -> dict[str, Any] | None:
     """The summary of a job that is recorded as done, if the target still is the store that it finished, with entries
     and nobody's job in it. What a receiver would call a refusal need not be asked for then. None as well where the
-    target cannot be looked at: what is wrong is for the job itself to say."""
-    record = find_job(state_dir, job)
+    target cannot be looked at, or holds something else: what is wrong is for the job itself to say."""
+    record = find_job(options.state_dir, job)
     if record is None or record.state != JobState.DONE:
         return None
     try:
-        return summary_of_finished(record, target, fingerprint, settled=True)
+        return summary_of_finished(record, target, fingerprint, options, settled=True)
     except KvbatchError:
         return None
 
 
 def summary_of_finished(
-    job: JobRecord | None, target: Endpoint, fingerprint: str, *, settled: bool = False
+    job: JobRecord | None, target: Endpoint, fingerprint: str, options: MigrationOptions, *, settled: bool = False
 ) -> dict[str, Any] | None:
     """What the recorded run of this job did, if the target still is the store that it finished, by RocksDB's identity
-    of it. `settled`: and if that has entries and no unfinished job."""
+    of it. `settled`: and if that has entries and no unfinished job. Raises RefusedError where that run selected
+    something else."""
     if job is None or job.fingerprint != fingerprint or job.summary is None:
         return None
-    return job.summary if _is_store(target, job.identity, settled=settled) else None
+    if not _is_store(target, job.identity, settled=settled):
+        return None
+    _check_selection(job, target, options)
+    return job.summary
+
+
+def _check_selection(job: JobRecord, target: Endpoint, options: MigrationOptions) -> None:
+    """By its id alone a job of another selection would seem to be done."""
+    if job.options is None:  # a record of an early kvbatch
+        return
+    before, now = (selection_words(each) for each in (job.options, options_to_json(options)))
+    if before != now:
+        raise RefusedError(
+            f"job {job.job} was finished with {before or 'all of the source'}, and is to move {now or 'all of it'} "
+            f"now. Nothing was changed; repeat the first command, or give this one another --job and another target than "
+            f"{target}, or --allow-nonempty to write into that store too"
+        )
 
 
 def _is_store(endpoint: Endpoint, identity: str, *, settled: bool) -> bool:

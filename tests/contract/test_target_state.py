@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kvbatch.errors import RefusedError
+from kvbatch.options import MigrationOptions
 from kvbatch.target_state import TargetState, examine_target
 from support.sender import KEYED_WAYS, SmallSource
 from support.stores import tree, write_store
@@ -24,7 +25,9 @@ def examine(target: TargetCase, any_source: SmallSource, tmp_path: Path) -> Call
         before = tree(tmp_path)
         try:
             return examine_target(
-                target.endpoint, dataclasses.replace(any_source.manifest, **change), tmp_path / "state"
+                target.endpoint,
+                dataclasses.replace(any_source.manifest, **change),
+                MigrationOptions.checked(state_dir=tmp_path / "state"),
             )
         finally:
             assert tree(tmp_path) == before

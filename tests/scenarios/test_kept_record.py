@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import rocksdict
@@ -13,6 +14,7 @@ import rocksdict
 import kvbatch
 from kvbatch.samples import read_history
 from kvbatch.state import JobRecord, JobState, StateStore, find_job
+from support.steered import SteeredJob
 from support.stores import numbered, raw_options, write_store
 
 ENTRIES = {"default": numbered(2000)}
@@ -94,3 +96,49 @@ def test_every_word_about_a_finished_job_has_the_same_rates(source: Path, tmp_pa
     # What a report divides by.
     with closing(StateStore(state_dir)) as state:
         assert read_history(state, migration.job).samples[-1].running == pytest.approx(summary.seconds, abs=1e-3)
+
+
+SELECTIONS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"column_families": ["a"]}, {"column_families": ["b"]}, "finished with --cf a, and is to move --cf b now"),
+    ({"column_families": ["a"]}, {}, "finished with --cf a, and is to move all of it now"),
+    ({}, {"column_families": ["a"]}, "finished with all of the source, and is to move --cf a now"),
+    (
+        {"key_range": "..6b65792d3030303030313030"},
+        {"key_range": "..6b65792d3030303030313031"},
+        r"with --range ..6b65792d3030303030313030, and is to move --range ..6b65792d3030303030313031 now",
+    ),
+]
+
+
+@pytest.mark.parametrize("behind_a_receiver", [False, True])
+@pytest.mark.parametrize(("first", "second", "says"), SELECTIONS)
+def test_a_finished_job_of_another_selection_is_refused(
+    tmp_path: Path, first: dict[str, Any], second: dict[str, Any], says: str, behind_a_receiver: bool
+) -> None:
+    """Of the same name: done, as the first was, would be a lie."""
+    source = write_store(tmp_path / "source", {"a": numbered(200), "b": numbered(300)})
+    with kvbatch.serve(tmp_path / "received") as receiver:
+        target = f"kvbatch://127.0.0.1:{receiver.port}/copy" if behind_a_receiver else str(tmp_path / "copy")
+        options: dict[str, Any] = {"job": "nightly", "state_dir": tmp_path / "state"}
+        moved = kvbatch.migrate(source, target, **first, **options).wait(60)
+        for act in (kvbatch.plan, lambda *given, **more: kvbatch.migrate(*given, **more).wait(60)):
+            with pytest.raises(kvbatch.RefusedError, match=says):
+                act(source, target, **second, **options)
+        again = kvbatch.migrate(source, target, **first, **options).wait(60)
+        assert (again.finished_before, again.entries) == (True, moved.entries)
+
+
+def test_one_name_for_two_targets_is_told(source: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"job": "two", "state_dir": tmp_path / "state", "lane": "batch"}
+    with SteeredJob(source, tmp_path / "first", rate_limit="64KiB", **options) as job:
+        job.until(lambda progress: progress.entries > 0)
+        job.migration.cancel()
+        with pytest.raises(kvbatch.StoppedError):
+            job.migration.wait(60)
+    with SteeredJob(source, tmp_path / "second", **options) as job:
+        job.finish()
+        [warning] = [each["message"] for each in job.told("warning")]
+    assert f"job two stands unfinished at {tmp_path / 'first'}, too" in warning
+    with SteeredJob(source, tmp_path / "first", **options) as job:
+        assert job.finish().resumed
+        assert not job.told("warning")
