@@ -186,8 +186,8 @@ def _check_selection(job: JobRecord, target: Endpoint, options: MigrationOptions
     if before != now:
         raise RefusedError(
             f"job {job.job} was finished with {before or 'all of the source'}, and is to move {now or 'all of it'} "
-            f"now. Nothing was changed; repeat the first command, or give this one another --job and another target than "
-            f"{target}, or --allow-nonempty to write into that store too"
+            f"now. Nothing was changed; repeat the first command, or give this one another --job and another target "
+            f"than {target}, or --allow-nonempty to write into that store too"
         )
 
 
