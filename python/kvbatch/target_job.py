@@ -171,11 +171,22 @@ def find_discarded(names: Iterable[str]) -> str | None:
     return next((name for name in names if name.startswith(_DISCARDED)), None)
 
 
+def _store_around(path: Path) -> Path | None:
+    """The store whose directory a target lies in that is none itself: RocksDB knows nothing of it there, and what
+    copies or removes the one takes the other along."""
+    if (path / "CURRENT").exists():
+        return None
+    around = (parent for parent in path.resolve().parents if (parent / "CURRENT").exists())
+    return next((parent for parent in around if any(parent.glob("MANIFEST-*"))), None)
+
+
 def check_writable(path: Path, manifest: Manifest) -> None:
     """Raises RefusedError when a job must not write to `path`; changes nothing there."""
     if manifest.lane != "files" and (staged := staged_manifest(path)) is not None:
         manifest.check_resumes(staged)
     with translate_os_errors(f"look at the target {path}"):
+        if (store := _store_around(path)) is not None:
+            raise RefusedError(f"the target {path} lies inside the store {store}; choose a path outside of it")
         if not path.exists():
             return
         if not path.is_dir():
@@ -198,9 +209,11 @@ def check_writable(path: Path, manifest: Manifest) -> None:
         return
     family = family_with_data(path)
     if family is not None:
+        lane = " and --lane batch" if manifest.lane == "files" else ""
         raise RefusedError(
             f'the target {path} already holds data (column family "{family}"). Nothing was changed. Compare it '
-            "with `kvbatch verify SOURCE TARGET`, choose another target, or pass --allow-nonempty to write over it"
+            f"with `kvbatch verify SOURCE TARGET`, choose another target, or pass --allow-nonempty{lane} to write over "
+            "it"
         )
 
 

@@ -100,6 +100,15 @@ def _below_a_link(folder: Path) -> tuple[Path, Path]:
     return source, folder / "link" / "target"
 
 
+def _target_inside_another(folder: Path) -> tuple[Path, Path]:
+    return _source(folder), write_store(folder / "other", {"default": numbered(20)}) / "deep" / "target"
+
+
+def _below_a_link_to_another(folder: Path) -> tuple[Path, Path]:
+    (folder / "link").symlink_to(write_store(folder / "other", {"default": {}}))
+    return _source(folder), folder / "link" / "target"
+
+
 def _target_with_data(folder: Path) -> tuple[Path, Path]:
     return _source(folder), write_store(folder / "target", {"default": {b"mine": b"1"}})
 
@@ -140,6 +149,8 @@ REFUSALS: dict[str, tuple[Prepare, int, list[str]]] = {
     "target with data in its WAL": (_target_with_data_in_the_wal, 4, ["already holds data", '"other"']),
     "target with foreign files": (_target_with_foreign_files, 4, ["photos.zip", "choose another"]),
     "target is a file": (_target_is_a_file, 4, ["is a file", "choose another"]),
+    "target inside another store": (_target_inside_another, 4, ["lies inside the store", "choose a path outside"]),
+    "target below a link into another store": (_below_a_link_to_another, 4, ["lies inside the store"]),
 }
 
 
