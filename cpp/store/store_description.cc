@@ -323,8 +323,10 @@ rocksdb::ColumnFamilyOptions OpenOptions(const ColumnFamilyDescription& family,
     options.compaction_style = rocksdb::kCompactionStyleUniversal;
   }
   rocksdb::BlockBasedTableOptions table;
-  // Every reader since RocksDB 6.6, Kvrocks included, opens format 5.
+  // Every reader since RocksDB 6.6, Kvrocks included, opens format 5, if blocks have the checksum that it knows: XXH3,
+  // the default since 7.0, came with 6.27.
   table.format_version = 5;
+  table.checksum = rocksdb::kCRC32c;
   table.block_size = family.block_size;
   table.block_cache = cache == nullptr ? BlockMemoryCache() : cache;
   if (cache == nullptr) {

@@ -12,7 +12,7 @@ import rocksdict
 import kvbatch
 from support.places import Place
 from support.stores import numbered, raw_options, read_store, write_store
-from support.tools import table_format_version, table_properties
+from support.tools import CRC32C, table_checksum, table_format_version, table_properties
 
 ENTRIES = {"default": numbered(20_000), "users": numbered(3000, value=b"user-")}
 SMALL: dict[str, Any] = {"lane": "sst", "sst_file_bytes": "64KiB", "batch_bytes": "16KiB", "graft_bytes": "1TiB"}
@@ -26,6 +26,7 @@ def test_several_files_for_a_range_stand_in_the_last_level_in_format_5(tmp_path:
     assert len(files) > 2 * len(plan.ranges)
     assert max(file.stat().st_size for file in files) < 64 << 10
     assert {table_format_version(file) for file in files} == {5}
+    assert {table_checksum(file) for file in files} == {CRC32C}
     properties = [table_properties(file) for file in files]
     assert sum(int(each["# entries"]) for each in properties) == sum(len(entries) for entries in ENTRIES.values())
     assert read_store(place.path()) == ENTRIES

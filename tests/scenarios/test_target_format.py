@@ -9,7 +9,16 @@ import rocksdict
 import kvbatch
 from support.places import Place
 from support.stores import numbered, raw_options, write_store
-from support.tools import as_ldb_scan, ldb, ldb_families, ldb_scan, table_format_version, table_properties
+from support.tools import (
+    CRC32C,
+    as_ldb_scan,
+    ldb,
+    ldb_families,
+    ldb_scan,
+    table_checksum,
+    table_format_version,
+    table_properties,
+)
 
 FAMILIES = {"default": {**numbered(1000), b"": b"empty key", b"\x00\xff": b""}, "second": numbered(20), "empty": {}}
 
@@ -51,6 +60,7 @@ def test_base_data_stands_in_bottom_files_of_format_5_without_deletes(tmp_path: 
     files = sorted(place.path().glob("*.sst"))
     assert len(files) > 2
     assert {table_format_version(file) for file in files} == {5}
+    assert {table_checksum(file) for file in files} == {CRC32C}
     properties = [table_properties(file) for file in files]
     assert sum(int(each["# entries"]) for each in properties) == 20_000
     assert {each["# deletions"] for each in properties} == {"0"}

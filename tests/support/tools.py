@@ -45,6 +45,15 @@ def table_properties(file: Path) -> dict[str, str]:
     return dict(re.findall(r"^ *(.+?): (.*?)$", shown, flags=re.MULTILINE))
 
 
+CRC32C = 1
+
+
+def table_checksum(file: Path) -> int:
+    """The first of the 53 bytes of a block-based table's footer says what blocks are checked by (RocksDB's
+    ChecksumType)."""
+    return file.read_bytes()[-53]
+
+
 def table_format_version(file: Path) -> int:
     """The last 12 bytes of a block-based table are its format version and a magic number (little-endian)."""
     version, magic = struct.unpack("<IQ", file.read_bytes()[-12:])
