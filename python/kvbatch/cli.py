@@ -310,7 +310,7 @@ def serve(
     ] = False,
     metrics_listen: MetricsOption = None,
 ) -> None:
-    """Receive migrations into directories below a root, until SIGTERM or SIGINT."""
+    """Receive migrations into directories below a root. SIGTERM or SIGINT ends it."""
     host, port = parse_listen(listen)
     receiver = Receiver(root, host, port, max_memory=max_memory, insecure=insecure)
     # Blocked in every thread and waited for in this one: a handler that sets an event can deadlock on a second signal.
@@ -404,7 +404,7 @@ def demo(
     directory: Annotated[Path | None, typer.Option(help="Work here and keep it (default: a temporary one).")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a store, migrate it through a receiver on loopback, verify it, print a short table."""
+    """Make a store, migrate it and verify the copy. A receiver on loopback takes it; prints a short table."""
     for number in _STOP_SIGNALS:
         signal.signal(number, _unwind)
     report = run_demo(entries, directory)

@@ -33,7 +33,7 @@ def _tell(status: JobStatus, as_json: bool, then: str = "") -> None:
 
 
 def pause(job: JobArgument, state_dir: StateOption = None, as_json: JsonOption = False) -> None:
-    """Pause a running job behind the batches, or pieces of files, that are under way; `resume` goes on."""
+    """Pause a running job; `resume` goes on. It waits behind the batches, or pieces of files, that are under way."""
     status = _control(job, state_dir).pause()
     _tell(status, as_json, f"; `{command('resume', job, state_dir or default_state_dir())}` goes on")
 
@@ -68,7 +68,7 @@ def set_settings(
     state_dir: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Change settings of a running job; all that are given, or none of them where one makes no sense."""
+    """Change settings of a running job. All that are given, or none of them where one makes no sense."""
     given: dict[str, int | str | None] = {
         "rate_limit": rate_limit,
         "source_read_rate": source_read_rate,

@@ -28,7 +28,7 @@ def status(
     state_dir: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the jobs that this machine sent, running and finished, the newest first."""
+    """Show the jobs that this machine sent, the newest first. Of one JOB all there is."""
     directory = state_dir or default_state_dir()
 
     def read() -> list[JobStatus]:

@@ -113,7 +113,10 @@ class Readers:
             yield
         except SourceError as error:
             if not self._of_target:
-                raise
+                raise SourceError(
+                    f"the source {self._endpoint} cannot be read: {error}. The target is not at fault; mend the file "
+                    "that is named or restore it in place, and verify again"
+                ) from error
             raise TargetError(
                 f"the target {self._endpoint} cannot be read: {error}. Nothing was changed, and the source is not at "
                 "fault; mend the file that is named, or remove the target and migrate again"

@@ -62,7 +62,8 @@ class FlowPolicy:
         self._group: StreamGroup | None = None
         self._pool: BufferPool | None = None
         self._lane = ""
-        self._follow_schedule()
+        # What a job begins with was not changed; samples have it.
+        self._schedule_changed_limit()
 
     def close(self) -> None:
         if self._check is not None:
@@ -119,7 +120,8 @@ class FlowPolicy:
 
     def look(self, progress: Progress, observed: Observation | None) -> None:
         """Takes notice of what was measured since the last sample."""
-        self._follow_schedule()
+        if self._schedule_changed_limit():
+            self._bus.publish("settings", rate_limit=self._flow.settings.rate_limit)
         self._hold_for_check()
         if observed is not None and observed.streams > 0:
             held_back = sum(observed.waited_seconds[reason] for reason in _HELD_BACK)
@@ -153,10 +155,10 @@ class FlowPolicy:
             stream.codecs.choose(codec)
         self._group.adjust(self.streams)
 
-    def _follow_schedule(self) -> None:
+    def _schedule_changed_limit(self) -> bool:
+        """Brings the limit to what the schedule says now; whether it was another."""
         schedule = self._options.rate_schedule
-        if schedule is not None and self._flow.limit_wire(limit := schedule.limit_at(datetime.datetime.now())):
-            self._bus.publish("settings", rate_limit=limit)
+        return schedule is not None and self._flow.limit_wire(schedule.limit_at(datetime.datetime.now()))
 
     def _hold_for_check(self) -> None:
         if self._check is None:

@@ -52,8 +52,9 @@ def _way_out(stored: Manifest, field: str, *, changed: bool) -> str:
     """For who meets an unfinished job at the target that differs in `field`."""
     if changed:
         return (
-            "the source was changed since that job began, so that nobody can finish it: remove what stands at the "
-            "target (in the lane `files` its files stand beside it, in .NAME.kvbatch) and migrate again"
+            "the source was changed since that job began, so that nobody can finish it: discard it with `kvbatch "
+            f"cancel --discard {stored.job}` and migrate again. Where its state directory is lost, remove what stands "
+            "at the target (in the lane `files` its files stand beside it, in .NAME.kvbatch)"
         )
     if field == "lane":
         return "finish that job without --lane, or choose another target"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,6 +16,8 @@ from kvbatch.server import Receiver
 
 # What is behind these takes half a second to import, and most programs never ask for it.
 if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
     from prometheus_client import CollectorRegistry
 
 __all__ = ["MetricsListener", "serve_metrics"]
@@ -70,6 +73,21 @@ class MetricsListener:
         self.stop()
 
 
+def _at_metrics_only(app: WSGIApplication) -> WSGIApplication:
+    """prometheus_client answers every path with the metrics, and HEAD with 405."""
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] != "/metrics":
+            start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
+            return [b"Not Found"]
+        head = environ["REQUEST_METHOD"] == "HEAD"
+        body = app({**environ, "REQUEST_METHOD": "GET"} if head else environ, start_response)
+        # Two parts: of a single one wsgiref would say its length, and a GET has another.
+        return [b"", b""] if head else body
+
+    return answer
+
+
 class _MetricsServer:
     """prometheus_client's own server, which has nothing but the metrics."""
 
@@ -77,6 +95,9 @@ class _MetricsServer:
         from prometheus_client import start_http_server
 
         self._server, self._thread = start_http_server(port, host, registry)
+        app = self._server.get_app()
+        assert app is not None
+        self._server.set_app(_at_metrics_only(app))
         self.host, self.port = self._server.server_address[:2]
 
     def stop(self) -> None:

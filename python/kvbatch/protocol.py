@@ -8,6 +8,7 @@ any of them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import socket
 import time
@@ -38,6 +39,8 @@ _SOCKET_BUFFER_BYTES = 4 << 20
 _CONNECT_SECONDS = 10.0
 # There is no such name, or it has no address; EAI_AGAIN and the like are faults of the resolver, which pass.
 _NO_SUCH_HOST = (socket.EAI_NONAME, socket.EAI_NODATA)
+# Nobody listens there, or no way leads there.
+_NOT_REACHED = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN)
 # A greeting is no work for a receiver, and has as long as the connection itself.
 _WELCOME_MILLISECONDS = 10_000
 # A resolver that does not know one of these any more has a fault too.
@@ -225,7 +228,9 @@ def connect(
     except OSError as error:
         if isinstance(error, socket.gaierror) and error.errno in _NO_SUCH_HOST and host not in _reached_hosts:
             raise UsageError(f"there is no host {host!r}: {error.strerror}") from error
-        raise TransportError(f"connect to {format_address(host, port)}: {error.strerror or error}") from error
+        absent = isinstance(error, TimeoutError) or error.errno in _NOT_REACHED
+        advice = ". Start the receiver there, or correct host and port" if absent else ""
+        raise TransportError(f"connect to {format_address(host, port)}: {error.strerror or error}{advice}") from error
     _reached_hosts.add(host)
     peer = Peer(sock, FrameLimits(max_data_bytes=0))
     try:

@@ -84,7 +84,6 @@ class Receiver:
                 "pass --insecure if the network is trusted, or listen on 127.0.0.1"
             )
         self.root = options.root.absolute()
-        _make_root(self.root)
         try:
             self._socket = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         except OSError as error:
@@ -92,6 +91,11 @@ class Receiver:
                 f"listen on {format_address(host, port)}: {error.strerror or error}. Nothing was received; give "
                 "another address with --listen, or stop what listens there"
             ) from error
+        try:
+            _make_root(self.root)
+        except UsageError:
+            self._socket.close()
+            raise
         self.host, self.port = self._socket.getsockname()[:2]
         self.pool = BufferPool(options.max_memory)
         self.limits = FrameLimits(max_data_bytes=largest_entry(options.max_memory), max_file_bytes=FILE_PIECE_BYTES)

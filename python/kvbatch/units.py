@@ -17,7 +17,7 @@ _PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGTkmgt]?i?[Bb]?)\s*")
 
 
 def parse_bytes(text: str | int) -> int:
-    """`64KiB`, `1.5GiB`, `200MB`, `4M` (binary) or a plain number, in bytes. Raises UsageError."""
+    """`64KiB`, `64K` (both of 1024), `200MB` (of 1000), `1.5GiB` or a plain number, in bytes. Raises UsageError."""
     if isinstance(text, int) and not isinstance(text, bool):
         return text
     match = _PATTERN.fullmatch(text) if isinstance(text, str) else None

@@ -90,9 +90,20 @@ def test_serve_ends_while_peers_are_connected_and_silent(tmp_path: Path) -> None
 
 
 def test_a_port_that_is_taken_is_wrong_usage(receiver: kvbatch.Receiver, tmp_path: Path) -> None:
-    done = command_line("serve", "--root", tmp_path / "root", "--listen", f"127.0.0.1:{receiver.port}")
+    done = command_line("serve", "--root", tmp_path / "second", "--listen", f"127.0.0.1:{receiver.port}")
     assert (done.returncode, done.stdout) == (2, "")
     assert f"127.0.0.1:{receiver.port}" in done.stderr
+    assert not (tmp_path / "second").exists()
+
+
+def test_a_root_that_cannot_be_made_leaves_the_port_free(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("dear")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(kvbatch.UsageError, match="file is a file"):
+        kvbatch.Receiver(tmp_path / "file", "127.0.0.1", port)
+    with socket.create_server(("127.0.0.1", port)):
+        pass
 
 
 def test_insecure_listens_everywhere(tmp_path: Path) -> None:

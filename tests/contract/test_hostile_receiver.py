@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import re
 import socket
 import struct
 import threading
@@ -109,8 +111,32 @@ def test_a_receiver_that_talks_nonsense_ends_the_job(
 def test_nobody_listens(source: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    with pytest.raises(kvbatch.TransportError, match=f"connect to 127.0.0.1:{port}"):
+    said = f"connect to 127.0.0.1:{port}: Connection refused. Start the receiver there, or correct host and port"
+    with pytest.raises(kvbatch.TransportError, match=f"^{re.escape(said)}$"):
         migrate(source, port)
+
+
+@pytest.mark.parametrize(
+    ("error", "advised"),
+    [
+        (TimeoutError("timed out"), True),
+        (OSError(errno.EHOSTUNREACH, "No route to host"), True),
+        (OSError(errno.ENETUNREACH, "Network is unreachable"), True),
+        (OSError(errno.EMFILE, "Too many open files"), False),
+    ],
+    ids=["timed-out", "no-route", "no-network", "own-fault"],
+)
+def test_a_receiver_that_is_not_reached_is_told_with_what_to_do(
+    source: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, advised: bool
+) -> None:
+    def fail(*arguments: Any, **named: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr("kvbatch.protocol.socket.create_connection", fail)
+    with pytest.raises(kvbatch.TransportError) as raised:
+        migrate(source, 7720)
+    advice = ". Start the receiver there, or correct host and port" if advised else ""
+    assert str(raised.value) == f"connect to 127.0.0.1:7720: {error.strerror or error}{advice}"
 
 
 def deny(error_number: int) -> Callable[..., Any]:

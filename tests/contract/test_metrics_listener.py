@@ -32,7 +32,10 @@ class Client:
         self.host = f"{listener.host}:{listener.port}"
 
     def get(self, path: str, **headers: str) -> tuple[int, str]:
-        self.connection.request("GET", path, headers=headers)
+        return self.ask("GET", path, **headers)
+
+    def ask(self, method: str, path: str, **headers: str) -> tuple[int, str]:
+        self.connection.request(method, path, headers=headers)
         response = self.connection.getresponse()
         return response.status, response.read().decode()
 
@@ -243,7 +246,7 @@ def test_without_the_extra_there_are_the_metrics_and_a_word_on_how_to_get_it(
             "pip install 'kvbatch[web]'"
         )
         assert "kvbatch_sender_entries_total 1.25e+06" in Client(listener).get("/metrics")[1]
-        assert "<html" not in Client(listener).get("/")[1]
+        assert Client(listener).get("/")[0] == 404
     finally:
         listener.stop()
     with pytest.raises(ConnectionRefusedError):
@@ -255,6 +258,17 @@ def test_a_receiver_has_metrics_and_no_page(tmp_path: Path) -> None:
         assert listener.url == f"http://127.0.0.1:{listener.port}/metrics"
         assert str(listener) == f"metrics at {listener.url}"
         assert "kvbatch_receiver_jobs 0.0" in Client(listener).get("/metrics")[1]
+        assert Client(listener).get("/metrics?name[]=kvbatch_receiver_jobs")[0] == 200
+
+
+def test_paths_that_do_not_exist_are_404_and_head_is_an_answer(listener: MetricsListener, tmp_path: Path) -> None:
+    with kvbatch.serve(tmp_path / "root") as receiver, kvbatch.serve_metrics(receiver, "127.0.0.1:0") as of_receiver:
+        for each in (listener, of_receiver):
+            assert Client(each).ask("HEAD", "/metrics") == (200, "")
+            for path in ("/nothing", "/metrics/nothing", "/favicon.ico"):
+                assert Client(each).get(path) == (404, "Not Found")
+        for path in ("/", "/status.json", "/events"):
+            assert Client(of_receiver).get(path)[0] == 404
 
 
 # -- beginning and end ------------------------------------------------------------------------------------------------

@@ -154,8 +154,10 @@ def test_damaged_source_is_named_by_verify_too(tmp_path: Path, place: Place) -> 
     source = _source(tmp_path / "source")
     kvbatch.migrate(source, place.endpoint()).wait()
     _flip_a_byte(_files(source)[1])
-    with pytest.raises(kvbatch.SourceError, match=_files(source)[1].name):
+    with pytest.raises(kvbatch.SourceError, match=_files(source)[1].name) as failed:
         kvbatch.verify(str(source), place.endpoint())
+    assert str(failed.value).startswith(f"the source {source} cannot be read: ")
+    assert str(failed.value).endswith("restore it in place, and verify again")
 
 
 def test_damaged_target_is_not_equal(tmp_path: Path, place: Place) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -180,8 +181,13 @@ def test_a_job_whose_source_was_changed_says_so(overlapping: Path, place: Place)
     store = rocksdict.Rdict(str(overlapping), table_options_of())
     store[key_of(1)] = b"changed"
     store.close()
-    with pytest.raises(kvbatch.RefusedError, match=r"source fingerprint: theirs .* the source was changed since"):
+    said = r"source fingerprint: theirs .* the source was changed since .*`kvbatch cancel --discard (\w+)`"
+    with pytest.raises(kvbatch.RefusedError, match=said) as refused:
         kvbatch.migrate(overlapping, place.endpoint(), lane="files").wait()
+    [job] = re.findall(said, str(refused.value))
+    kvbatch.discard(job)
+    kvbatch.migrate(overlapping, place.endpoint(), lane="files").wait()
+    assert read_store(place.path()) == read_store(overlapping)
 
 
 @pytest.mark.parametrize("lane", ["batch", "sst"])

@@ -86,7 +86,7 @@ def test_a_target_may_be_silent_longer_for_larger_frames() -> None:
     assert steered.policy.silence_seconds == 13
 
 
-def test_a_schedule_is_followed_and_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_schedule_is_followed_and_each_change_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     now = datetime.datetime(2024, 5, 1, 8, 59)
 
     class Clock(datetime.datetime):
@@ -97,13 +97,15 @@ def test_a_schedule_is_followed_and_told_once(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("kvbatch.flow_policy.datetime.datetime", Clock)
     steered = Steered(rate_schedule="09:00-18:00=20MiB/s,*=50MiB/s")
     assert steered.flow.settings.rate_limit == 50 * MIB
+    steered.look()
     for hour in (9, 17):
         now = now.replace(hour=hour, minute=0)
         steered.look()
         assert steered.flow.settings.rate_limit == 20 * MIB
     now = now.replace(hour=18)
     steered.look()
-    assert [data["rate_limit"] for data in steered.told("settings")] == [50 * MIB, 20 * MIB, 50 * MIB]
+    told = [data["rate_limit"] for data in steered.told("settings")]
+    assert told == [20 * MIB, 50 * MIB], "what it began with is no change"
 
 
 def held(flow: JobFlow) -> ThrottleReason | None:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
+from kvbatch.options import MigrationOptions
 from kvbatch.retries import Retries
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def numbers(retries: Retries, *durable: int) -> list[tuple[int, int] | None]:
@@ -56,3 +62,12 @@ def test_pauses_grow_to_five_seconds(number: int, least: float) -> None:
     retry = retries.after_failure(0)
     assert retry is not None
     assert least <= retry.wait_seconds <= least + 0.2
+
+
+def test_the_default_number_lasts_as_long_as_the_resume_page_says() -> None:
+    retries = Retries(MigrationOptions().retries)
+    waits = []
+    while (retry := retries.after_failure(0)) is not None:
+        waits.append(retry.wait_seconds)
+    [said] = re.findall(r"the sender retries for about (\d+) seconds", (ROOT / "docs/resume.md").read_text())
+    assert abs(sum(waits) - int(said)) <= 1

@@ -20,6 +20,8 @@ from kvbatch.units import format_bytes, format_count, format_seconds, parse_byte
         ("4M", 4 << 20),
         ("4m", 4 << 20),
         ("4mib", 4 << 20),
+        ("4mb", 4_000_000),
+        ("0.5K", 512),
         ("200MB", 200_000_000),
         ("1 MiB", 1 << 20),
         (" 1MiB ", 1 << 20),
