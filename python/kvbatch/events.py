@@ -7,11 +7,11 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["SAMPLE_SECONDS", "Event", "EventBus", "Progress", "RateMeter", "StreamProgress", "Summary"]
+__all__ = ["SAMPLE_SECONDS", "Event", "EventBus", "Progress", "RateMeter", "StreamProgress", "Summary", "run_rates"]
 
 SAMPLE_SECONDS = 0.5
 # The rate shown is the mean over so many samples.
@@ -66,10 +66,10 @@ class Progress:
     """Where a job stands. Entries and bytes (keys and values) count what was read, earlier runs included.
 
     mean_…               what this run moved, each entry once however often it was sent, by its `seconds`; the rates
-                         beside it are of late and count what is sent again. Once a job is done they are these means
+                         beside it are of late and count what is sent again. Behind the run they are means of it, too
     wire_bytes, batches  of this run; bytes both ways, 0 without a wire; pieces of files are batches, too
     batch_bytes, window  what streams use now: bytes of keys and values in a batch, frames in flight
-    compression          what frames get now; compression_ratio is raw bytes over payload bytes of this run
+    compression          what the newest frames got; compression_ratio is raw bytes over payload bytes of this run
     round_trip_seconds   from a frame's last byte to its ack, the smallest of late; None while unknown
     apply_seconds        what the target took to apply a frame, the mean of late; None while unknown
     throttle             what the streams waited for most since the last sample
@@ -121,6 +121,17 @@ class Progress:
         ]
         return fields
 
+    def in_state(self, state: str) -> Progress:
+        """As of a moment at which the job is in this state, the last sample being older: what it waits for agrees."""
+        if state == "paused":
+            return dataclasses.replace(self, state=state, throttle="paused" if self.streams else self.throttle)
+        streams = tuple(
+            dataclasses.replace(each, throttle=None) if each.throttle == "paused" else each
+            for each in self.stream_progress
+        )
+        throttle = None if self.throttle == "paused" else self.throttle
+        return dataclasses.replace(self, state=state, throttle=throttle, stream_progress=streams)
+
     @property
     def remaining_seconds(self) -> float | None:
         """At the present rate; None while there is none."""
@@ -131,6 +142,15 @@ class Progress:
 
 _PROGRESS_FIELDS = tuple(each.name for each in dataclasses.fields(Progress))
 _STREAM_FIELDS = tuple(each.name for each in dataclasses.fields(StreamProgress))
+
+
+def run_rates(progress: Mapping[str, Any]) -> dict[str, Any]:
+    """The rates among the fields of a Progress, as means of its run: those of a job that does not run."""
+    return {
+        "entries_per_second": progress.get("mean_entries_per_second", 0.0),
+        "bytes_per_second": progress.get("mean_bytes_per_second", 0.0),
+        "wire_bytes_per_second": progress.get("wire_bytes", 0) / max(progress.get("seconds", 0.0), 1e-6),
+    }
 
 
 class RateMeter:

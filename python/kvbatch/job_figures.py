@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 
 from kvbatch._core.store import Cursor
-from kvbatch.events import Progress, RateMeter, StreamProgress, Summary
+from kvbatch.events import Progress, RateMeter, StreamProgress, Summary, run_rates
 from kvbatch.flow.job_flow import JobFlow
 from kvbatch.flow.throttle import ThrottleReason
 from kvbatch.job_stream import JobStream
@@ -70,7 +70,9 @@ class JobFigures:
         self._found: tuple[int, int] | None = None
         self._streams: Sequence[JobStream] = ()
         self._before = StreamCounters()  # of earlier sessions
+        self._ended = StreamCounters()  # of streams of the present one, or of the last while there is none
         self._most_streams = 0
+        self._compression = "none"  # of the newest frames
         self._last = StreamCounters()
         self._last_at = self._started
         self._waited = flow.ledger.seconds()
@@ -89,6 +91,8 @@ class JobFigures:
     def begin_session(self, manifest: Manifest, cursors: Sequence[Cursor]) -> None:
         with self._lock:
             self._manifest = manifest
+            self._before.include(self._ended)
+            self._ended = StreamCounters()
             self._cursors = {cursor.range: cursor for cursor in cursors}
             self._base_entries = sum(self._entries(cursor) for cursor in cursors)
             self._base_bytes = sum(cursor.raw_bytes for cursor in cursors)
@@ -107,16 +111,22 @@ class JobFigures:
     def end_streams(self) -> None:
         with self._lock:
             for stream in self._streams:
-                stream.add_to(self._before)
+                stream.add_to(self._ended)
             self._most_streams = max(self._most_streams, len(self._streams))
             self._streams = ()
 
     def note_break(self) -> None:
         """A session broke, or could not be had: until the next one nothing moves."""
+        counters = self._counted()
+        self._rates.restart(counters.entries, counters.raw_bytes)
+        self._wire_rates.restart(0, counters.wire_bytes)
+
+    def _counted(self) -> StreamCounters:
+        """By streams that have ended."""
         with self._lock:
-            before = copy.copy(self._before)
-        self._rates.restart(before.entries, before.raw_bytes)
-        self._wire_rates.restart(0, before.wire_bytes)
+            counters = copy.copy(self._before)
+            counters.include(self._ended)
+            return counters
 
     def note_durable(self, cursor: Cursor) -> None:
         with self._lock:
@@ -144,7 +154,7 @@ class JobFigures:
         """The newest figures; kept as `progress`, with what was observed since the last in `observation`."""
         with self._lock:
             streams = list(self._streams)
-            session = StreamCounters()
+            session = copy.copy(self._ended)
             under_way = sum(stream.add_to(session) for stream in streams)
             counters = copy.copy(self._before)
             counters.include(session)
@@ -164,6 +174,7 @@ class JobFigures:
         self._flow.count_waits()
         observed = self._observe(counters, streams)
         settings = self._flow.settings
+        self._compression = next((stream.compression for stream in alive), self._compression)
         reason = self._flow.ledger.main_reason(len(alive))
         self.progress = Progress(
             entries=entries,
@@ -184,7 +195,7 @@ class JobFigures:
             streams=len(alive),
             batch_bytes=max((stream.batch_bytes for stream in alive), default=0),
             window=max((stream.meter.window for stream in alive), default=0),
-            compression=next((stream.compression for stream in alive), "none"),
+            compression=self._compression,
             compression_ratio=counters.raw_bytes / counters.payload_bytes if counters.payload_bytes else 1.0,
             wire_bytes=counters.wire_bytes,
             wire_bytes_per_second=wire_bytes_per_second,
@@ -207,13 +218,9 @@ class JobFigures:
         return self.progress
 
     def last_sample(self) -> Progress:
-        """That of a job whose ranges are all durable: its rates are those of the run."""
+        """That of a run which ends: its rates are those of the run."""
         progress = self.sample()
-        self.progress = dataclasses.replace(
-            progress,
-            entries_per_second=progress.mean_entries_per_second,
-            bytes_per_second=progress.mean_bytes_per_second,
-        )
+        self.progress = dataclasses.replace(progress, **run_rates(progress.to_json()))
         return self.progress
 
     def _reason(self, stream: JobStream) -> str | None:
@@ -264,7 +271,7 @@ class JobFigures:
     def summary(self, job: str, lane_reason: str, *, resumed: bool, resent_bytes: int) -> Summary:
         """As of the last sample, so that what is kept of both agrees."""
         cursors = self.cursors().values()
-        counters = self._before
+        counters = self._counted()
         return Summary(
             job=job,
             state=JobState.DONE,

@@ -170,7 +170,7 @@ def _figures(record: JobRecord, history: JobHistory) -> Rows:
         rows.append(("runs", str(history.samples[-1].run)))
         rows.append(("on the wire", _exact_bytes(history.samples[-1].wire_bytes)))
     if progress["wire_bytes"]:
-        rows.append(("compression", f"{progress['compression']}, {progress['compression_ratio']:.2f} to 1"))
+        rows.append(("compression ratio", f"{progress['compression_ratio']:.2f} to 1"))
     if "batches" in summary:
         rows.append(("batches of the last run", f"{summary['batches']:,}"))
         rows.append(("sent again", _exact_bytes(summary["resent_bytes"])))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kvbatch.errors import UsageError
+from kvbatch.events import run_rates
 from kvbatch.kept_options import option_words, without_words
 from kvbatch.options import default_state_dir
 from kvbatch.state import JobRecord, JobState, find_job, list_jobs
@@ -24,7 +25,7 @@ class JobStatus:
     created, updated  seconds since the epoch; what is known is as old as `updated`
     pid       the process that runs it; None when none does
     progress  the fields of Progress; of a job that does not run, the last that are known, with its state; {} before
-              the first
+              the first. Of a job that does not run all rates are means of its last run
     settings  the fields of JobSettings that are valid now; None when no process runs it, or it does not answer
     summary   the fields of Summary of the run that finished it, or None
     error     what ended the last run; while a run waits for another attempt, which one that is and why; or None
@@ -52,8 +53,8 @@ class JobStatus:
         """From its record in this state directory and what the job itself answered."""
         progress = record.progress if answer is None else answer["progress"]
         if progress and not record.alive:
-            # The last sample was taken while the job ran.
-            progress = {**progress, "state": record.shown_state}
+            # The last sample may have been taken while the job ran.
+            progress = {**progress, **run_rates(progress), "state": record.shown_state}
         ended = not record.alive and record.state != JobState.DONE
         return JobStatus(
             job=record.job,
@@ -95,8 +96,8 @@ class JobStatus:
 
     @property
     def remaining_seconds(self) -> float | None:
-        """At the rate of now; of a job that does not run, at the last that is known, once it is carried on. None while
-        nothing moves."""
+        """At the rate of now; of a job that does not run, at the mean of its last run, once it is carried on. None
+        while nothing moves."""
         if self.state == JobState.DONE:
             return 0.0
         rate = self._figure("bytes_per_second")
@@ -113,7 +114,6 @@ class JobStatus:
         return self._rate("bytes_per_second")
 
     def _rate(self, name: str) -> float:
-        # The last sample of a finished job has the means.
         return self._figure(name) if self.runs or self.state == JobState.DONE else 0.0
 
     @property

@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import stamina
@@ -52,6 +52,8 @@ __all__ = ["Migration"]
 
 # A stream that waits for a silent target is cut loose this long after a stop.
 _STOP_GRACE_SECONDS = 3.0
+# Then the target has this long to say what became durable of what it had got.
+_SETTLE_SECONDS = 3.0
 
 
 class Migration:
@@ -107,8 +109,8 @@ class Migration:
         return self._bus.subscribe()
 
     def progress(self) -> Progress:
-        """The last sample, about half a second old; its `state` is that of this moment."""
-        return dataclasses.replace(self._figures.progress, state=self._flow.state)
+        """The last sample, about half a second old; whether it is paused is said as of this moment."""
+        return self._figures.progress.in_state(self._flow.state)
 
     @property
     def settings(self) -> JobSettings:
@@ -187,7 +189,8 @@ class Migration:
             if not self._opened:
                 self._recorder.undo_start(self._known)
                 raise
-            self._recorder.update(state=state_after(error), error=str(error), progress=self._figures.sample().to_json())
+            progress = self._figures.last_sample()
+            self._recorder.update(state=state_after(error), error=str(error), progress=progress.to_json())
             raise
         if already_finished is not None:
             return already_finished
@@ -406,10 +409,25 @@ class Migration:
         group.join()
         self._policy.end_session()
         self._figures.end_streams()
+        if self._is_last(group.errors):
+            self._settle(session)
         if self._manifest.lane == "sst":
             # Nothing of a file counts before its end. In the other lanes the target keeps all that it had applied.
             self._lost_bytes = sent.bytes_behind(self._figures.cursors())
         self._raise_first(group.errors)
+
+    def _is_last(self, errors: list[Exception]) -> bool:
+        """Whether no other attempt follows these, whose session would begin with all that is durable."""
+        causes = [error for error in errors if not isinstance(error, StoppedError)]
+        return self._stop.made or not all(isinstance(error, KvbatchError) and error.retryable for error in causes)
+
+    def _settle(self, session: TargetSession) -> None:
+        """Takes what became durable behind the last acks into the figures, if the target can still say it."""
+        known = self._figures.cursors()
+        with suppress(KvbatchError):
+            for cursor in session.settle(_SETTLE_SECONDS):
+                if cursor.range not in known or not known[cursor.range].complete:
+                    self._note_durable(cursor)
 
     def _publish_sample(self) -> Progress:
         progress = self._figures.sample()

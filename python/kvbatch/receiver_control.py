@@ -72,6 +72,13 @@ class ReceiverControl:
             "cursors": [cursor_to_json(cursor) for cursor in reply.cursors],
         }
 
+    def _settle(self, request: dict[str, Any]) -> dict[str, Any]:
+        del request
+        if self._session is None:
+            raise ProtocolError("open a job first")
+        self._session.end_streams()
+        return {"cursors": [cursor_to_json(cursor) for cursor in self._session.job.reply(0).cursors]}
+
     def _split(self, request: dict[str, Any]) -> dict[str, Any]:
         if self._session is None:
             raise ProtocolError("open a job first")
@@ -165,6 +172,7 @@ class ReceiverControl:
 _OPERATIONS: dict[str, Callable[[ReceiverControl, dict[str, Any]], dict[str, Any]]] = {
     "open": ReceiverControl._open,
     "split": ReceiverControl._split,
+    "settle": ReceiverControl._settle,
     "finish": ReceiverControl._finish,
     "examine": ReceiverControl._examine,
     "discard": ReceiverControl._discard,

@@ -40,12 +40,13 @@ class Session:
         self._idle = threading.Condition(self._lock)
         self._streams: set[Peer] = set()
         self._control = control
+        self._ending = False
         self._closing = False
         self._closed = threading.Event()
 
     def join(self, stream: Peer) -> None:
         with self._lock:
-            if self._closing:
+            if self._ending:
                 raise TransportError("the session is closing")
             self._streams.add(stream)
 
@@ -54,14 +55,19 @@ class Session:
             self._streams.discard(stream)
             self._idle.notify_all()
 
-    def close(self) -> None:
-        """Ends the streams, which makes durable what they applied, then the job. Idempotent; the store is free when it
-        returns, whoever closed it."""
+    def end_streams(self) -> None:
+        """Makes durable what the streams applied; no other joins. Idempotent."""
         with self._idle:
-            already, self._closing = self._closing, True
+            self._ending = True
             for stream in self._streams:
                 stream.close()
             self._idle.wait_for(lambda: not self._streams)
+
+    def close(self) -> None:
+        """Ends the streams, then the job. Idempotent; the store is free when it returns, whoever closed it."""
+        with self._lock:
+            already, self._closing = self._closing, True
+        self.end_streams()
         if already:
             self._closed.wait()
             return

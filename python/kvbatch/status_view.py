@@ -198,7 +198,11 @@ def job_rows(status: JobStatus) -> list[tuple[str, str]]:
         (_words(name), _shown(name, value))
         for name, value in progress.items()
         # What a setting of 0 leaves to kvbatch is 0 among the figures when no stream is at work.
-        if value is not None and name not in (*_SAID_ALREADY, "ranges_complete") and (value or name not in ADAPTING)
+        if value is not None
+        and name not in (*_SAID_ALREADY, "ranges_complete")
+        and (value or name not in ADAPTING)
+        # It may have changed during the run: the ratio says what came of it.
+        and (status.runs or name != "compression")
     ]
     rows += _stream_rows(progress.get("stream_progress") or ())
     rows += setting_rows(status.settings or {})

@@ -122,6 +122,11 @@ class TargetSession(Protocol):
         """What stands from `key` on in a range that is open, behind all that was put of it, becomes a range of its own,
         which is returned; `reply` has the manifest that then counts. From any thread."""
 
+    def settle(self, seconds: float) -> tuple[Cursor, ...]:
+        """Once its streams are closed, which get no successors: where the job stands with all that was made durable of
+        what they had put. Raises TransportError when the target does not answer within `seconds`, ProtocolError when it
+        does not know this."""
+
     def finish(self) -> None:
         """Every range is complete: makes the target an ordinary store."""
 

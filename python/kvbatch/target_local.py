@@ -263,6 +263,10 @@ class LocalSession:
             self._reply = dataclasses.replace(self._reply, manifest=self._job.manifest)
             return self._job.manifest.ranges[-1]
 
+    def settle(self, seconds: float) -> tuple[Cursor, ...]:
+        del seconds
+        return self._job.reply(self._reply.max_frame_bytes).cursors
+
     def finish(self) -> None:
         self._job.finish()
 

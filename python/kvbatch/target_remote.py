@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from kvbatch._core.base import chain_file_piece, xxh3_64
 from kvbatch._core.codec import Codec
@@ -194,6 +195,15 @@ class RemoteStream:
         self._peer.close()
 
 
+def _cursors_of(answer: dict[str, Any]) -> tuple[Cursor, ...]:
+    return tuple(cursor_from_json(cursor) for cursor in answer["cursors"])
+
+
+def _check_cursors(cursors: tuple[Cursor, ...], manifest: Manifest) -> None:
+    if not all(cursor.range < len(manifest.ranges) for cursor in cursors):
+        raise ValueError("a cursor of a range that the job does not have")
+
+
 class RemoteSession:
     def __init__(
         self,
@@ -223,7 +233,7 @@ class RemoteSession:
                     resumed=bool(answer["resumed"]),
                     family_ids={str(name): int(id_) for name, id_ in answer["family_ids"].items()},
                     manifest=Manifest.from_json(answer["manifest"]),
-                    cursors=tuple(cursor_from_json(cursor) for cursor in answer["cursors"]),
+                    cursors=_cursors_of(answer),
                     max_frame_bytes=int(welcome["max_frame_bytes"]),
                 )
                 manifest.check_resumes(self._reply.manifest)
@@ -232,8 +242,7 @@ class RemoteSession:
                     raise ValueError(f"no id for the column families {sorted(missing)}")
                 if not all(0 <= id_ < 1 << 32 for id_ in self._reply.family_ids.values()):
                     raise ValueError("a column family id that is none")
-                if not all(cursor.range < len(self._reply.manifest.ranges) for cursor in self._reply.cursors):
-                    raise ValueError("a cursor of a range that the job does not have")
+                _check_cursors(self._reply.cursors, self._reply.manifest)
         except BaseException:
             self._control.close()
             raise
@@ -261,6 +270,23 @@ class RemoteSession:
             manifest = self._reply.manifest.split(range_id, key)
             self._reply = dataclasses.replace(self._reply, manifest=manifest)
             return manifest.ranges[-1]
+
+    def settle(self, seconds: float) -> tuple[Cursor, ...]:
+        deadline = time.monotonic() + seconds
+        control, connection = self._control, self._control.connection
+        connection.set_timeout(round(1000 * seconds))
+        with self._lock:
+            control.send(FrameType.REQUEST, {"operation": "settle"})
+            type_ = FrameType.HEARTBEAT
+            # However often it says that it is alive.
+            while type_ is not FrameType.REPLY:
+                if not connection.wait_readable(max(0, round(1000 * (deadline - time.monotonic())))):
+                    raise TransportError(f"{control.name} did not say within {seconds:g} s what is durable")
+                type_, answer = control.receive(FrameType.REPLY, FrameType.HEARTBEAT)
+        with malformed_is_protocol_error(control.name, "answer to settle"):
+            cursors = _cursors_of(answer)
+            _check_cursors(cursors, self._reply.manifest)
+            return cursors
 
     def finish(self) -> None:
         with self._lock:

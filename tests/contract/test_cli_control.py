@@ -104,9 +104,9 @@ def test_the_list_says_of_every_job_where_it_stands(state_dir: Path) -> None:
     rows = {cells[0]: cells[1:] for cells in (re.split(r"\s{2,}", line) for line in lines[1:])}
     rate = "100/s, 9.77 KiB/s"
     assert rows["is-running"] == ["running", "25 %", "500", rate, "14.0 s", "window", "/data/source", "/data/copy"]
-    assert rows["was-done"] == ["done", "100 %", "500", rate, "/data/source", "/data/copy"]
-    assert rows["was-interrupted"] == ["interrupted", "25 %", "500", "14.0 s", "/data/source", "/data/copy"]
-    assert rows["was-stopped"] == ["stopped", "25 %", "500", "14.0 s", "/data/source", "/data/copy", ERROR]
+    assert rows["was-done"] == ["done", "100 %", "500", "50/s, 4.88 KiB/s", "/data/source", "/data/copy"]
+    assert rows["was-interrupted"] == ["interrupted", "25 %", "500", "28.0 s", "/data/source", "/data/copy"]
+    assert rows["was-stopped"] == ["stopped", "25 %", "500", "28.0 s", "/data/source", "/data/copy", ERROR]
     assert {job["job"]: job["error"] for job in listed}["was-failed"] == ERROR
 
 
@@ -343,6 +343,6 @@ def test_a_job_is_watched_in_lines_until_nobody_runs_it(state_dir: Path) -> None
         job.__exit__(None, None, None)
         *_, last = watching.stdout
         assert re.fullmatch(
-            r"\S+ job nightly: stopped, 25 %, 500 entries, 14\.0 s left, stopped on request; .*\n", last
+            r"\S+ job nightly: stopped, 25 %, 500 entries, 28\.0 s left, stopped on request; .*\n", last
         )
         assert watching.wait(WAIT_SECONDS) == 0

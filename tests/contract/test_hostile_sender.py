@@ -275,6 +275,7 @@ REQUESTS: list[tuple[str, object, dict[str, Any], str]] = [
     ("discard without anything", "discard", {}, "ProtocolError"),
     ("discard of no job", "discard", {"name": "job", "fingerprint": ""}, "ProtocolError"),
     ("discard of a list", "discard", {"name": ["job"], "job": "contract", "fingerprint": ""}, "ProtocolError"),
+    ("settle without a job", "settle", {}, "ProtocolError"),
     ("inspect without a name", "inspect", {}, "ProtocolError"),
     ("inspect with a list for a name", "inspect", {"name": ["job"]}, "ProtocolError"),
     ("repair of a number", "repair", {"name": 1.5}, "ProtocolError"),

@@ -15,6 +15,7 @@ from kvbatch import control_client
 from kvbatch.control_protocol import short_address
 from kvbatch.errors import KvbatchError, RefusedError, TransportError, UsageError
 from kvbatch.state import JobState, control_path, job_lock
+from kvbatch.status_view import job_rows
 from support.fake_job import ERROR, OPTION_WORDS, FakeJob, record_job
 
 VERBS: dict[str, Callable[[kvbatch.JobControl], kvbatch.JobStatus]] = {
@@ -226,7 +227,25 @@ def test_progress_and_the_time_left_are_known_from_the_record(state_dir: Path, s
         record_job(state_dir, "nightly", state)
         status = kvbatch.control("nightly", state_dir).status()
         assert (status.state, status.bytes_per_second, status.throttle) == (state, 0.0, None)
-    assert (status.percent, status.remaining_seconds) == (25.0, 14.0)
+    # Of a job that does not run, at the mean of its run.
+    assert (status.percent, status.remaining_seconds) == (25.0, 14.0 if state == "running" else 28.0)
+
+
+@pytest.mark.parametrize("state", [JobState.DONE, JobState.STOPPED, "interrupted", JobState.FAILED])
+def test_rates_of_a_job_that_does_not_run_are_means_of_its_run(state_dir: Path, state: str) -> None:
+    record_job(state_dir, "nightly", state)
+    status = kvbatch.control("nightly", state_dir).status()
+    rates = ("entries_per_second", "bytes_per_second", "wire_bytes_per_second")
+    assert [status.progress[rate] for rate in rates] == [50.0, 5_000.0, 2_000.0]
+    shown = dict(job_rows(status))
+    assert shown["bytes per second"] == shown["mean bytes per second"]
+    assert shown["compression ratio"] == "1"
+    assert "compression" not in shown
+
+
+def test_compression_is_shown_while_the_job_runs(state_dir: Path) -> None:
+    with FakeJob(state_dir):
+        assert dict(job_rows(kvbatch.control("nightly", state_dir).status()))["compression"] == "lz4"
 
 
 def test_discard_wants_a_job_that_does_not_run(state_dir: Path) -> None:

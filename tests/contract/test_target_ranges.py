@@ -100,6 +100,25 @@ def test_two_streams_carry_two_ranges_at_once(target: TargetCase, source: SmallS
     assert read_store(target.path) == ENTRIES
 
 
+def test_what_a_stop_makes_durable_is_told(target: TargetCase, source: SmallSource) -> None:
+    """Behind the last ack, which said nothing of it."""
+    session = target.open(source.manifest)
+    stream = session.stream(0)
+    totals = source.put(session, stream, source.ranges[0], limit=2)
+    stream.close()
+    told = session.settle(30)
+    assert session.settle(30) == told
+    session.close()
+    target.settle()
+    session = target.open(source.manifest)
+    found = session.reply.cursors
+    session.close()
+    assert told == found
+    assert [(cursor.range, cursor.entries) for cursor in told] == [(0, totals.entries)]
+    finish(target, source)
+    assert read_store(target.path) == ENTRIES
+
+
 @pytest.mark.parametrize("streams", [0, 2])
 def test_a_job_can_be_opened_again_at_once(target: TargetCase, source: SmallSource, streams: int) -> None:
     """A sender whose connection broke is back before the receiver has cleared up behind it."""

@@ -42,6 +42,19 @@ def test_status_says_that_nothing_moves_and_why(source: Path, tmp_path: Path) ->
         assert re.match(r"retry \d of 8: .*", listed.error or "")
 
 
+def test_what_was_read_does_not_fall_back_while_the_receiver_is_down(source: Path, tmp_path: Path) -> None:
+    receiver = kvbatch.serve(tmp_path / "received")
+    target = f"kvbatch://127.0.0.1:{receiver.port}/copy"
+    with SteeredJob(source, target, state_dir=tmp_path / "state", rate_limit="512KiB", retries=8) as job:
+        before = job.until(lambda progress: progress.entries > 2000)
+        receiver.stop()
+        until(lambda: len(job.told("retry")) >= 2, "a second retry")
+        down = [sample for sample in job.told("sample") if sample["streams"] == 0]
+        assert down
+        assert min(sample["entries"] for sample in down) >= before.entries
+        assert min(sample["raw_bytes"] for sample in down) >= before.raw_bytes
+
+
 def test_the_reason_goes_once_the_target_is_open_again(source: Path, tmp_path: Path) -> None:
     state_dir = tmp_path / "state"
     receiver = kvbatch.serve(tmp_path / "received")

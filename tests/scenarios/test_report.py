@@ -70,7 +70,7 @@ def test_a_page_shows_every_plot_and_table(state: StateStore, tmp_path: Path) ->
         assert title in page.titles
     assert page.tags["svg"] == len(PLOTS)
     for words in (
-        "/data/source → kvbatch://127.0.0.1:7720/copy", "20 min 00 s", "256 MiB", "lz4, 1.60 to 1", "read 6 min 00 s",
+        "/data/source → kvbatch://127.0.0.1:7720/copy", "20 min 00 s", "256 MiB", "1.60 to 1", "read 6 min 00 s",
         "attempt 1 failed, the next after 0.4 s", "the disk of the target is nearly full", "1 retry, 2 warnings",
         "Not compared yet",
     ):  # fmt: skip

@@ -50,6 +50,7 @@ class FakeMigration:
         self._progress = Progress(
             entries=600, raw_bytes=60_000, durable_entries=500, durable_bytes=50_000, estimated_entries=2000,
             estimated_bytes=200_000, entries_per_second=100.0, bytes_per_second=10_000.0, seconds=6.0,
+            mean_entries_per_second=50.0, mean_bytes_per_second=5_000.0, wire_bytes=12_000, compression="lz4",
             ranges_complete=1, ranges=4, streams=2, window=16, throttle="window",
         )  # fmt: skip
 

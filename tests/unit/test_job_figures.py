@@ -84,6 +84,34 @@ def test_nothing_moves_behind_a_break(figures: JobFigures) -> None:
     assert waiting.remaining_seconds is None
 
 
+def test_what_was_read_stays_between_two_attempts(figures: JobFigures) -> None:
+    found = Cursor(0, complete=False, entries=20, raw_bytes=200, digest=bytes(16), last_key=b"k")
+    figures.begin_session(figures._manifest, [found])
+    figures.begin_streams([stream(0, entries=50, raw_bytes=500, wire_bytes=400, batches=5)])
+    running = figures.sample()
+    figures.end_streams()
+    figures.note_break()
+    for waiting in (figures.sample(), figures.sample()):
+        assert (waiting.entries, waiting.raw_bytes) == (running.entries, running.raw_bytes) == (70, 700)
+        assert (waiting.batches, waiting.wire_bytes) == (5, 400)
+    # The next session begins with what the target has.
+    figures.begin_session(figures._manifest, [found])
+    again = figures.sample()
+    assert (again.entries, again.raw_bytes, again.batches, again.wire_bytes) == (20, 200, 5, 400)
+
+
+def test_what_frames_got_last_is_known_when_no_stream_is_left(figures: JobFigures) -> None:
+    figures.begin_session(figures._manifest, [])
+    ran = stream(0, entries=50, raw_bytes=500, payload_bytes=250, wire_bytes=300)
+    ran.compression = "zstd"
+    figures.begin_streams([ran])
+    figures.sample()
+    figures.end_streams()
+    last = figures.last_sample()
+    assert (last.compression, last.compression_ratio) == ("zstd", 2.0)
+    assert last.wire_bytes_per_second == pytest.approx(300 / last.seconds)
+
+
 def test_what_has_left_of_a_piece_is_progress_and_not_observed(figures: JobFigures) -> None:
     figures.begin_streams([stream(0, raw_bytes=100, payload_bytes=50, under_way=30), stream(1, under_way=7)])
     progress = figures.sample()
