@@ -1,6 +1,7 @@
 #include "base/checksum.h"
 #include "base/file_io.h"
 #include "bind/bind_store.h"
+#include "store/block_memory.h"
 #include "store/overlay_reader.h"
 #include "store/range_digest.h"
 #include "store/range_reader.h"
@@ -209,6 +210,7 @@ void RegisterRangeReader(py::module_& module) {
       .value("LARGE_ENTRY", StopReason::kLargeEntry)
       .finalize();
   KeepMembers<StopReason>(module.attr("StopReason"));
+  module.attr("READ_BESIDE_BYTES") = kReadBeside;
   py::class_<FillResult>(module, "FillResult")
       .def_readonly("stop", &FillResult::stop)
       .def_readonly("entries", &FillResult::entries)

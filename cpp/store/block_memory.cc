@@ -10,7 +10,6 @@
 #include <utility>
 
 #include "frame/large_entry.h"
-#include "store/store_description.h"
 
 namespace kvbatch {
 
@@ -39,10 +38,8 @@ void BlockMemory::Check(size_t bytes) const {
 }
 
 void BlockMemory::CheckRead(size_t bytes) {
-  // Readahead takes what lies behind a block too.
-  constexpr size_t kBeside = kReadaheadBytes + (size_t{64} << 10);
-  if (current != nullptr && bytes >= kLargeEntryBytes + kBeside) {
-    current->Check(bytes - kBeside);
+  if (current != nullptr && bytes >= kLargeEntryBytes + kReadBeside) {
+    current->Check(bytes - kReadBeside);
   }
 }
 

@@ -12,7 +12,12 @@
 #include <memory>
 #include <new>
 
+#include "store/store_description.h"
+
 namespace kvbatch {
+
+// Readahead takes what lies behind a block too: so much at most of what is read at once is not the block.
+inline constexpr size_t kReadBeside = kReadaheadBytes + (size_t{64} << 10);
 
 // Thrown out of RocksDB, as its own allocators throw std::bad_alloc. What was called must be thrown away.
 class NoRoomForBlock : public std::bad_alloc {

@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -144,12 +144,13 @@ _PROGRESS_FIELDS = tuple(each.name for each in dataclasses.fields(Progress))
 _STREAM_FIELDS = tuple(each.name for each in dataclasses.fields(StreamProgress))
 
 
-def run_rates(progress: Mapping[str, Any]) -> dict[str, Any]:
-    """The rates among the fields of a Progress, as means of its run: those of a job that does not run."""
+def run_rates(figure: Callable[[str], float]) -> dict[str, Any]:
+    """The rates among the fields of a Progress, as means of its run: those of a job that does not run. `figure` gives
+    its fields by their names."""
     return {
-        "entries_per_second": progress.get("mean_entries_per_second", 0.0),
-        "bytes_per_second": progress.get("mean_bytes_per_second", 0.0),
-        "wire_bytes_per_second": progress.get("wire_bytes", 0) / max(progress.get("seconds", 0.0), 1e-6),
+        "entries_per_second": figure("mean_entries_per_second"),
+        "bytes_per_second": figure("mean_bytes_per_second"),
+        "wire_bytes_per_second": figure("wire_bytes") / max(figure("seconds"), 1e-6),
     }
 
 

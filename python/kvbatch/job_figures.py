@@ -220,7 +220,7 @@ class JobFigures:
     def last_sample(self) -> Progress:
         """That of a run which ends: its rates are those of the run."""
         progress = self.sample()
-        self.progress = dataclasses.replace(progress, **run_rates(progress.to_json()))
+        self.progress = dataclasses.replace(progress, **run_rates(lambda name: getattr(progress, name)))
         return self.progress
 
     def _reason(self, stream: JobStream) -> str | None:

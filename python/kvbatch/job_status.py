@@ -54,7 +54,7 @@ class JobStatus:
         progress = record.progress if answer is None else answer["progress"]
         if progress and not record.alive:
             # The last sample may have been taken while the job ran.
-            progress = {**progress, **run_rates(progress), "state": record.shown_state}
+            progress = {**progress, **run_rates(lambda name: progress.get(name, 0)), "state": record.shown_state}
         ended = not record.alive and record.state != JobState.DONE
         return JobStatus(
             job=record.job,

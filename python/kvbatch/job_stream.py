@@ -10,7 +10,16 @@ from pathlib import Path
 
 from kvbatch._core.base import file_crc32c, read_ahead
 from kvbatch._core.frame import BufferPool, Frame, largest_entry, memory_for_entry
-from kvbatch._core.store import Cursor, OverlayReader, RangeReader, SourceStore, SstBuilder, StopReason, record_sent
+from kvbatch._core.store import (
+    READ_BESIDE_BYTES,
+    Cursor,
+    OverlayReader,
+    RangeReader,
+    SourceStore,
+    SstBuilder,
+    StopReason,
+    record_sent,
+)
 from kvbatch.compression import CodecChooser
 from kvbatch.errors import KvbatchError, SourceError, StoppedError
 from kvbatch.flow.job_flow import JobFlow
@@ -32,7 +41,6 @@ __all__ = ["JobStream"]
 _FRAMES_PER_LOOK = 16
 # So many frames take one call of the core, if the window has room and the link takes them in a moment.
 _FRAMES_PER_RUN = 32
-_READ_AHEAD_BYTES = MIB + (64 << 10)
 
 
 @dataclass(slots=True)
@@ -444,7 +452,7 @@ class JobStream:
         apart = max(0, self.flow.settings.max_memory - self.pool.max_bytes) if ours < needed else 0
         behind = (last_key or part.start or b"").hex()
         # Where the entry is not read yet, it may take more by what is read of its file at once.
-        enough = -(-(memory_for_entry(needed + _READ_AHEAD_BYTES) + apart) // MIB)
+        enough = -(-(memory_for_entry(needed + READ_BESIDE_BYTES) + apart) // MIB)
         raise SourceError(
             f"{part}: an entry behind key {behind or '(the first)'} takes {format_bytes(needed)}, "
             f"more than the {format_bytes(min(ours, theirs))} that {whose} --max-memory allows one entry. "

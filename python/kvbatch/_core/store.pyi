@@ -18,6 +18,7 @@ import kvbatch._core.wire
 
 __all__: list[str] = [
     "CAN_GRAFT",
+    "READ_BESIDE_BYTES",
     "RESERVED_COLUMN_FAMILY",
     "ROCKSDB_VERSION",
     "ApplyMode",
@@ -713,5 +714,6 @@ def write_sample_store(
     """
 
 CAN_GRAFT: bool = True
+READ_BESIDE_BYTES: int = 1114112
 RESERVED_COLUMN_FAMILY: str = "__kvbatch__"
 ROCKSDB_VERSION: str = "9.10.0"
