@@ -75,7 +75,7 @@ void RegisterSourceStore(py::module_& module) {
           "last_key", [](const EntryRun& run) { return Bytes{run.last_key}; },
           "Last key of a full run; empty for the run that ends the range.");
 
-  py::class_<SourceStore, SourceHandle>(module, "SourceStore",
+  py::class_<SourceStore, SourceHandle>(module, "SourceStore", py::release_gil_before_calling_cpp_dtor(),
                                         "A RocksDB directory opened read-only; nothing in it changes.")
       .def(py::init([](const Text& path, const std::vector<Text>& column_families) {
              std::vector<std::string> names;
@@ -218,31 +218,21 @@ void RegisterRangeReader(py::module_& module) {
       .def_readonly("needed_bytes", &FillResult::needed_bytes,
                     "With LARGE_ENTRY: the batch size it takes, for fill_large; reading may show that it takes more.");
   py::class_<BatchRun>(module, "BatchRun", "Batches that were put in one call.")
-      .def(py::init([](const FillResult& next) { return BatchRun{0, 0, {Digest()}, {}, next}; }), py::arg("next"),
+      .def(py::init([](const FillResult& next) { return BatchRun{.frames = 1, .next = next}; }), py::arg("next"),
            "A run of one batch.")
-      .def_property_readonly("frames", [](const BatchRun& run) { return run.digests.size(); })
+      .def_readonly("frames", &BatchRun::frames)
       .def_readonly("entries", &BatchRun::entries, "Of those behind the first, which the caller knew.")
       .def_readonly("raw_bytes", &BatchRun::raw_bytes, "As `entries`: keys and values.")
-      .def_property_readonly(
-          "digests",
-          [](const BatchRun& run) {
-            std::vector<Bytes> digests;
-            for (const Digest& digest : run.digests) {
-              digests.push_back(DigestBytes(digest));
-            }
-            return digests;
-          },
-          "The running digest behind each of them.")
-      .def_readonly("sent_at", &BatchRun::sent_at, "When the last byte of each had left, as time.monotonic() says it.")
       .def_readonly("next", &BatchRun::next, "What stands in the frame now, not sent yet.");
-  py::class_<RangeReader>(module, "RangeReader", "Packs [start, end) of a column family into frames, one a call.")
+  py::class_<RangeReader, Owned<RangeReader>>(module, "RangeReader",
+                                              "Packs [start, end) of a column family into frames, one a call.")
       .def(py::init([](const SourceHandle& store, const Text& family, Key start, Key end, Key after,
                        uint32_t target_family, const Bytes& digest) {
              auto* handle = FamilyOf(*store, family);
              auto bounds = Bounds(std::move(start), std::move(end), std::move(after));
              const Digest from = ParseDigest(digest);
-             return WithoutGil(
-                 [&] { return std::make_unique<RangeReader>(store, handle, std::move(bounds), target_family, from); });
+             return Own(WithoutGil(
+                 [&] { return std::make_unique<RangeReader>(store, handle, std::move(bounds), target_family, from); }));
            }),
            py::arg("store").none(false), py::arg("column_family"), py::arg("start"), py::arg("end"), py::kw_only(),
            py::arg("after") = std::nullopt, py::arg("target_family") = 0,
@@ -263,17 +253,18 @@ void RegisterRangeReader(py::module_& module) {
           "The answer to LARGE_ENTRY, once more if it comes again: waits for all the memory that such an entry takes.")
       .def(
           "send_run",
-          [](RangeReader& reader, Connection& connection, Frame& frame, size_t batch_bytes, Codec codec,
-             uint32_t frames, const py::buffer& mark, uint64_t sent_bytes) {
+          [](RangeReader& reader, Connection& connection, FramesInFlight& in_flight, Frame& frame, size_t batch_bytes,
+             Codec codec, uint32_t frames, const py::buffer& mark, uint64_t sent_bytes) {
             auto* const sent = MarkIn(mark);
-            return Get(
-                [&] { return SendRun(&reader, &connection, &frame, batch_bytes, codec, frames, sent, sent_bytes); });
+            return Get([&] {
+              return SendRun(&reader, &connection, &in_flight, &frame, batch_bytes, codec, frames, sent, sent_bytes);
+            });
           },
-          py::arg("connection"), py::arg("frame"), py::arg("batch_bytes"), py::arg("codec"), py::arg("frames"),
-          py::arg("mark"), py::arg("sent_bytes"),
+          py::arg("connection"), py::arg("in_flight"), py::arg("frame"), py::arg("batch_bytes"), py::arg("codec"),
+          py::arg("frames"), py::arg("mark"), py::arg("sent_bytes"),
           "Sends the batch that stands in `frame`, packs the next one into it, and so on to the range's last, `frames` "
-          "at "
-          "most. `mark` is the range's in the sent log, which has the first batch already; `sent_bytes` is "
+          "at most; adds them to `in_flight`. `mark` is the range's in the sent log, which has the first batch "
+          "already; `sent_bytes` is "
           "where that one ends.")
       .def_property_readonly(
           "read_seconds",
@@ -290,19 +281,20 @@ void RegisterRangeReader(py::module_& module) {
 }
 
 void RegisterOverlayReader(py::module_& module) {
-  py::class_<OverlayReader>(module, "OverlayReader", "Packs what stands over a grafted file into frames, one a call.")
+  py::class_<OverlayReader, Owned<OverlayReader>>(module, "OverlayReader",
+                                                  "Packs what stands over a grafted file into frames, one a call.")
       .def(py::init([](const SourceHandle& store, const Text& family, const Text& file, Key start, Key end,
                        uint32_t target_family, const Bytes& digest) {
              auto* handle = FamilyOf(*store, family);
              const auto bounds = Bounds(std::move(start), std::move(end));
              const Digest from = ParseDigest(digest);
-             return Get([&]() -> Result<std::unique_ptr<OverlayReader>> {
+             return Own(Get([&]() -> Result<std::unique_ptr<OverlayReader>> {
                auto base = store->Table(family.value, file.value);
                if (!base.ok()) {
                  return base.status();
                }
                return std::make_unique<OverlayReader>(store, handle, base.value(), bounds, target_family, from);
-             });
+             }));
            }),
            py::arg("store").none(false), py::arg("column_family"), py::arg("file"), py::arg("start"), py::arg("end"),
            py::arg("target_family"), py::arg("digest"))
@@ -337,12 +329,13 @@ void RegisterSstBuilder(py::module_& module) {
                     "Not 0: the next entry is a large one, of about so many bytes, for `make_room`.")
       .def_property_readonly(
           "last_key", [](const BuiltPiece& piece) { return Bytes{piece.last_key}; }, "With `ends_file`.");
-  py::class_<SstBuilder>(module, "SstBuilder", "[start, end) as SST files, in pieces while they are built.")
+  py::class_<SstBuilder, Owned<SstBuilder>>(module, "SstBuilder",
+                                            "[start, end) as SST files, in pieces while they are built.")
       .def(py::init([](const SourceHandle& store, const Text& family, Key start, Key end, Key after,
                        const ColumnFamilyDescription& target, uint64_t file_bytes) {
              auto* handle = FamilyOf(*store, family);
              auto bounds = Bounds(std::move(start), std::move(end), std::move(after));
-             return Get([&] { return SstBuilder::Create(store, handle, std::move(bounds), target, file_bytes); });
+             return Own(Get([&] { return SstBuilder::Create(store, handle, std::move(bounds), target, file_bytes); }));
            }),
            py::arg("store").none(false), py::arg("column_family"), py::arg("start"), py::arg("end"), py::kw_only(),
            py::arg("after") = std::nullopt, py::arg("target"), py::arg("file_bytes"),

@@ -24,7 +24,7 @@ void RegisterTargetStore(py::module_& module) {
       .def_readonly("soft_pending_compaction_bytes", &TargetHealth::soft_pending_compaction_bytes)
       .def_readonly("hard_pending_compaction_bytes", &TargetHealth::hard_pending_compaction_bytes);
 
-  py::class_<TargetStore, TargetHandle>(module, "TargetStore",
+  py::class_<TargetStore, TargetHandle>(module, "TargetStore", py::release_gil_before_calling_cpp_dtor(),
                                         "A RocksDB directory that a job writes into, with the job's records.")
       .def(py::init([](const Text& path, bool create, uint64_t sst_file_bytes,
                        const std::optional<ColumnFamilyDescription>& default_family) {
@@ -96,13 +96,13 @@ void RegisterRangeApplier(py::module_& module) {
       .value("INGEST", ApplyMode::kIngest)
       .value("WRITE", ApplyMode::kWrite)
       .finalize();
-  py::class_<RangeApplier>(module, "RangeApplier",
-                           "Takes the frames of one range in order and makes them durable in a target.")
+  py::class_<RangeApplier, Owned<RangeApplier>>(
+      module, "RangeApplier", "Takes the frames of one range in order and makes them durable in a target.")
       .def(py::init([](const TargetHandle& store, uint32_t family, Key start, Key end, ApplyMode mode,
                        const Cursor& cursor, Text file) {
              const ApplyRange range{cursor.range, family, Plain(std::move(start)), Plain(std::move(end)),
                                     std::move(file.value)};
-             return Get([&] { return RangeApplier::Create(store, range, mode, cursor); });
+             return Own(Get([&] { return RangeApplier::Create(store, range, mode, cursor); }));
            }),
            py::arg("store").none(false), py::arg("family"), py::arg("start"), py::arg("end"), py::arg("mode"),
            py::arg("cursor"), py::arg("file") = Text{},

@@ -1,5 +1,6 @@
 #include "bind/convert.h"
 #include "wire/connection.h"
+#include "wire/frames_in_flight.h"
 
 namespace kvbatch::bind {
 
@@ -89,6 +90,31 @@ void RegisterWire(py::module_& module) {
       .def_property_readonly("bytes_sent", &Connection::bytes_sent)
       .def_property_readonly("bytes_received", &Connection::bytes_received)
       .def_property_readonly("frames_sent", &Connection::frames_sent);
+
+  py::class_<FramesInFlight>(module, "FramesInFlight",
+                             "The data frames of a connection that no ack spoke for yet; for the thread that sends.")
+      .def(py::init())
+      .def(
+          "add",
+          [](FramesInFlight& in_flight, const Bytes& digest, uint64_t raw_bytes) {
+            in_flight.Add(ParseDigest(digest), raw_bytes);
+          },
+          py::arg("digest"), py::arg("raw_bytes"), "A frame has just left; `digest` is the running digest behind it.")
+      .def(
+          "take",
+          [](FramesInFlight& in_flight, size_t frames) {
+            const auto taken = in_flight.Take(frames);
+            if (!taken) {
+              throw py::value_error(std::to_string(frames) + " frames where " + std::to_string(in_flight.frames()) +
+                                    " are in flight");
+            }
+            return std::tuple(DigestBytes(taken->digest), taken->raw_bytes, taken->age.count());
+          },
+          py::arg("frames"),
+          "Takes the oldest `frames`, one at least: the running digest behind the last of them, the raw bytes of all, "
+          "the seconds since the last had left. ValueError where not so many are in flight.")
+      .def_property_readonly("frames", &FramesInFlight::frames)
+      .def_property_readonly("raw_bytes", &FramesInFlight::raw_bytes, "As they were added.");
 }
 
 }  // namespace kvbatch::bind

@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <chrono>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -60,6 +61,22 @@ auto Get(Work&& work) {
   auto result = WithoutGil(std::forward<Work>(work));
   RaiseIfError(result.status());
   return result.Take();
+}
+
+// Holds what Python alone owns and what takes its time to go: a reader unpins blocks, an applier gives up a file.
+template <typename T>
+struct DeleteWithoutGil {
+  void operator()(T* object) const {
+    WithoutGil([object] { delete object; });
+  }
+};
+
+template <typename T>
+using Owned = std::unique_ptr<T, DeleteWithoutGil<T>>;
+
+template <typename T>
+Owned<T> Own(std::unique_ptr<T> object) {
+  return Owned<T>(object.release());
 }
 
 // A Python `bytes`: keys, values, payloads.

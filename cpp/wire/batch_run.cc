@@ -11,8 +11,8 @@ constexpr std::chrono::milliseconds kLongestRun{100};
 
 }  // namespace
 
-Result<BatchRun> SendRun(RangeReader* reader, Connection* connection, Frame* frame, size_t batch_bytes, Codec codec,
-                         uint32_t frames, SentMark* mark, uint64_t sent_bytes) {
+Result<BatchRun> SendRun(RangeReader* reader, Connection* connection, FramesInFlight* in_flight, Frame* frame,
+                         size_t batch_bytes, Codec codec, uint32_t frames, SentMark* mark, uint64_t sent_bytes) {
   using Clock = std::chrono::steady_clock;
   const auto end = Clock::now() + kLongestRun;
   BatchRun run;
@@ -21,8 +21,8 @@ Result<BatchRun> SendRun(RangeReader* reader, Connection* connection, Frame* fra
     if (Status status = connection->Send(frame); !status.ok()) {
       return status;
     }
-    run.digests.push_back(reader->digest());
-    run.sent_at.push_back(std::chrono::duration<double>(Clock::now().time_since_epoch()).count());
+    in_flight->Add(reader->digest(), frame->header().raw_length);
+    ++run.frames;
     if (last) {
       run.next = FillResult{.stop = StopReason::kEnd};
       return run;
@@ -33,7 +33,7 @@ Result<BatchRun> SendRun(RangeReader* reader, Connection* connection, Frame* fra
     }
     run.next = filled.value();
     last = run.next.stop == StopReason::kEnd && run.next.entries > 0;
-    if ((run.next.stop != StopReason::kFull && !last) || run.digests.size() >= frames || Clock::now() >= end) {
+    if ((run.next.stop != StopReason::kFull && !last) || run.frames >= frames || Clock::now() >= end) {
       return run;
     }
     mark->Record(sent_bytes, sent_bytes + run.next.raw_bytes);

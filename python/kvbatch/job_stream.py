@@ -30,7 +30,7 @@ from kvbatch.range_queue import RangeQueue
 from kvbatch.ranges import Range
 from kvbatch.sent_log import SentLog
 from kvbatch.source_image import is_never_rewritten, open_source_file
-from kvbatch.stream_counters import StreamCounters, StreamFigures
+from kvbatch.stream_counters import StreamCounters
 from kvbatch.target import FILE_PIECE_BYTES, FileSums, TargetSession, TargetStream
 from kvbatch.target_job import FileTotals
 from kvbatch.units import format_bytes
@@ -77,7 +77,6 @@ class JobStream:
     part: Range | None = field(default=None, init=False)
     range_bytes: int = field(default=0, init=False)  # of `part`, what an earlier session moved included
     _stream: TargetStream | None = field(default=None, init=False)
-    _figures: StreamFigures = field(default_factory=StreamFigures, init=False)
     # Of the newest piece of a file: raw bytes counted and bytes sent before it, its length. Replaced whole, since other
     # threads look at it.
     _piece: tuple[int, int, int] = field(default=(0, 0, 0), init=False)
@@ -423,14 +422,12 @@ class JobStream:
         self.range_bytes += raw_bytes
 
     def _take_figures(self, stream: TargetStream) -> None:
-        """Adds to the counters what stream and meter counted since the last time."""
-        before, now = self._figures, StreamFigures.of(stream, self.meter)
-        counters = self.counters
-        counters.payload_bytes += now.sent_bytes - before.sent_bytes
-        counters.network_seconds += now.network_seconds - before.network_seconds
-        counters.apply_seconds += now.apply_seconds - before.apply_seconds
-        counters.applied_frames += now.applied_frames - before.applied_frames
-        self._figures = now
+        """What stream and meter counted so far; both live as long as these counters."""
+        counters, meter = self.counters, self.meter
+        counters.payload_bytes = stream.sent_bytes
+        counters.network_seconds = stream.network_seconds
+        counters.apply_seconds = meter.apply_seconds
+        counters.applied_frames = meter.applied_frames
 
     def _take_durable(self, stream: TargetStream) -> None:
         for cursor in stream.take_durable():

@@ -55,17 +55,18 @@ def _boundaries(store: SourceStore, family: str, first: bytes, last: bytes, piec
     near = [space.low] * len(wanted)
     far = [space.high] * len(wanted)
     for _ in range(8 * _SEARCH_BYTES):
-        middles = [(a + b) // 2 for a, b in zip(near, far, strict=True)]
-        if all(abs(a - b) <= 1 for a, b in zip(near, far, strict=True)):
+        searched = [cut for cut in range(len(wanted)) if abs(near[cut] - far[cut]) > 1]
+        if not searched:
             break
+        middles = [(near[cut] + far[cut]) // 2 for cut in searched]
         sizes = store.approximate_sizes(family, first, [space.key(middle) for middle in middles])
-        for i, (middle, size) in enumerate(zip(middles, sizes, strict=True)):
-            if abs(size - wanted[i]) * _TOLERANCE * pieces <= total:
-                near[i] = far[i] = middle
-            elif size <= wanted[i]:
-                near[i] = middle
+        for cut, middle, size in zip(searched, middles, sizes, strict=True):
+            if abs(size - wanted[cut]) * _TOLERANCE * pieces <= total:
+                near[cut] = far[cut] = middle
+            elif size <= wanted[cut]:
+                near[cut] = middle
             else:
-                far[i] = middle
+                far[cut] = middle
     keys: list[bytes] = []
     for middle in near:
         key = store.seek(family, space.key(middle))

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kvbatch.flow.stream_meter import StreamMeter
-from kvbatch.target import TargetStream
-
-__all__ = ["StreamCounters", "StreamFigures"]
+__all__ = ["StreamCounters"]
 
 
 @dataclass(slots=True)
@@ -42,17 +39,3 @@ class StreamCounters:
         self.network_seconds += other.network_seconds
         self.apply_seconds += other.apply_seconds
         self.applied_frames += other.applied_frames
-
-
-@dataclass(frozen=True, slots=True)
-class StreamFigures:
-    """What a stream and its meter had counted when they were last looked at."""
-
-    sent_bytes: int = 0
-    network_seconds: float = 0.0
-    apply_seconds: float = 0.0
-    applied_frames: int = 0
-
-    @staticmethod
-    def of(stream: TargetStream, meter: StreamMeter) -> StreamFigures:
-        return StreamFigures(stream.sent_bytes, stream.network_seconds, meter.apply_seconds, meter.applied_frames)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ from kvbatch._core.base import chain_file_piece, xxh3_64
 from kvbatch._core.codec import Codec
 from kvbatch._core.frame import Frame, FrameType
 from kvbatch._core.store import BatchRun, BuiltPiece, Cursor, RangeReader, SstBuilder
+from kvbatch._core.wire import FramesInFlight
 from kvbatch.endpoints import ReceiverEndpoint
 from kvbatch.errors import CorruptionError, ProtocolError, RefusedError, TransportError
 from kvbatch.flow.stream_meter import StreamMeter
@@ -37,8 +37,7 @@ class RemoteStream:
         self._use_window(meter.window)
         self._range = 0
         self._begun: set[int] = set()
-        # The running digest behind each frame, its raw bytes, and when it had been sent.
-        self._unacknowledged: deque[tuple[bytes, int, float]] = deque()
+        self._in_flight = FramesInFlight()
         self._durable: list[Cursor] = []
         meter.note_link(peer.greeting_seconds)
         peer.connection.set_rate_limiter(meter.limiter)
@@ -74,7 +73,7 @@ class RemoteStream:
 
     def put(self, frame: Frame, digest: bytes) -> None:
         self._peer.send_frame(frame)
-        self._sent([digest], [time.monotonic()], frame.raw_length)
+        self._sent(digest, frame.raw_length)
 
     def put_run(
         self,
@@ -88,13 +87,14 @@ class RemoteStream:
         sent_bytes: int,
     ) -> BatchRun:
         # Between two calls of the core all that Python needs has left the caches, so that a call does what it can.
-        frames = min(frames, self._window - len(self._unacknowledged))
-        first = frame.raw_length
+        in_flight, before = self._in_flight, self._in_flight.raw_bytes
+        frames = min(frames, self._window - in_flight.frames)
         try:
-            run = reader.send_run(self._peer.connection, frame, batch_bytes, codec, frames, mark, sent_bytes)
+            run = reader.send_run(self._peer.connection, in_flight, frame, batch_bytes, codec, frames, mark, sent_bytes)
         except TransportError as error:
             self._peer.raise_reported(error)
-        self._sent(run.digests, run.sent_at, first + run.raw_bytes)
+        self._meter.sent(in_flight.raw_bytes - before)
+        self._take_acks()
         return run
 
     def put_file(self, fd: int, offset: int, length: int, name: str, sums: FileSums) -> FileSums:
@@ -103,7 +103,7 @@ class RemoteStream:
         except TransportError as error:
             self._peer.raise_reported(error)
         behind = sums.behind(offset, length, crc32c)
-        self._sent([behind.digest], [time.monotonic()], length)
+        self._sent(behind.digest, length)
         return behind
 
     def put_piece(self, builder: SstBuilder, piece: BuiltPiece, digest: bytes) -> bytes:
@@ -112,14 +112,12 @@ class RemoteStream:
         except TransportError as error:
             self._peer.raise_reported(error)
         behind = chain_file_piece(digest, piece.offset, piece.length, crc32c)
-        self._sent([behind], [time.monotonic()], piece.length)
+        self._sent(behind, piece.length)
         return behind
 
-    def _sent(self, digests: list[bytes], sent_at: list[float], raw_bytes: int) -> None:
-        """Frames of `raw_bytes` together, about as large each, and when each of them had left."""
-        each = raw_bytes // len(digests)
-        self._meter.sent(each * len(digests))
-        self._unacknowledged += [(digest, each, moment) for digest, moment in zip(digests, sent_at, strict=True)]
+    def _sent(self, digest: bytes, raw_bytes: int) -> None:
+        self._in_flight.add(digest, raw_bytes)
+        self._meter.sent(raw_bytes)
         self._take_acks()
 
     def end_file(self, totals: FileTotals) -> None:
@@ -133,11 +131,11 @@ class RemoteStream:
         if self._meter.window != self._window:
             self._use_window(self._meter.window)
             self.heartbeat()
-        while len(self._unacknowledged) >= self._look_from and self._peer.connection.wait_readable(0):
+        while self._in_flight.frames >= self._look_from and self._peer.connection.wait_readable(0):
             self._take_ack()
-        if len(self._unacknowledged) >= self._window:
+        if self._in_flight.frames >= self._window:
             with self._meter.ledger.waiting(self._index, ThrottleReason.WINDOW):
-                while len(self._unacknowledged) >= self._window:
+                while self._in_flight.frames >= self._window:
                     self._take_ack()
 
     def heartbeat(self) -> None:
@@ -155,18 +153,13 @@ class RemoteStream:
             return False
         # As malformed_is_protocol_error, whose generator would be a good part of what an ack costs.
         try:
-            frames, digest, raw_bytes, sent = int(ack["frames"]), b"", 0, 0.0
-            if not 0 <= frames <= len(self._unacknowledged):
-                raise ValueError(f"{frames} frames where {len(self._unacknowledged)} are unacknowledged")
-            for _ in range(frames):
-                digest, size, sent = self._unacknowledged.popleft()
-                raw_bytes += size
-            if frames:
-                self._meter.acknowledged(time.monotonic() - sent, raw_bytes, ack)
+            if frames := int(ack["frames"]):
+                digest, raw_bytes, age = self._in_flight.take(frames)
+                self._meter.acknowledged(age, raw_bytes, ack)
+                if digest.hex() != ack["digest"]:
+                    raise CorruptionError(f"range {self._range}: the receiver's running digest is not the sender's")
             elif "health" in ack:
                 self._meter.note_health(ack["health"])
-            if frames and digest.hex() != ack["digest"]:
-                raise CorruptionError(f"range {self._range}: the receiver's running digest is not the sender's")
             for value in ack["durable"]:
                 cursor = cursor_from_json(value)
                 if cursor.range not in self._begun:

@@ -295,11 +295,6 @@ class BatchRun:
         A run of one batch.
         """
     @property
-    def digests(self) -> list[bytes]:
-        """
-        The running digest behind each of them.
-        """
-    @property
     def entries(self) -> int:
         """
         Of those behind the first, which the caller knew.
@@ -315,11 +310,6 @@ class BatchRun:
     def raw_bytes(self) -> int:
         """
         As `entries`: keys and values.
-        """
-    @property
-    def sent_at(self) -> list[float]:
-        """
-        When the last byte of each had left, as time.monotonic() says it.
         """
 
 class RangeReader:
@@ -358,6 +348,7 @@ class RangeReader:
     def send_run(
         self,
         connection: kvbatch._core.wire.Connection,
+        in_flight: kvbatch._core.wire.FramesInFlight,
         frame: kvbatch._core.frame.Frame,
         batch_bytes: typing.SupportsIndex,
         codec: kvbatch._core.codec.Codec,
@@ -366,7 +357,7 @@ class RangeReader:
         sent_bytes: typing.SupportsIndex,
     ) -> BatchRun:
         """
-        Sends the batch that stands in `frame`, packs the next one into it, and so on to the range's last, `frames` at most. `mark` is the range's in the sent log, which has the first batch already; `sent_bytes` is where that one ends.
+        Sends the batch that stands in `frame`, packs the next one into it, and so on to the range's last, `frames` at most; adds them to `in_flight`. `mark` is the range's in the sent log, which has the first batch already; `sent_bytes` is where that one ends.
         """
     @property
     def compress_seconds(self) -> float:

@@ -10,7 +10,7 @@ import typing
 import kvbatch._core.base
 import kvbatch._core.frame
 
-__all__: list[str] = ["Connection"]
+__all__: list[str] = ["Connection", "FramesInFlight"]
 
 class Connection:
     """
@@ -96,4 +96,25 @@ class Connection:
     def unread_bytes(self) -> int:
         """
         What has arrived and was not received yet.
+        """
+
+class FramesInFlight:
+    """
+    The data frames of a connection that no ack spoke for yet; for the thread that sends.
+    """
+    def __init__(self) -> None: ...
+    def add(self, digest: bytes, raw_bytes: typing.SupportsIndex) -> None:
+        """
+        A frame has just left; `digest` is the running digest behind it.
+        """
+    def take(self, frames: typing.SupportsIndex) -> tuple[bytes, int, float]:
+        """
+        Takes the oldest `frames`, one at least: the running digest behind the last of them, the raw bytes of all, the seconds since the last had left. ValueError where not so many are in flight.
+        """
+    @property
+    def frames(self) -> int: ...
+    @property
+    def raw_bytes(self) -> int:
+        """
+        As they were added.
         """

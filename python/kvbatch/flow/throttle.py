@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 
 __all__ = ["ThrottleLedger", "ThrottleReason"]
@@ -26,6 +24,23 @@ class ThrottleReason(StrEnum):
     MEMORY = "memory"
 
 
+class _Wait:
+    """A generator's context would cost a stream more than the wait is worth, for every window that is full."""
+
+    __slots__ = ("_ledger", "_reason", "_stream")
+
+    def __init__(self, ledger: ThrottleLedger, stream: int, reason: ThrottleReason) -> None:
+        self._ledger = ledger
+        self._stream = stream
+        self._reason = reason
+
+    def __enter__(self) -> None:
+        self._ledger.begin(self._stream, self._reason)
+
+    def __exit__(self, *_: object) -> None:
+        self._ledger.end(self._stream)
+
+
 class ThrottleLedger:
     """Seconds that streams waited, by reason. Waits that still last count as far as they got. Thread-safe."""
 
@@ -42,17 +57,18 @@ class ThrottleLedger:
             with self._lock:
                 self._seconds[reason] += seconds
 
-    @contextmanager
-    def waiting(self, stream: int, reason: ThrottleReason) -> Iterator[None]:
+    def waiting(self, stream: int, reason: ThrottleReason) -> _Wait:
         """Around a wait of a stream, which has one at a time."""
+        return _Wait(self, stream, reason)
+
+    def begin(self, stream: int, reason: ThrottleReason) -> None:
         with self._lock:
             self._waiting[stream] = (reason, time.monotonic())
-        try:
-            yield
-        finally:
-            with self._lock:
-                _, since = self._waiting.pop(stream)
-                self._seconds[reason] += time.monotonic() - since
+
+    def end(self, stream: int) -> None:
+        with self._lock:
+            reason, since = self._waiting.pop(stream)
+            self._seconds[reason] += time.monotonic() - since
 
     def reason_of(self, stream: int) -> ThrottleReason | None:
         """What the stream waits for at this moment."""
