@@ -19,10 +19,13 @@ reads     p99 of 2000 gets a second by a process that has the source open, while
           sender is started with `nice -n 19`, as docs/throttle.md recommends where cores are few.
 writes    20 MiB/s written to a store beside the target, on the disk, with and without a migration to the target: how
           often RocksDB held those writes up (delays and stops together).
-overhead  throughput of a job that is watched (metrics of both sides scraped every second, every event made JSON, state
-          directory and control socket) against one that is not. Nothing turns the last two off: there they are patched
-          out, with the events and the samples of a job whose settings are fixed. The log of what was sent, and what
-          streams count, cannot be taken out. `cpu` is the same in CPU seconds of both sides.
+overhead  throughput of a job that is watched (metrics of both sides scraped every second, every event made JSON and
+          kept in the state directory) against the same job when it is not: it goes over from the one to the other every
+          second, since the same job run again is up to a third slower or faster. Nothing turns samples and events
+          off: there they are patched out of a job whose settings are fixed. What streams count cannot be taken out, nor
+          that somebody listens. `overhead`: the median over the jobs. `whole`: jobs of a second, start and end
+          included, with and without state directory and control socket, in pairs; they scatter so much that
+          `standard_error` belongs to what is said. `cpu` is the same in CPU seconds of both sides.
 auto      `--streams auto --compression auto` against a grid of fixed settings, over loopback and a link of 100 Mbit/s:
           entries a second that the receiver applied, from the third to the sixth second of a job; of `auto` from the
           sixth to the tenth. One that ends before is measured over its second half, and called `short`: give it more
@@ -38,6 +41,9 @@ import json
 import os
 import random
 import re
+import signal
+import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -49,7 +55,7 @@ from typing import Any
 from unittest import mock
 
 from flow_bench import MIB, FlowBench, ended, ending_early, medians
-from flow_beside import measure_reads, measure_writes
+from flow_beside import bring_into_page_cache, measure_reads, measure_writes
 from foreground import foreground_process
 from lanes import CpuTime, free_port
 
@@ -72,6 +78,9 @@ GRID = ((1, "none"), (2, "none"), (4, "none"), (1, "lz4"), (2, "lz4"), (1, "zstd
 FIXED_SECONDS, AUTO_SECONDS = (3.0, 6.0), (6.0, 10.0)
 _REPORT_SECONDS = 0.005
 _LOOK_SECONDS = 0.05
+# Of a job while it is watched, or not; what begins before is left out.
+_WATCHED_SECONDS = 1.0
+_SETTLE_SECONDS = 0.1
 
 
 # -- rate -------------------------------------------------------------------------------------------------------------
@@ -150,9 +159,8 @@ def measure_rate(bench: FlowBench) -> dict[str, Any]:
 # -- overhead ---------------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def unwatched() -> Iterator[None]:
-    """Jobs without record, control socket, events and samples."""
+def unsampled() -> contextlib.ExitStack:
+    """While it is open, jobs do without events and samples."""
 
     def publish_done(bus: EventBus, kind: Any, **data: Any) -> None:
         if kind == "done":
@@ -164,32 +172,49 @@ def unwatched() -> Iterator[None]:
     def nothing(*arguments: Any, **named: Any) -> None:
         del arguments, named
 
+    publish = EventBus.publish
+    # Settings are fixed: nothing that is sampled changes anything.
+    return patched(
+        (EventBus, "publish", publish_done),
+        (JobFigures, "sample", last_progress),
+        (FlowPolicy, "look", nothing),
+    )
+
+
+def unrecorded() -> contextlib.ExitStack:
+    """While it is open, jobs begin and end without record and control socket."""
+
     def no_socket(*arguments: Any) -> contextlib.AbstractContextManager[None]:
         del arguments
         return contextlib.nullcontext()
 
-    publish = EventBus.publish
+    return patched(
+        (kvbatch.migration, "controlled", no_socket),
+        (JobRecorder, "start", nothing),
+        (JobRecorder, "find", nothing),
+        (JobRecorder, "update", nothing),
+    )
+
+
+def nothing(*arguments: Any, **named: Any) -> None:
+    del arguments, named
+
+
+def patched(*patches: tuple[Any, str, Callable[..., Any]]) -> contextlib.ExitStack:
     with contextlib.ExitStack() as stack:
-        # Settings are fixed: nothing that is sampled changes anything.
-        for owner, name, instead in (
-            (EventBus, "publish", publish_done),
-            (kvbatch.migration, "controlled", no_socket),
-            (JobRecorder, "start", nothing),
-            (JobRecorder, "find", nothing),
-            (JobRecorder, "update", nothing),
-            (JobFigures, "sample", last_progress),
-            (FlowPolicy, "look", nothing),
-        ):
+        for owner, name, instead in patches:
             stack.enter_context(mock.patch.object(owner, name, instead))
-        yield
+        return stack.pop_all()
 
 
-def moved(bench: FlowBench, place: Path, *, watched: bool) -> dict[str, float]:
+@contextlib.contextmanager
+def watched_migration(
+    bench: FlowBench, place: Path, source: str, *, watched: bool = True
+) -> Iterator[tuple[Migration, subprocess.Popen[str], subprocess.Popen[str]]]:
+    """A job with fixed settings that is not started yet, its receiver, and what scrapes both if it is `watched`."""
     listen = f"127.0.0.1:{free_port()}"
     more = ("--metrics-listen", listen) if watched else ()
-    with bench.receiver(place, *more) as (process, port), contextlib.ExitStack() as stack:
-        if not watched:
-            stack.enter_context(unwatched())
+    with bench.receiver(place, *more) as (receiver, port), contextlib.ExitStack() as stack:
         options = MigrationOptions.checked(
             lane="batch",
             compression="none",
@@ -199,7 +224,7 @@ def moved(bench: FlowBench, place: Path, *, watched: bool) -> dict[str, float]:
             window=16,
             state_dir=bench.new("state", place),
         )
-        migration = Migration(str(bench.source("source")), f"kvbatch://127.0.0.1:{port}/copy", options)
+        migration = Migration(str(bench.source(source)), f"kvbatch://127.0.0.1:{port}/copy", options)
         urls: list[str] = []
         if watched:
             own = stack.enter_context(serve_metrics(migration, "127.0.0.1:0"))
@@ -209,14 +234,65 @@ def moved(bench: FlowBench, place: Path, *, watched: bool) -> dict[str, float]:
             follower.start()
             stack.callback(follower.join)
         # Starting it takes a while: both kinds of jobs begin on a machine that has calmed down as much.
-        stack.enter_context(foreground_process("scrape", *urls))
-        before = CpuTime.of("self").all + CpuTime.of(process.pid).all
+        yield migration, receiver, stack.enter_context(foreground_process("scrape", *urls))
+
+
+def sent_bytes(migration: Migration) -> int:
+    """Of its only stream, as of this moment: samples are half a second old, and patched out besides."""
+    group = migration._policy._group
+    streams = [] if group is None else group.streams
+    return sum(stream._stream.sent_bytes for stream in streams if stream._stream is not None)
+
+
+def now_and_then_watched(bench: FlowBench, place: Path) -> dict[str, float]:
+    """Bytes a second of two jobs while they are watched and while they are not, in turns: what is slower at a job's
+    beginning than at its end is watched in the one and not in the other."""
+    length = {True: 0, False: 0}
+    seconds = {True: 0.0, False: 0.0}
+    for first in (True, False):
+        watched = first
+        with watched_migration(bench, place, "long") as (migration, _, scraper):
+            migration.start()
+            while not ended(migration, _SETTLE_SECONDS):
+                with contextlib.ExitStack() as stack:
+                    if not watched:
+                        scraper.send_signal(signal.SIGSTOP)
+                        stack.callback(scraper.send_signal, signal.SIGCONT)
+                        stack.enter_context(unsampled())
+                    began, before = time.monotonic(), sent_bytes(migration)
+                    if not ended(migration, _WATCHED_SECONDS):
+                        length[watched] += sent_bytes(migration) - before
+                        seconds[watched] += time.monotonic() - began
+                watched = not watched
+    rates = {watched: length[watched] / seconds[watched] for watched in length}
+    return {"watched": rates[True], "unwatched": rates[False], "overhead": 1 - rates[True] / rates[False]}
+
+
+def moved(bench: FlowBench, place: Path, *, watched: bool) -> dict[str, float]:
+    with (
+        watched_migration(bench, place, "source", watched=watched) as (migration, receiver, _),
+        contextlib.nullcontext() if watched else unsampled(),
+        contextlib.nullcontext() if watched else unrecorded(),
+    ):
+        before = CpuTime.of("self").all + CpuTime.of(receiver.pid).all
         # The summary's seconds begin earlier: starting to listen is not what a watched job pays for each second.
         began = time.monotonic()
         entries = migration.start().wait().entries
         seconds = time.monotonic() - began
-        cpu = CpuTime.of("self").all + CpuTime.of(process.pid).all - before
+        cpu = CpuTime.of("self").all + CpuTime.of(receiver.pid).all - before
     return {"rate": entries / seconds, "cpu_seconds": cpu}
+
+
+def with_errors(rounds: list[dict[str, float]]) -> dict[str, Any]:
+    """`standard_error`: of the mean of `overhead`."""
+    overheads = [each["overhead"] for each in rounds]
+    error = statistics.stdev(overheads) / len(overheads) ** 0.5 if len(overheads) > 1 else None
+    return {
+        "medians": medians(rounds),
+        "mean": statistics.mean(overheads),
+        "standard_error": error,
+        "rounds": rounds,
+    }
 
 
 def measure_overhead(bench: FlowBench) -> dict[str, Any]:
@@ -235,7 +311,9 @@ def measure_overhead(bench: FlowBench) -> dict[str, Any]:
                     "cpu": both[True]["cpu_seconds"] / both[False]["cpu_seconds"] - 1,
                 }
             )
-        figures[name] = {"medians": medians(pairs), "pairs": pairs}
+        bring_into_page_cache(bench.source("long"))
+        jobs = [now_and_then_watched(bench, place) for _ in range(bench.pairs)]
+        figures[name] = {**with_errors(jobs), "whole": with_errors(pairs)}
     return figures
 
 

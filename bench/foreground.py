@@ -62,7 +62,7 @@ class Record:
 
 
 @contextlib.contextmanager
-def foreground_process(*arguments: str | Path) -> Iterator[None]:
+def foreground_process(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, __file__, *map(str, arguments)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
@@ -70,7 +70,7 @@ def foreground_process(*arguments: str | Path) -> Iterator[None]:
         if process.stdout.readline() != "ready\n":
             raise RuntimeError(f"{command} did not start")
         try:
-            yield
+            yield process
         finally:
             process.stdin.close()
             process.wait()

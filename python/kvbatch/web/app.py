@@ -36,6 +36,7 @@ _LOOPBACK_NAMES = ["localhost", "127.0.0.1", "::1", "[::1]"]
 # A reader that is this far behind is let go, and takes up again with a snapshot.
 _EVENTS_BEHIND = 256
 _STOP_SECONDS = 2
+_LOOK_SECONDS = 1.0
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -178,6 +179,29 @@ def make_app(host: str, job: WatchedJob, monitor: JobMonitor, registry: Collecto
     return Starlette(routes=routes, middleware=[trusted] if is_loopback(host) else [])
 
 
+class _Server(uvicorn.Server):
+    """Looks up once a second, and when it is to stop: looking ten times a second costs as much as two scrapes."""
+
+    _loop: asyncio.AbstractEventLoop | None = None
+    _woken: asyncio.Event
+
+    async def main_loop(self) -> None:
+        self._woken = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        # 0: each look brings the Date of the answers up to date.
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), _LOOK_SECONDS)
+
+    def end(self) -> None:
+        """From any thread; idempotent."""
+        self.should_exit = True
+        if self._loop is not None:
+            # It may have ended meanwhile.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._woken.set)
+
+
 class PageServer:
     """Serves an application on a listening socket, which it owns from now on, in a thread of its own."""
 
@@ -196,7 +220,7 @@ class PageServer:
             server_header=False,
             timeout_graceful_shutdown=_STOP_SECONDS,
         )
-        self._server = uvicorn.Server(config)
+        self._server = _Server(config)
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [listening]}, name="kvbatch-page", daemon=True
         )
@@ -204,6 +228,6 @@ class PageServer:
 
     def stop(self) -> None:
         """Frees the address. Idempotent."""
-        self._server.should_exit = True
+        self._server.end()
         self._thread.join()
         self._socket.close()
