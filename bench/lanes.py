@@ -10,7 +10,7 @@ round; medians over the rounds are what is reported. CPU seconds are user and sy
 The sources, 16-byte keys and 100-byte values:
     plain     --entries, not compressed; `packed` the same with lz4
     overlaid  twice as many, each tenth entry written anew in files above those of the last level; `packed` with lz4
-    large     ten times as many, lz4: half of its keys are two dozen files, so that the two at the edges, which are
+    large     twenty times as many, lz4: half of its keys are four dozen files, so that the two at the edges, which are
               read, do not decide. Compacted stores are compressed unless somebody turned that off
     files     5 GiB of files, not compressed
 --scale makes the last three smaller.
@@ -246,7 +246,7 @@ def page_reporting_order() -> int | None:
 def one_round(bench: LaneBench) -> dict[str, Any]:
     plain, packed = bench.source("plain"), bench.source("packed", compression="lz4")
     overlaid, overlaid_packed = bench.with_overlay("overlaid", "none"), bench.with_overlay("overlaid-packed", "lz4")
-    large = bench.source("large", 10.0, compression="lz4")
+    large = bench.source("large", 20.0, compression="lz4")
     files = bench.source("files", FILES_BYTES / (_STORED_ENTRY_BYTES * bench.entries))
     built = {"lane": "sst", "graft_bytes": _NEVER}
     ways: dict[str, tuple[Path, Way]] = {

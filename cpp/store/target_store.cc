@@ -12,7 +12,6 @@
 #include "batch/batch_reader.h"
 #include "store/rocksdb_status.h"
 #include "store/store_lock.h"
-#include "store/table_run.h"
 
 namespace kvbatch {
 
@@ -22,7 +21,8 @@ namespace fs = std::filesystem;
 
 constexpr char kSpoolDirectory[] = ".kvbatch";
 constexpr int kMaxOpenFiles = 64;
-constexpr size_t kFinisherThreads = 2;
+// So many files are made durable at once; those that wait for another's ingestion go in together.
+constexpr size_t kFinisherThreads = 4;
 
 // Index blocks of new files pass through it, little else.
 constexpr size_t kCacheBytes = 8 << 20;
@@ -112,6 +112,7 @@ Result<std::shared_ptr<TargetStore>> TargetStore::Open(const std::string& path, 
   if (error) {
     return FromErrno(Code::kTarget, "make " + spool.string(), error.value());
   }
+  store->ingester_ = std::make_unique<Ingester>(db, path);
   store->finisher_ = std::make_unique<Finisher>(kFinisherThreads);
   return store;
 }
@@ -123,6 +124,7 @@ Status TargetStore::Close() {
     return Status::Ok();
   }
   finisher_.reset();
+  ingester_.reset();
   Status restored;
   if (reserved_ == nullptr) {
     restored = RestoreOwnersOptions();
@@ -353,22 +355,7 @@ std::string TargetStore::NextSpoolFile() {
 }
 
 Status TargetStore::Ingest(uint32_t family, const std::string& file, IngestKind kind) {
-  rocksdb::IngestExternalFileOptions options;
-  options.move_files = true;
-  options.snapshot_consistency = false;
-  if (kind == IngestKind::kGraft) {
-#if KVBATCH_TABLE_ITERATORS
-    options.allow_db_generated_files = true;
-#else
-    return Status(Code::kRefused, "a source's own files need RocksDB 9.10; this build has an older one");
-#endif
-  }
-  const auto status = db_->IngestExternalFile(Handle(family), {file}, options);
-  if (status.IsCorruption()) {
-    // Of the file, which was made elsewhere, not of this store.
-    return Status(Code::kCorruption, "ingest into " + path_ + ": " + status.ToString());
-  }
-  return FromTarget(status, "ingest into " + path_);
+  return ingester_->Ingest(Handle(family), file, kind);
 }
 
 Result<bool> TargetStore::Holds(uint32_t family, const rocksdb::TableProperties& file, const std::string& first,

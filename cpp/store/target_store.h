@@ -20,6 +20,7 @@
 #include "frame/frame.h"
 #include "store/cursor.h"
 #include "store/finisher.h"
+#include "store/ingester.h"
 #include "store/store_description.h"
 #include "store/target_health.h"
 
@@ -29,11 +30,6 @@ struct TargetOptions {
   bool create = true;                            // make the store where there is none
   ColumnFamilyDescription default_family;        // its default family then; the name does not matter
   uint64_t sst_file_bytes = uint64_t{64} << 20;  // most that a range has unfinished; files are cut at 3/4 of it
-};
-
-enum class IngestKind {
-  kBuilt,  // made by an SstFileWriter
-  kGraft   // made by a database: all of its sequence numbers are 0, and nothing may lie where it goes
 };
 
 // Thread-safe but for Open and Close. Automatic compactions are off while it is open: a job leaves files where they
@@ -96,7 +92,7 @@ class TargetStore : public std::enable_shared_from_this<TargetStore> {
   Status WriteValidated(rocksdb::WriteBatch batch, const Cursor* cursor);
   rocksdb::ColumnFamilyHandle* Handle(uint32_t id) const;
   std::string NextSpoolFile();
-  // Moves an SST file into the family.
+  // As Ingester::Ingest.
   Status Ingest(uint32_t family, const std::string& file, IngestKind kind);
   // Whether the family holds, between the two keys, the very file whose properties these are.
   Result<bool> Holds(uint32_t family, const rocksdb::TableProperties& file, const std::string& first,
@@ -111,6 +107,7 @@ class TargetStore : public std::enable_shared_from_this<TargetStore> {
   rocksdb::ColumnFamilyHandle* reserved_ = nullptr;
   uint64_t next_spool_file_ = 0;
   std::unique_ptr<rocksdb::DB> db_;
+  std::unique_ptr<Ingester> ingester_;
   std::unique_ptr<Finisher> finisher_;
 };
 
