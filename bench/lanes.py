@@ -41,6 +41,7 @@ from typing import Any
 
 import rocksdict
 from end_to_end import MIB, peak_rss, reset_peak_rss
+from flow_beside import bring_into_page_cache
 
 import kvbatch
 from kvbatch._core.base import file_crc32c
@@ -120,6 +121,8 @@ class LaneBench:
         target = self.folder / "target"
         shutil.rmtree(target, ignore_errors=True)
         os.sync()
+        # The sources together are about what the machine has memory for.
+        bring_into_page_cache(source)
         reset_peak_rss()
         with receiver_process(target) as (process, port):
             sender, receiver = CpuTime.of("self"), CpuTime.of(process.pid)
@@ -162,6 +165,7 @@ class LaneBench:
         target = self.folder / "cp"
         shutil.rmtree(target, ignore_errors=True)
         os.sync()
+        bring_into_page_cache(source)
         began = time.perf_counter()
         subprocess.run(["cp", "-r", source, target], check=True)
         subprocess.run(["sync", "-f", target], check=True)

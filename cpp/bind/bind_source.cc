@@ -264,8 +264,8 @@ void RegisterRangeReader(py::module_& module) {
           py::arg("frames"), py::arg("mark"), py::arg("sent_bytes"),
           "Sends the batch that stands in `frame`, packs the next one into it, and so on to the range's last, `frames` "
           "at most; adds them to `in_flight`. `mark` is the range's in the sent log, which has the first batch "
-          "already; `sent_bytes` is "
-          "where that one ends.")
+          "already; "
+          "`sent_bytes` is where that one ends.")
       .def_property_readonly(
           "read_seconds",
           [](const RangeReader& reader) { return std::chrono::duration<double>(reader.read_time()).count(); },

@@ -66,6 +66,12 @@ def in_a_process_of_its_own(code: str) -> str:
         (lambda: store.describe_store("/nowhere/at/all"), KvbatchError),
         (lambda: store.TargetStore("/nowhere/at/all", create=False), KvbatchError),
         (lambda: wire.Connection("fd", "peer"), TypeError),
+        (lambda: wire.FramesInFlight().add(b"short", 1), ValueError),
+        (lambda: wire.FramesInFlight().add(bytes(16), -1), TypeError),
+        (lambda: wire.FramesInFlight().take(0), ValueError),
+        (lambda: wire.FramesInFlight().take(1), ValueError),
+        (lambda: wire.FramesInFlight().take(-1), TypeError),
+        (lambda: wire.FramesInFlight().take(1 << 70), TypeError),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else f"line-{value.__code__.co_firstlineno}",
 )
@@ -219,4 +225,39 @@ def test_checksums_of_known_input() -> None:
     assert base.sum_digests([one, two]) == base.sum_digests([two, one])
     assert base.sum_digests([one, base.entry_digest(b"a1", b"")]) != base.sum_digests(
         [one, base.entry_digest(b"", b"a1")]
+    )
+
+
+def test_an_ack_takes_the_oldest_frames() -> None:
+    in_flight = wire.FramesInFlight()
+    for number in range(1, 4):
+        in_flight.add(bytes([number] * 16), 10 * number)
+    digest, raw_bytes, age = in_flight.take(2)
+    assert (digest, raw_bytes) == (bytes([2] * 16), 30)
+    assert age >= 0
+    assert (in_flight.frames, in_flight.raw_bytes) == (1, 30)
+
+
+def test_what_is_left_when_the_interpreter_ends_goes_quietly(tmp_path: Path) -> None:
+    """Readers and stores let go of the GIL when they go, and of each other."""
+    path = str(tmp_path / "store")
+    store.write_sample_store(path, entries=1000)
+    assert (
+        in_a_process_of_its_own(f"""
+            import threading, time
+            source = store.SourceStore({path!r})
+            reader = store.RangeReader(source, "default", None, None)
+            del source
+
+            def read():
+                mine = store.RangeReader(store.SourceStore({path!r}), "default", None, None)
+                ready.set()
+                time.sleep(60)
+
+            ready = threading.Event()
+            threading.Thread(target=read, daemon=True).start()
+            ready.wait()
+            print("ending")
+            """)
+        == "ending"
     )
