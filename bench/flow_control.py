@@ -169,9 +169,6 @@ def unsampled() -> contextlib.ExitStack:
     def last_progress(figures: JobFigures) -> Progress:
         return figures.progress
 
-    def nothing(*arguments: Any, **named: Any) -> None:
-        del arguments, named
-
     publish = EventBus.publish
     # Settings are fixed: nothing that is sampled changes anything.
     return patched(

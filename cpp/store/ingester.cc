@@ -3,7 +3,6 @@
 #include <rocksdb/options.h>
 
 #include <algorithm>
-#include <iterator>
 #include <map>
 #include <utility>
 

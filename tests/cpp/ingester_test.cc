@@ -2,7 +2,6 @@
 
 #include <rocksdb/sst_file_writer.h>
 
-#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
