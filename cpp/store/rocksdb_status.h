@@ -10,12 +10,14 @@
 
 namespace kvbatch {
 
-// A failed read of a source. Corruption and I/O errors name the file in RocksDB's own message.
+// A failed read of a source. Corruption and I/O errors name the file in RocksDB's own message and
+// what is damaged does not mend itself.
 inline Status FromSource(const rocksdb::Status& status, std::string_view what) {
   if (status.ok()) {
     return Status::Ok();
   }
-  return Status(Code::kSource, std::string(what) + ": " + status.ToString());
+  return Status(Code::kSource, std::string(what) + ": " + status.ToString() +
+                                   (status.IsCorruption() ? ". Mend that file or restore it in place" : ""));
 }
 
 // A failed write of a target. A full disk is told apart: the job can go on once there is room.

@@ -1,5 +1,8 @@
 #include "store/table_check.h"
 
+#include <algorithm>
+#include <string>
+
 #include "store/rocksdb_status.h"
 #include "store/sst_writing.h"
 
@@ -11,9 +14,12 @@ Status Damaged(const rocksdb::Status& status, const std::string& name) {
   if (status.IsIOError()) {
     return FromTarget(status, "read " + name + " at the target");
   }
-  return Status(Code::kSource, "the file " + name + " of the source is damaged: " + status.ToString() +
-                                   ". Nothing is lost that was moved; mend or restore that file and run the same "
-                                   "command again");
+  // RocksDB goes on with the path of the copy, which is not the one to mend.
+  std::string said = status.ToString();
+  said.resize(std::min(said.size(), said.find(" in /")));
+  said.resize(said.find_last_not_of(' ') + 1);
+  return Status(Code::kSource,
+                "the file " + name + " of the source is damaged: " + said + ". Mend that file or restore it in place");
 }
 
 }  // namespace

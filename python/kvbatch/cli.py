@@ -63,6 +63,7 @@ from kvbatch.endpoints import format_address, parse_listen
 from kvbatch.errors import KvbatchError, StoppedError
 from kvbatch.events import Event
 from kvbatch.job_report import render_report
+from kvbatch.kept_options import option_words
 from kvbatch.logs import configure_for_command_line
 from kvbatch.metrics_listener import serve_metrics
 from kvbatch.migration import Migration
@@ -208,7 +209,7 @@ def migrate(
         if progress is not ProgressChoice.NONE:
             logging.getLogger("kvbatch.state").setLevel(logging.ERROR)  # its warnings are events too
         migration = Migration(source, target, MigrationOptions.checked(**options))
-        failure.moved = lambda: migration.progress().durable_entries > 0
+        failure.migration = migration
         events = migration.events()
 
         def stop() -> None:
@@ -473,13 +474,28 @@ def _say(message: str, progress: ProgressChoice) -> None:
         print(message, file=sys.stderr, flush=True)
 
 
+def _again(arguments: list[str], changes: dict[str, Any]) -> str:
+    """The same command, but for the options that were changed while it ran."""
+    changed = {MigrationOptions.model_fields[name].title for name in changes}
+    kept: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word in changed:
+            next(words, None)  # its value
+        elif word.partition("=")[0] not in changed:
+            kept.append(word)
+    return "kvbatch " + shlex.join([*kept[:1], *option_words(changes), *kept[1:]])
+
+
 def _fail(
-    error: KvbatchError, progress: ProgressChoice = ProgressChoice.NONE, moved: Callable[[], bool] = lambda: False
+    error: KvbatchError, progress: ProgressChoice = ProgressChoice.NONE, migration: Migration | None = None
 ) -> NoReturn:
     _print_traceback_if_asked()
     arguments = _arguments()
-    advice = _advice(error, next(iter(arguments), ""), moved())
-    command = None if advice is None else f"kvbatch {shlex.join(arguments)}"
+    moved = migration is not None and migration.progress().durable_entries > 0
+    advice = _advice(error, next(iter(arguments), ""), moved)
+    changes = {} if migration is None else migration.changed_options
+    command = None if advice is None else _again(arguments, changes)
     if progress is ProgressChoice.JSON:
         print_event(Event("error", time.time(), {"message": str(error), "advice": advice, "command": command}))
     else:
@@ -490,19 +506,19 @@ def _fail(
 
 
 class _FailureTold:
-    """Ends the process with the exit code of a KvbatchError, and tells of it in the way of the progress. `moved`:
-    whether anything is durable at the target."""
+    """Ends the process with the exit code of a KvbatchError, and tells of it in the way of the progress, and with what
+    the migration, if there is one, came to."""
 
     def __init__(self, progress: ProgressChoice) -> None:
         self._progress = progress
-        self.moved: Callable[[], bool] = lambda: False
+        self.migration: Migration | None = None
 
     def __enter__(self) -> _FailureTold:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, KvbatchError):
-            _fail(error, self._progress, self.moved)
+            _fail(error, self._progress, self.migration)
 
 
 def main() -> None:

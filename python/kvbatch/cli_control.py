@@ -58,7 +58,12 @@ def set_settings(
         str | None, typer.Option(help="Bytes on the wire in a second, such as 20MiB/s; 0 for no limit.")
     ] = None,
     source_read_rate: Annotated[
-        str | None, typer.Option(help="Bytes read from the source in a second; 0 for no limit.")
+        str | None,
+        typer.Option(
+            "--max-source-read-rate",
+            "--source-read-rate",
+            help="Bytes read from the source in a second; 0 for no limit.",
+        ),
     ] = None,
     streams: Annotated[str | None, typer.Option(metavar="N|auto", help="Ranges moved at once.")] = None,
     batch_size: Annotated[str | None, typer.Option(help="Bytes in a batch: a size or auto.")] = None,
@@ -81,8 +86,8 @@ def set_settings(
     changes = {name: value for name, value in given.items() if value is not None}
     if not changes:
         raise UsageError(
-            "nothing to set: give at least one of --rate-limit, --source-read-rate, --streams, --batch-size, --window, "
-            "--compression and --max-memory"
+            "nothing to set: give at least one of --rate-limit, --max-source-read-rate, --streams, --batch-size, "
+            "--window, --compression and --max-memory"
         )
     status = _control(job, state_dir).set(**changes)
     if as_json:

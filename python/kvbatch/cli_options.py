@@ -43,7 +43,9 @@ __all__ = [
 ]
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, as `kvbatch status` shows it.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print the result as one JSON object on stdout; an error prints none.")
+]
 StateOption = Annotated[
     Path | None, typer.Option("--state-dir", help="Where the sender keeps its jobs (default: the XDG state directory).")
 ]

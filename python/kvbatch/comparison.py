@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from kvbatch._core.base import sum_digests
 from kvbatch.endpoints import DirectoryEndpoint, Endpoint
-from kvbatch.errors import RefusedError, SourceError, TargetError
+from kvbatch.errors import RefusedError, SourceError, TargetError, UsageError
 from kvbatch.events import SAMPLE_SECONDS, Progress, RateMeter
 from kvbatch.options import MIB, default_streams
 from kvbatch.planner import RangeSizes, plan_ranges
@@ -114,13 +114,17 @@ class Readers:
         except SourceError as error:
             if not self._of_target:
                 raise SourceError(
-                    f"the source {self._endpoint} cannot be read: {error}. The target is not at fault; mend the file "
-                    "that is named or restore it in place, and verify again"
+                    f"the source {self._endpoint} cannot be read: {error}. The target is not at fault; verify again "
+                    "once this is mended"
                 ) from error
             raise TargetError(
                 f"the target {self._endpoint} cannot be read: {error}. Nothing was changed, and the source is not at "
-                "fault; mend the file that is named, or remove the target and migrate again"
+                "fault; what cannot be mended there, remove and migrate again"
             ) from error
+        except UsageError as error:
+            if not isinstance(self._endpoint, DirectoryEndpoint):
+                raise  # it names the receiver
+            raise UsageError(f"the {'target' if self._of_target else 'source'} {error}") from error
 
     def _own(self) -> StoreReader:
         """The reader of this thread."""

@@ -62,6 +62,8 @@ class FlowPolicy:
         self._group: StreamGroup | None = None
         self._pool: BufferPool | None = None
         self._lane = ""
+        # What the schedule said last: what was set since counts until it says something else.
+        self._scheduled: int | None = None
         # What a job begins with was not changed; samples have it.
         self._schedule_changed_limit()
 
@@ -156,9 +158,12 @@ class FlowPolicy:
         self._group.adjust(self.streams)
 
     def _schedule_changed_limit(self) -> bool:
-        """Brings the limit to what the schedule says now; whether it was another."""
-        schedule = self._options.rate_schedule
-        return schedule is not None and self._flow.limit_wire(schedule.limit_at(datetime.datetime.now()))
+        """Brings the limit to what the schedule says now, if that is new; whether the limit was another."""
+        if self._options.rate_schedule is None:
+            return False
+        limit = self._options.rate_schedule.limit_at(datetime.datetime.now())
+        before, self._scheduled = self._scheduled, limit
+        return limit != before and self._flow.limit_wire(limit)
 
     def _hold_for_check(self) -> None:
         if self._check is None:

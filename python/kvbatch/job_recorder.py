@@ -93,6 +93,11 @@ class JobRecorder:
         kept = options_to_json(options)
         self._keep(lambda: self._state.note_opened(self._job, kept, identity=identity, fingerprint=fingerprint))
 
+    def note_options(self, options: MigrationOptions) -> None:
+        """The target is open, and some of them are others now."""
+        kept = options_to_json(options)
+        self._keep(lambda: self._state.note_options(self._job, kept))
+
     def undo_start(self, before: JobRecord | None) -> None:
         """The target was never opened: nothing became of the run, and the record is as it was `before` it. A new job
         leaves none."""

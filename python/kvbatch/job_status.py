@@ -88,11 +88,25 @@ class JobStatus:
 
     @property
     def percent(self) -> float | None:
+        """Of the estimated bytes: of a job that runs what it read and sent, as its bars show it, of any other what is
+        durable at the target, where it will be carried on. None while there is no estimate."""
+        return self._share("raw_bytes" if self.runs else "durable_bytes")
+
+    @property
+    def durable_percent(self) -> float | None:
         """Of the estimated bytes, those that are durable at the target; None while there is no estimate."""
+        return self._share("durable_bytes")
+
+    def _share(self, figure: str) -> float | None:
         if self.state == JobState.DONE:
             return 100.0
         expected = self._figure("estimated_bytes")
-        return min(100.0, 100 * self._figure("durable_bytes") / expected) if expected else None
+        return min(100.0, 100 * self._figure(figure) / expected) if expected else None
+
+    @property
+    def entries(self) -> int:
+        """Those that `percent` speaks of."""
+        return int(self._figure("entries" if self.runs else "durable_entries"))
 
     @property
     def remaining_seconds(self) -> float | None:
@@ -134,6 +148,7 @@ class JobStatus:
             "updated": self.updated,
             "pid": self.pid,
             "percent": self.percent,
+            "durable_percent": self.durable_percent,
             "entries_per_second": self.entries_per_second,
             "bytes_per_second": self.bytes_per_second,
             "remaining_seconds": self.remaining_seconds,

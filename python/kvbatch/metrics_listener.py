@@ -49,9 +49,9 @@ class MetricsListener:
     def __str__(self) -> str:
         """A line that says what is where."""
         if self.page:
-            return f"metrics at {self.url}metrics, live page at {self.url}"
+            return f"metrics at {self.url}metrics and a live page at {self.url}"
         if self._monitor is not None:
-            return f"metrics at {self.url}; for a live page install the extra: pip install 'kvbatch[web]'"
+            return f"metrics at {self.url} (for a live page, too: pip install 'kvbatch[web]')"
         return f"metrics at {self.url}"
 
     def stop(self) -> None:

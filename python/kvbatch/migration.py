@@ -78,6 +78,8 @@ class Migration:
         self._finished = threading.Event()
         # Several operators at once: what the events say last is what holds.
         self._steering = threading.Lock()
+        # What was set since it began, read as options are.
+        self._changes: dict[str, Any] = {}
         self._session: TargetSession | None = None
         self._manifest = self.plan.manifest
         self._resumed = False
@@ -124,9 +126,24 @@ class Migration:
         with self._steering:
             changed = self._options.changed(self._flow.settings, **changes)
             settings = self._flow.change(**changed)
+            self._changes |= changed
+            if self._opened:
+                self._recorder.note_options(self._options_now)
             self._bus.publish("settings", **changed)
         self._wake.set()
         return settings
+
+    @property
+    def changed_options(self) -> dict[str, Any]:
+        """Of the options that it was begun with, those that `set` has changed. What a schedule sets anew is not among
+        them."""
+        scheduled = self._options.rate_schedule is not None
+        return {name: value for name, value in self._changes.items() if not (scheduled and name == "rate_limit")}
+
+    @property
+    def _options_now(self) -> MigrationOptions:
+        """Those that a command which carries it on is to give."""
+        return self._options.model_copy(update=self.changed_options)
 
     def pause(self) -> None:
         """Holds the job between two frames until `resume`. What was sent becomes durable. Idempotent."""
@@ -280,7 +297,9 @@ class Migration:
             # A store that is moved as it is keeps its identity.
             identity = self._store.identity if self._manifest.lane == "files" else reply.identity
             self._warn_of_another_target()
-            self._recorder.note_opened(self._options, identity=identity, fingerprint=self.plan.manifest.fingerprint)
+            with self._steering:
+                options, fingerprint = self._options_now, self.plan.manifest.fingerprint
+                self._recorder.note_opened(options, identity=identity, fingerprint=fingerprint)
             self._bus.publish(
                 "job",
                 job=self.job,

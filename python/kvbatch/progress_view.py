@@ -113,7 +113,8 @@ def _message(event: Event) -> str | None:
     data = event.data
     if event.kind == "job":
         what = "carrying on" if data["resumed"] else "starting"
-        return f"job {data['job']}: {what}, {data['ranges']} ranges in the {data['lane']} lane"
+        ranges = "1 range" if data["ranges"] == 1 else f"{data['ranges']} ranges"
+        return f"job {data['job']}: {what}, {ranges} in the {data['lane']} lane"
     if event.kind == "state":
         return "paused" if data["state"] == "paused" else f"goes on: {data['state']}"
     if event.kind == "settings":

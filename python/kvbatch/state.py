@@ -94,6 +94,14 @@ class JobRecord:
         return "paused" if self.state == JobState.RUNNING and self.progress.get("state") == "paused" else self.state
 
 
+def _keep_options(database: sqlite3.Connection, job: str, options: dict[str, Any]) -> None:
+    database.execute(
+        "INSERT INTO job_details (job, options) SELECT job, ? FROM jobs WHERE job = ? "
+        "ON CONFLICT (job) DO UPDATE SET options = excluded.options",
+        (json.dumps(options), job),
+    )
+
+
 class StateStore:
     """One SQLite database (WAL mode) in the state directory. Safe to use from several processes and threads. Every
     method raises UsageError when the directory cannot be used, its cause being what SQLite or the disk said."""
@@ -158,11 +166,12 @@ class StateStore:
                 "WHERE job = ?",
                 (identity, fingerprint, time.time(), job),
             )
-            database.execute(
-                "INSERT INTO job_details (job, options) SELECT job, ? FROM jobs WHERE job = ? "
-                "ON CONFLICT (job) DO UPDATE SET options = excluded.options",
-                (json.dumps(options), job),
-            )
+            _keep_options(database, job, options)
+
+    def note_options(self, job: str, options: dict[str, Any]) -> None:
+        """Those that the job is carried on with."""
+        with self.transaction() as database:
+            _keep_options(database, job, options)
 
     def forget(self, job: str) -> None:
         """Removes the job's record and its history."""

@@ -26,18 +26,23 @@ from kvbatch.units import format_bytes, format_count, format_seconds
 __all__ = ["fit", "job_line", "job_rows", "list_rows", "setting_rows", "show_job", "show_jobs", "watch"]
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_HEADER = ("job", "state", "done", "entries", "rate", "left", "throttle", "source", "target", "last error")
+_HEADER = ("job", "state", "done", "durable", "entries", "rate", "left", "throttle", "source", "target", "last error")
 # What is cut in a list that is too wide for a terminal, to no less than this.
 _MAY_BE_LONG = ("source", "target", "last error")
 _LEAST_CUT = 8
-_LEFT_OUT_FIRST = ("source", "target", "throttle", "left", "rate")
+_LEFT_OUT_FIRST = ("source", "target", "throttle", "left", "durable", "rate")
 # What the list says itself, or what is of no use to people.
 _SAID_ALREADY = ("state", "estimated_entries", "estimated_bytes", "ranges", "stream_progress", "throttle")
 _STYLES = {"running": "green", "done": "green", "finishing": "green", "failed": "red", "interrupted": "red"}
 
 
-def _percent(status: JobStatus) -> str:
-    return "" if status.percent is None else f"{status.percent:.0f} %"
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.0f} %"
+
+
+def _durable(status: JobStatus) -> str:
+    """Where that is not what is done."""
+    return _percent(status.durable_percent) if status.runs else ""
 
 
 def _rate(status: JobStatus) -> str:
@@ -61,13 +66,13 @@ def list_rows(jobs: Sequence[JobStatus]) -> list[tuple[str, ...]]:
     """A header and a row for each job."""
     rows: list[tuple[str, ...]] = [_HEADER]
     for status in jobs:
-        entries = format_count(status.progress.get("durable_entries") or 0)
         rows.append(
             (
                 status.job,
                 status.state,
-                _percent(status),
-                entries,
+                _percent(status.percent),
+                _durable(status),
+                format_count(status.entries),
                 _rate(status),
                 _left(status),
                 status.throttle or "",
@@ -120,8 +125,9 @@ def show_jobs(jobs: Sequence[JobStatus], state_dir: Path) -> None:
 def job_line(status: JobStatus) -> str:
     """One job in one line, for who reads a log."""
     parts = [
-        _percent(status),
-        f"{format_count(status.progress.get('durable_entries') or 0)} entries",
+        _percent(status.percent),
+        f"{format_count(status.entries)} entries",
+        f"{_durable(status)} durable" if _durable(status) else "",
         _rate(status),
         f"{_left(status)} left" if _left(status) else "",
         f"held back by {status.throttle}" if status.throttle else "",
@@ -188,7 +194,8 @@ def job_rows(status: JobStatus) -> list[tuple[str, str]]:
         ("target", status.target),
         ("begun", _time(status.created)),
         ("last word", _time(status.updated)),
-        ("done", _percent(status)),
+        ("done", _percent(status.percent)),
+        ("durable", _durable(status)),
         ("left", _left(status)),
         ("throttle", status.throttle or ""),
         ("whole, estimated", estimated if progress else ""),

@@ -54,7 +54,7 @@ def test_a_running_job_is_paused_changed_resumed_and_stopped(state_dir: Path) ->
         assert (changed["settings"]["batch_bytes"], changed["settings"]["window"]) == ("1MiB", "auto")
         status = one_object(control(state_dir, "status", "nightly", "--json"))
         assert status["settings"] == {**changed["settings"]}
-        assert (status["state"], status["pid"], status["percent"]) == ("running", os.getpid(), 25.0)
+        assert (status["state"], status["pid"], status["percent"]) == ("running", os.getpid(), 30.0)
         stopped = control(state_dir, "cancel", "nightly")
         assert stopped.returncode == 0
         assert stopped.stdout == (
@@ -68,7 +68,7 @@ def test_a_running_job_is_paused_changed_resumed_and_stopped(state_dir: Path) ->
     ("arguments", "code", "words"),
     [
         (["pause", "nobody"], 2, "no job 'nobody'"),
-        (["set", "nightly"], 2, "--source-read-rate"),
+        (["set", "nightly"], 2, "--max-source-read-rate"),
         (["set", "nightly", "--streams", "many"], 2, "--streams 'many': give auto, or a whole number from 1 to 64"),
         (["pause", "nightly"], 4, f"kvbatch migrate /data/source /data/copy {OPTION_WORDS} --job nightly"),
         (["resume", "nightly"], 4, f"kvbatch migrate /data/source /data/copy {OPTION_WORDS} --job nightly"),
@@ -103,7 +103,17 @@ def test_the_list_says_of_every_job_where_it_stands(state_dir: Path) -> None:
         listed = one_object(control(state_dir, "status", "--json"))["jobs"]
     rows = {cells[0]: cells[1:] for cells in (re.split(r"\s{2,}", line) for line in lines[1:])}
     rate = "100/s, 9.77 KiB/s"
-    assert rows["is-running"] == ["running", "25 %", "500", rate, "14.0 s", "window", "/data/source", "/data/copy"]
+    assert rows["is-running"] == [
+        "running",
+        "30 %",
+        "25 %",
+        "600",
+        rate,
+        "14.0 s",
+        "window",
+        "/data/source",
+        "/data/copy",
+    ]
     assert rows["was-done"] == ["done", "100 %", "500", "50/s, 4.88 KiB/s", "/data/source", "/data/copy"]
     assert rows["was-interrupted"] == ["interrupted", "25 %", "500", "28.0 s", "/data/source", "/data/copy"]
     assert rows["was-stopped"] == ["stopped", "25 %", "500", "28.0 s", "/data/source", "/data/copy", ERROR]
@@ -333,7 +343,8 @@ def test_a_job_is_watched_in_lines_until_nobody_runs_it(state_dir: Path) -> None
         assert watching.stdout is not None
         line = watching.stdout.readline()
         assert re.fullmatch(
-            r"\S+ job nightly: running, 25 %, 500 entries, 100/s, 9\.77 KiB/s, 14\.0 s left, held back by window\n",
+            r"\S+ job nightly: running, 30 %, 600 entries, 25 % durable, 100/s, 9\.77 KiB/s, 14\.0 s left, "
+            r"held back by window\n",
             line,
         )
         migration.pause()

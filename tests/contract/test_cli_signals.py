@@ -184,6 +184,32 @@ def test_an_interrupted_migration_is_75_with_the_command_that_then_finishes_it(
     assert read_store(receiver.root / "copy") == entries
 
 
+def test_what_was_set_is_part_of_the_command_that_carries_on(tmp_path: Path) -> None:
+    """A job that somebody slowed down is not to come back at full speed."""
+    source = write_store(tmp_path / "source", {"default": numbered(5000)})
+    begun = ("migrate", source, tmp_path / "copy", "--batch-size", "4KiB", "--streams=1", "--rate-limit", "64KiB/s")
+    with process(*begun, "--job", "nightly", "--compression", "none", "--progress", "json") as running:
+        assert running.stderr is not None
+        next(line for line in running.stderr if '"started"' in line)
+        changed = command_line("set", "nightly", "--rate-limit", "128KiB/s", "--streams", "2", "--compression", "auto")
+        assert changed.returncode == 0, changed.stderr
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=WAIT_SECONDS)
+    assert running.returncode == 75, err
+    told = shlex.split(json.loads(err.splitlines()[-1])["command"])
+    kept = json.loads(command_line("status", "nightly", "--json").stdout)["carry_on"]
+    for words in (told, shlex.split(kept)):
+        assert words[:2] == ["kvbatch", "migrate"]
+        assert {str(source), str(tmp_path / "copy"), "--batch-size"} <= set(words)
+        assert [words[at + 1] for at, word in enumerate(words) if word == "--rate-limit"] == ["128KiB/s"]
+        # What was set back to what is the default needs no word.
+        assert ("--streams=1" in words, "--compression" in words) == (False, False)
+    # Either of them is a command, and what was set by none is left out.
+    done = command_line(*told[1:], "--rate-limit", "0")
+    assert done.returncode == 0, done.stderr
+    assert read_store(tmp_path / "copy") == {"default": numbered(5000)}
+
+
 class _Interrupted(io.RawIOBase):
     """A terminal where the user presses Ctrl-C while the first line is written."""
 

@@ -157,7 +157,9 @@ def test_damaged_source_is_named_by_verify_too(tmp_path: Path, place: Place) -> 
     with pytest.raises(kvbatch.SourceError, match=_files(source)[1].name) as failed:
         kvbatch.verify(str(source), place.endpoint())
     assert str(failed.value).startswith(f"the source {source} cannot be read: ")
-    assert str(failed.value).endswith("restore it in place, and verify again")
+    assert str(failed.value).endswith(
+        "restore it in place. The target is not at fault; verify again once this is mended"
+    )
 
 
 def test_damaged_target_is_not_equal(tmp_path: Path, place: Place) -> None:

@@ -98,10 +98,15 @@ def test_a_schedule_is_followed_and_each_change_told_once(monkeypatch: pytest.Mo
     steered = Steered(rate_schedule="09:00-18:00=20MiB/s,*=50MiB/s")
     assert steered.flow.settings.rate_limit == 50 * MIB
     steered.look()
-    for hour in (9, 17):
+    for hour in (9, 16):
         now = now.replace(hour=hour, minute=0)
         steered.look()
         assert steered.flow.settings.rate_limit == 20 * MIB
+    # What somebody sets meanwhile counts until the schedule has something new to say.
+    steered.flow.change(rate_limit=MIB)
+    now = now.replace(hour=17)
+    steered.look()
+    assert steered.flow.settings.rate_limit == MIB
     now = now.replace(hour=18)
     steered.look()
     told = [data["rate_limit"] for data in steered.told("settings")]
