@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,9 @@ SOURCE_READ_RATE = "50MiB/s"
 
 
 @contextlib.contextmanager
-def migrating(
-    bench: FlowBench, port: int, *arguments: str, before: Sequence[str] = ()
-) -> Iterator[subprocess.Popen[str]]:
-    """`kvbatch migrate` of the long source, from its first range on; stopped at the end if it still runs. `before` is
-    what starts the command."""
-    command = [*before, sys.executable, "-m", "kvbatch", "migrate", str(bench.source("long"))]
+def migrating(bench: FlowBench, port: int, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """`kvbatch migrate` of the long source, from its first range on; stopped at the end if it still runs."""
+    command = [sys.executable, "-m", "kvbatch", "migrate", str(bench.source("long"))]
     command += [f"kvbatch://127.0.0.1:{port}/copy", "--progress", "json", "--json"]
     command += ["--state-dir", str(bench.new("state")), *arguments]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
@@ -81,11 +78,9 @@ READS_BESIDE: dict[str, tuple[str, ...] | None] = {
     "idle": None,
     "limited": LIMITED,
     "limited, batch": ("--lane", "batch", *LIMITED),
-    "limited, batch, nice": ("--lane", "batch", *LIMITED),
     "unlimited": (),
     "unlimited, batch": ("--lane", "batch"),
 }
-NICE = ("nice", "-n", "19")
 
 
 def run_as_elsewhere(process: subprocess.Popen[str]) -> None:
@@ -109,8 +104,7 @@ def measure_reads(bench: FlowBench) -> dict[str, Any]:
                     if arguments is not None:
                         receiver, port = stack.enter_context(bench.receiver(bench.memory))
                         run_as_elsewhere(receiver)
-                        before = NICE if beside.endswith("nice") else ()
-                        process = stack.enter_context(migrating(bench, port, *arguments, before=before))
+                        process = stack.enter_context(migrating(bench, port, *arguments))
                     if where == "from_disk":
                         drop_from_page_cache(store)
                     phases[-1][where, beside] = during(process)

@@ -15,8 +15,7 @@ rate      `--rate-limit`: 20 MiB/s, after five seconds 200, after five more 20 a
 reads     p99 of 2000 gets a second by a process that has the source open, while `kvbatch migrate` reads the source with
           `--max-source-read-rate 50MiB/s`, and without, against the same with nothing else going on. `cached`: all of
           the source is in the page cache; `from_disk`: it is dropped from there before each measurement. The target is
-          another machine's: it lies in memory, and the receiver gets the CPU time that nobody else wants. `nice`: the
-          sender is started with `nice -n 19`, as docs/throttle.md recommends where cores are few.
+          another machine's: it lies in memory, and the receiver gets the CPU time that nobody else wants.
 writes    20 MiB/s written to a store beside the target, on the disk, with and without a migration to the target: how
           often RocksDB held those writes up (delays and stops together).
 overhead  throughput of a job that is watched (metrics of both sides scraped every second, every event made JSON and
@@ -399,7 +398,6 @@ BARS: dict[tuple[str, ...], tuple[float, str]] = {
     ("reads", "medians", "cached, limited, batch: p99_to_idle"): (1.3, "at most"),
     ("reads", "medians", "from_disk, limited: p99_to_idle"): (1.3, "at most"),
     ("reads", "medians", "from_disk, limited, batch: p99_to_idle"): (1.3, "at most"),
-    ("reads", "medians", "from_disk, limited, batch, nice: p99_to_idle"): (1.3, "at most"),
     ("writes", "stalls"): (0.0, "at most"),
     ("overhead", "memory", "medians", "overhead"): (0.02, "at most"),
     ("overhead", "disk", "medians", "overhead"): (0.02, "at most"),

@@ -26,6 +26,7 @@ from kvbatch.flow.job_flow import JobFlow
 from kvbatch.flow.stream_meter import StreamMeter
 from kvbatch.options import MIB
 from kvbatch.planner import middle_key
+from kvbatch.process import ThreadPriority
 from kvbatch.range_queue import RangeQueue
 from kvbatch.ranges import Range
 from kvbatch.sent_log import SentLog
@@ -77,6 +78,7 @@ class JobStream:
     part: Range | None = field(default=None, init=False)
     range_bytes: int = field(default=0, init=False)  # of `part`, what an earlier session moved included
     _stream: TargetStream | None = field(default=None, init=False)
+    _priority: ThreadPriority = field(init=False)  # from the beginning of `run` on
     # Of the newest piece of a file: raw bytes counted and bytes sent before it, its length. Replaced whole, since other
     # threads look at it.
     _piece: tuple[int, int, int] = field(default=(0, 0, 0), init=False)
@@ -106,6 +108,7 @@ class JobStream:
 
     def run(self) -> None:
         try:
+            self._priority = ThreadPriority()
             self._run()
         except Exception as error:
             self.error = error
@@ -142,7 +145,9 @@ class JobStream:
         begun = part.id in self.cursors and self.cursors[part.id].entries > 0
         if manifest.lane == "files":
             self._move_file(stream, part)
-        elif part.file and not written and not begun:
+            return
+        self._give_way()
+        if part.file and not written and not begun:
             self._graft(stream, frame, part)
         elif manifest.lane == "sst" and not written:
             self._build(stream, part)
@@ -205,7 +210,7 @@ class JobStream:
         sent = part.file_bytes
         filled = overlay.fill(frame, self._frame_bytes, self.codecs.usual)
         while True:
-            self._turn(stream)
+            self._turn_to_read(stream)
             while filled.stop is StopReason.LARGE_ENTRY:
                 self._check_large(part, overlay.last_key, filled.needed_bytes)
                 frame.release()
@@ -258,6 +263,15 @@ class JobStream:
         self.flow.wait_while_held(self.index, self.stopping, stream.heartbeat)
         if self.stopping.is_set():
             raise StoppedError("stopped on request")
+
+    def _turn_to_read(self, stream: TargetStream) -> None:
+        """As `_turn`, before a frame whose entries are read one by one."""
+        self._give_way()
+        self._turn(stream)
+
+    def _give_way(self) -> None:
+        """Who limits what is read has a server of this store beside it, which is to wait for no core either."""
+        self._priority.set_low(self.flow.settings.source_read_rate > 0)
 
     def _put_file(
         self, stream: TargetStream, part: Range, path: Path, entries: int, start: int, sums: FileSums
@@ -325,7 +339,7 @@ class JobStream:
         entries, raw_bytes, digest = cursor.entries, cursor.raw_bytes, cursor.digest
         file_entries = file_bytes = 0
         while True:
-            self._turn(stream)
+            self._turn_to_read(stream)
             began = time.monotonic()
             piece = builder.build(min(self.batch_bytes, FILE_PIECE_BYTES))
             self.counters.read_seconds += time.monotonic() - began
@@ -361,7 +375,7 @@ class JobStream:
         codec = self.codecs.codec()
         filled = reader.fill(frame, self._frame_bytes, codec)
         while True:
-            self._turn(stream)
+            self._turn_to_read(stream)
             large = filled.stop is StopReason.LARGE_ENTRY
             while filled.stop is StopReason.LARGE_ENTRY:
                 self._check_large(part, reader.last_key or after or b"", filled.needed_bytes)

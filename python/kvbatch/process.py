@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import resource
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["IdleCores", "peak_rss_bytes", "rss_bytes"]
+__all__ = ["IdleCores", "ThreadPriority", "peak_rss_bytes", "rss_bytes"]
 
+# The niceness of what takes the cores that nobody else wants: sched(7).
+_LOWEST_PRIORITY = 19
 _PAGE_BYTES = resource.getpagesize()
 
 
@@ -42,6 +46,24 @@ class IdleCores:
         cores = (idle - self._idle) / max(1e-3, at - self._at)
         self._at, self._idle = at, idle
         return max(0.0, cores)
+
+
+class ThreadPriority:
+    """Of the thread that makes it. On Linux each thread has its own niceness: setpriority(2)."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_native_id()
+        self._usual = os.getpriority(os.PRIO_PROCESS, self._thread)
+        self._low = False
+
+    def set_low(self, low: bool) -> None:
+        """Takes only cores that nobody else wants, or its share again. Without the right to raise it (CAP_SYS_NICE or
+        RLIMIT_NICE) it stays low: idle cores are its own all the same."""
+        if low == self._low:
+            return
+        self._low = low
+        with suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, self._thread, _LOWEST_PRIORITY if low else self._usual)
 
 
 def _idle_seconds() -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 
 import kvbatch
 from kvbatch.options import MigrationOptions
+from kvbatch.process import ThreadPriority
 from kvbatch.status_view import job_rows
 from kvbatch.target_job import TargetJob
 from kvbatch.target_local import LocalSession
@@ -346,6 +348,50 @@ def test_no_more_is_read_of_the_source_than_allowed_at_any_moment(
     migration.set(source_read_rate=0)
     migration.wait(WAIT_SECONDS)
     check_equal(place.path())
+
+
+def niceness_of_streams() -> list[int]:
+    """That of every thread but the caller's, which has the process's own."""
+    mine = threading.get_native_id()
+    threads = [int(each.name) for each in Path("/proc/self/task").iterdir() if int(each.name) != mine]
+    return [os.getpriority(os.PRIO_PROCESS, thread) for thread in threads]
+
+
+@pytest.mark.parametrize(("lane", "low"), [("batch", 2), ("sst", 2), ("files", 0)])
+def test_streams_that_read_entries_under_a_limit_give_way_on_the_cores(
+    place: Place, source: Path, check_equal: Callable[[Path], None], lane: str, low: int
+) -> None:
+    mine = os.getpriority(os.PRIO_PROCESS, 0)
+    options = {"lane": lane, "streams": 2, "graft_bytes": 1 << 30}
+    with SteeredJob(source, place.endpoint(), source_read_rate=CRAWL, **options) as job:
+        job.until(lambda progress: progress.streams == 2 and progress.throttle == "source-read-rate")
+        assert niceness_of_streams().count(19) == low
+        job.migration.set(source_read_rate=0)
+        job.migration.wait(WAIT_SECONDS)
+    assert os.getpriority(os.PRIO_PROCESS, 0) == mine
+    check_equal(place.path())
+
+
+def test_a_thread_without_the_right_to_take_its_priority_back_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def low_and_back() -> tuple[int, int, int]:
+        thread = threading.get_native_id()
+        before = os.getpriority(os.PRIO_PROCESS, thread)
+        priority = ThreadPriority()
+        priority.set_low(True)
+        during = os.getpriority(os.PRIO_PROCESS, thread)
+        priority.set_low(False)
+        return before, during, os.getpriority(os.PRIO_PROCESS, thread)
+
+    with ThreadPoolExecutor(1) as one:
+        before, during, after = one.submit(low_and_back).result()
+    assert during == 19
+    assert after == (before if os.geteuid() == 0 else during)
+
+    def refused(*given: int) -> None:
+        raise PermissionError(*given)
+
+    monkeypatch.setattr("os.setpriority", refused)
+    assert low_and_back()[0] == os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
 
 # -- health -----------------------------------------------------------------------------------------------------------
