@@ -10,8 +10,8 @@
 
 namespace kvbatch {
 
-// A failed read of a source. Corruption and I/O errors name the file in RocksDB's own message and
-// what is damaged does not mend itself.
+// A failed read of a source. Corruption and I/O errors name the file in RocksDB's own message, and what is corrupt does
+// not mend itself.
 inline Status FromSource(const rocksdb::Status& status, std::string_view what) {
   if (status.ok()) {
     return Status::Ok();

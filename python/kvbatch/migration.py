@@ -80,6 +80,8 @@ class Migration:
         self._steering = threading.Lock()
         # What was set since it began, read as options are.
         self._changes: dict[str, Any] = {}
+        # Whether the record has the options.
+        self._recorded = False
         self._session: TargetSession | None = None
         self._manifest = self.plan.manifest
         self._resumed = False
@@ -127,7 +129,7 @@ class Migration:
             changed = self._options.changed(self._flow.settings, **changes)
             settings = self._flow.change(**changed)
             self._changes |= changed
-            if self._opened:
+            if self._recorded:
                 self._recorder.note_options(self._options_now)
             self._bus.publish("settings", **changed)
         self._wake.set()
@@ -194,6 +196,9 @@ class Migration:
         finally:
             del self._store
             self._policy.close()
+            with self._steering:
+                # What is set from now on is of no use to anybody.
+                self._recorded = False
             self._recorder.close()
             self._finished.set()
 
@@ -300,6 +305,7 @@ class Migration:
             with self._steering:
                 options, fingerprint = self._options_now, self.plan.manifest.fingerprint
                 self._recorder.note_opened(options, identity=identity, fingerprint=fingerprint)
+                self._recorded = True
             self._bus.publish(
                 "job",
                 job=self.job,

@@ -125,7 +125,9 @@ class StateStore:
             yield self._database
 
     def close(self) -> None:
-        self._database.close()
+        # SQLite frees what another thread may be using.
+        with self._lock:
+            self._database.close()
 
     def start(self, job: str, source: str, target: str, fingerprint: str) -> None:
         """Records that this process takes up the job.
