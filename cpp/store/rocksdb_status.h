@@ -4,7 +4,9 @@
 #include <rocksdb/slice.h>
 #include <rocksdb/status.h>
 
+#include <string>
 #include <string_view>
+#include <utility>
 
 #include "base/status.h"
 
@@ -16,8 +18,12 @@ inline Status FromSource(const rocksdb::Status& status, std::string_view what) {
   if (status.ok()) {
     return Status::Ok();
   }
-  return Status(Code::kSource, std::string(what) + ": " + status.ToString() +
-                                   (status.IsCorruption() ? ". Mend that file or restore it in place" : ""));
+  std::string said = std::string(what) + ": " + status.ToString();
+  if (status.IsCorruption()) {
+    said.resize(said.find_last_not_of(". \n") + 1);
+    said += ". Mend that file or restore it in place";
+  }
+  return Status(Code::kSource, std::move(said));
 }
 
 // A failed write of a target. A full disk is told apart: the job can go on once there is room.

@@ -460,8 +460,9 @@ def _advice(error: KvbatchError, command: str, moved: bool) -> str | None:
         # Whoever stopped a verify knows how to start it.
         return "try again with" if error.resumable and not isinstance(error, StoppedError) else None
     if error.resumable:
-        return "nothing is lost; carry on with"
-    if error.exit_code == 1:
+        # Who is stopped says so itself.
+        return "carry on with" if isinstance(error, StoppedError) else "nothing is lost; carry on with"
+    if error.exit_code == 1 and not error.final:
         kept = "what was moved stays; once this is mended, carry on with"
         return kept if moved else "once this is mended, try again with"
     return None

@@ -155,7 +155,12 @@ def _confirm(record: JobRecord, directory: Path) -> None:
             f"Nothing was done; `{command('cancel --discard --yes', record.job, directory)}` does not ask"
         )
     stop = "Stop the job and remove" if record.alive else "Remove"
-    if not typer.confirm(f"{stop} what job {record.job} wrote at {record.target}?", err=True):
+    try:
+        yes = typer.confirm(f"{stop} what job {record.job} wrote at {record.target}?", err=True)
+    except typer.Abort:  # Ctrl-C or Ctrl-D
+        yes = False
+        print(file=sys.stderr)
+    if not yes:
         raise StoppedError("nothing was done")
 
 

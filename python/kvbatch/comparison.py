@@ -17,6 +17,7 @@ from kvbatch.errors import RefusedError, SourceError, TargetError, UsageError
 from kvbatch.events import SAMPLE_SECONDS, Progress, RateMeter
 from kvbatch.options import MIB, default_streams
 from kvbatch.planner import RangeSizes, plan_ranges
+from kvbatch.process import rss_bytes
 from kvbatch.ranges import KeyRange, Range
 from kvbatch.stopping import StopRequest
 from kvbatch.store_reader import EMPTY_DIGEST, DirectoryReader, Run, StoreReader, open_reader
@@ -212,6 +213,7 @@ class Meter:
                 seconds=seconds,
                 ranges_complete=self._ranges_complete,
                 ranges=self._ranges,
+                rss_bytes=rss_bytes(),
             )
         )
 

@@ -22,6 +22,7 @@ __all__ = [
     "is_elsewhere",
     "is_loopback",
     "is_receiver_name",
+    "os_reason",
     "parse_endpoint",
     "parse_listen",
 ]
@@ -168,3 +169,8 @@ def check_apart(source: Endpoint, target: Endpoint) -> None:
             raise RefusedError(
                 f"{inner} lies inside {outer}. Nothing was written; choose a target outside of the source"
             )
+
+
+def os_reason(error: OSError) -> str:
+    """What the system says, without what a library put behind it."""
+    return os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error)

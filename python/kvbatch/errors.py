@@ -37,13 +37,15 @@ __all__ = [
 
 
 class KvbatchError(Exception):
-    """Base of all. `retryable`: the same attempt may work by itself a moment later."""
+    """Base of all. `retryable`: the same attempt may work by itself a moment later. `final`: nothing carries this job
+    on; the message says what to do instead."""
 
     exit_code: ClassVar[int] = 1
     default_retryable: ClassVar[bool] = False
 
-    def __init__(self, message: str = "", *, retryable: bool | None = None) -> None:
+    def __init__(self, message: str = "", *, retryable: bool | None = None, final: bool = False) -> None:
         super().__init__(message)
+        self.final = final
         self.retryable = self.default_retryable if retryable is None else retryable
 
     @property

@@ -90,7 +90,11 @@ class JobStatus:
     def percent(self) -> float | None:
         """Of the estimated bytes: of a job that runs what it read and sent, as its bars show it, of any other what is
         durable at the target, where it will be carried on. None while there is no estimate."""
-        return self._share("raw_bytes" if self.runs else "durable_bytes")
+        return self._share(self._done_bytes)
+
+    @property
+    def _done_bytes(self) -> str:
+        return "raw_bytes" if self.runs else "durable_bytes"
 
     @property
     def durable_percent(self) -> float | None:
@@ -110,12 +114,13 @@ class JobStatus:
 
     @property
     def remaining_seconds(self) -> float | None:
-        """At the rate of now; of a job that does not run, at the mean of its last run, once it is carried on. None
-        while nothing moves."""
+        """At the rate of now; of a job that does not run, at the mean of its last run, once it is carried on from what
+        is durable. None while nothing moves."""
         if self.state == JobState.DONE:
             return 0.0
-        rate = self._figure("bytes_per_second")
-        return max(0.0, self._figure("estimated_bytes") - self._figure("raw_bytes")) / rate if rate > 0 else None
+        rate = 0.0 if self.state == "paused" else self._figure("bytes_per_second")
+        left = self._figure("estimated_bytes") - self._figure(self._done_bytes)
+        return max(0.0, left) / rate if rate > 0 else None
 
     @property
     def entries_per_second(self) -> float:
@@ -128,7 +133,8 @@ class JobStatus:
         return self._rate("bytes_per_second")
 
     def _rate(self, name: str) -> float:
-        return self._figure(name) if self.runs or self.state == JobState.DONE else 0.0
+        moves = self.runs and self.state != "paused"
+        return self._figure(name) if moves or self.state == JobState.DONE else 0.0
 
     @property
     def throttle(self) -> str | None:

@@ -58,6 +58,9 @@ def _way_out(stored: Manifest, field: str, *, changed: bool) -> str:
         )
     if field == "lane":
         return "finish that job without --lane, or choose another target"
+    if field == "allow_nonempty":
+        option = "with" if stored.allow_nonempty else "without"
+        return f"finish that job {option} --allow-nonempty, as it was begun, or choose another target"
     return (
         f"finish that job with its own command (with `--job {stored.job}` where only the target's address is another "
         "one now), or choose another target"
@@ -204,13 +207,17 @@ class Manifest:
 
         # The job's id follows from the fingerprint: of the same source it is the change that counts.
         changed = self.source == stored.source and self.fingerprint != stored.fingerprint
+        job = ("job", stored.job, stored.job if changed else self.job)
+        # Of the same source it follows from what of it is selected.
+        same = self.fingerprint == stored.fingerprint
         for field, theirs, ours in (
-            ("job", stored.job, stored.job if changed else self.job),
+            *(() if same else (job,)),
             ("source fingerprint", stored.fingerprint, self.fingerprint),
             ("lane", stored.lane, self.lane if self.lane_forced else stored.lane),
             ("range", str(stored.key_range), str(self.key_range)),
             ("column families", families(stored), families(self)),
             ("allow_nonempty", stored.allow_nonempty, self.allow_nonempty),
+            job,
         ):
             if theirs != ours:
                 raise RefusedError(

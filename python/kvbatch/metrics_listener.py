@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from kvbatch.at_exit import stop_at_exit
-from kvbatch.endpoints import format_address, parse_listen
+from kvbatch.endpoints import format_address, os_reason, parse_listen
 from kvbatch.errors import KvbatchError, UsageError
 from kvbatch.job_monitor import JobMonitor, WatchedJob
 from kvbatch.server import Receiver
@@ -134,7 +134,7 @@ def serve_metrics(source: WatchedJob | Receiver, listen: str) -> MetricsListener
         listening = socket.create_server((host, port), family=family)
     except OSError as error:
         address = format_address(host, port)
-        raise UsageError(f"serve metrics at {address}: {error.strerror or error}; give another HOST:PORT") from error
+        raise UsageError(f"serve metrics at {address}: {os_reason(error)}; give another HOST:PORT") from error
     from kvbatch.web.app import PageServer, make_app
 
     monitor = JobMonitor(source)

@@ -502,7 +502,8 @@ class Migration:
             raise SourceError(
                 f"the source {self._source_endpoint} was written to during the migration. The target is left "
                 f"unfinished; discard it with `{command('cancel --discard', self.job, self._options.state_dir)}` and "
-                "migrate again while nothing writes to the source"
+                "migrate again while nothing writes to the source",
+                final=True,
             )
 
     def _summarize(self) -> Summary:

@@ -118,7 +118,9 @@ def _message(event: Event) -> str | None:
     if event.kind == "state":
         return "paused" if data["state"] == "paused" else f"goes on: {data['state']}"
     if event.kind == "settings":
-        return "set " + ", ".join(f"{name} to {show_setting(name, value)}" for name, value in data.items())
+        return "set " + ", ".join(
+            f"{name.replace('_', ' ')} to {show_setting(name, value)}" for name, value in data.items()
+        )
     if event.kind == "retry":
         which = f"retry {data['retry']} of {data['retries']}"
         return f"attempt {data['attempt']} failed, {which} in {data['wait_seconds']:.1f} s: {data['error']}"

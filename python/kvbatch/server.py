@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kvbatch._core.frame import BufferPool, FrameLimits, FrameType, largest_entry
 from kvbatch.at_exit import AT_EXIT_SECONDS, stop_at_exit
-from kvbatch.endpoints import format_address, is_loopback
+from kvbatch.endpoints import format_address, is_loopback, os_reason
 from kvbatch.errors import (
     ClosedError,
     KvbatchError,
@@ -88,7 +88,7 @@ class Receiver:
             self._socket = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         except OSError as error:
             raise UsageError(
-                f"listen on {format_address(host, port)}: {error.strerror or error}. Nothing was received; give "
+                f"listen on {format_address(host, port)}: {os_reason(error)}. Nothing was received; give "
                 "another address with --listen, or stop what listens there"
             ) from error
         try:

@@ -33,6 +33,8 @@ _LEAST_CUT = 8
 _LEFT_OUT_FIRST = ("source", "target", "throttle", "left", "durable", "rate")
 # What the list says itself, or what is of no use to people.
 _SAID_ALREADY = ("state", "estimated_entries", "estimated_bytes", "ranges", "stream_progress", "throttle")
+# What a run read and sent, of a job that nobody runs: it will be carried on from what is durable.
+_OF_A_RUN = ("entries", "raw_bytes")
 _STYLES = {"running": "green", "done": "green", "finishing": "green", "failed": "red", "interrupted": "red"}
 
 
@@ -209,7 +211,9 @@ def job_rows(status: JobStatus) -> list[tuple[str, str]]:
         and name not in (*_SAID_ALREADY, "ranges_complete")
         and (value or name not in ADAPTING)
         # It may have changed during the run: the ratio says what came of it.
-        and (status.runs or name != "compression")
+        and (status.runs or name not in ("compression", *_OF_A_RUN))
+        # Nothing is compressed: what was read is ahead of what was sent.
+        and (name != "compression_ratio" or progress.get("compression") != "none")
     ]
     rows += _stream_rows(progress.get("stream_progress") or ())
     rows += setting_rows(status.settings or {})

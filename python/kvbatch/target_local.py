@@ -162,10 +162,9 @@ class LocalStream:
         self._meter.limiter.charge(length)
         self.sent_bytes += length
 
-    def _note_applied(self, began: float, raw_bytes: int) -> None:
-        ended = time.monotonic()
-        self._meter.applied(ended - began, raw_bytes)
-        if ended >= self._meter.health_at + HEALTH_SECONDS:
+    def _note_applied(self, seconds: float, raw_bytes: int) -> None:
+        self._meter.applied(seconds, raw_bytes)
+        if time.monotonic() >= self._meter.health_at + HEALTH_SECONDS:
             self.heartbeat()
 
     def begin(self, part: Range, offset: int = 0) -> None:
@@ -176,7 +175,7 @@ class LocalStream:
         applier = self._ranges.current()
         began = time.monotonic()
         applier.apply(frame)
-        self._note_applied(began, frame.raw_length)
+        self._note_applied(time.monotonic() - began, frame.raw_length)
         if applier.applied.digest != digest:
             raise CorruptionError("the target's running digest is not the source's: memory changed on the way")
 
@@ -197,17 +196,22 @@ class LocalStream:
 
     def put_file(self, fd: int, offset: int, length: int, name: str, sums: FileSums) -> FileSums:
         crc32c = 0
+        seconds = 0.0
 
         def copy(target: int, target_offset: int) -> int:
-            nonlocal crc32c
-            copy_piece(fd, offset, target, target_offset, length, name)
+            nonlocal crc32c, seconds
+            # So much that a limit lets through at once, and that a sample finds counted.
+            for done in range(0, length, _COPY_BYTES):
+                part = min(_COPY_BYTES, length - done)
+                self._hand_over(part)
+                began = time.monotonic()
+                copy_piece(fd, offset + done, target, target_offset + done, part, name)
+                seconds += time.monotonic() - began
             crc32c = file_crc32c(fd, offset, length, name)
             return crc32c
 
-        self._hand_over(length)
-        began = time.monotonic()
         self._ranges.take_piece(copy, length)
-        self._note_applied(began, length)
+        self._note_applied(seconds, length)
         return sums.behind(offset, length, crc32c)
 
     def put_piece(self, builder: SstBuilder, piece: BuiltPiece, digest: bytes) -> bytes:
@@ -215,7 +219,7 @@ class LocalStream:
         self._hand_over(piece.length)
         began = time.monotonic()
         behind = self._ranges.take_piece(builder.write, piece.length)
-        self._note_applied(began, piece.length)
+        self._note_applied(time.monotonic() - began, piece.length)
         return behind
 
     def end_file(self, totals: FileTotals) -> None:

@@ -115,8 +115,8 @@ def test_the_list_says_of_every_job_where_it_stands(state_dir: Path) -> None:
         "/data/copy",
     ]
     assert rows["was-done"] == ["done", "100 %", "500", "50/s, 4.88 KiB/s", "/data/source", "/data/copy"]
-    assert rows["was-interrupted"] == ["interrupted", "25 %", "500", "28.0 s", "/data/source", "/data/copy"]
-    assert rows["was-stopped"] == ["stopped", "25 %", "500", "28.0 s", "/data/source", "/data/copy", ERROR]
+    assert rows["was-interrupted"] == ["interrupted", "25 %", "500", "30.0 s", "/data/source", "/data/copy"]
+    assert rows["was-stopped"] == ["stopped", "25 %", "500", "30.0 s", "/data/source", "/data/copy", ERROR]
     assert {job["job"]: job["error"] for job in listed}["was-failed"] == ERROR
 
 
@@ -269,7 +269,10 @@ class Terminal:
         return self.process.wait(WAIT_SECONDS)
 
 
-@pytest.mark.parametrize(("answer", "code", "kept"), [("y", 0, False), ("n", 75, True), ("", 75, True)])
+@pytest.mark.parametrize(
+    ("answer", "code", "kept"),
+    [("y\n", 0, False), ("n\n", 75, True), ("\n", 75, True), pytest.param("\4", 75, True, id="Ctrl-D")],
+)
 def test_discard_asks(source: SmallSource, tmp_path: Path, state_dir: Path, answer: str, code: int, kept: bool) -> None:
     path = tmp_path / "target"
     target = TargetCase("directory", parse_endpoint(path), path, lambda manifest: LocalSession(path, manifest, 1 << 20))
@@ -277,7 +280,7 @@ def test_discard_asks(source: SmallSource, tmp_path: Path, state_dir: Path, answ
     with Terminal("cancel", "contract", "--discard", "--state-dir", state_dir) as terminal:
         terminal.until("?")
         assert f"Remove what job contract wrote at {path}" in terminal.said
-        terminal.type(answer + "\n")
+        terminal.type(answer)
         assert (terminal.end(), path.exists()) == (code, kept), terminal.said
         assert ("nothing was done" in terminal.said) == kept
 
@@ -354,6 +357,6 @@ def test_a_job_is_watched_in_lines_until_nobody_runs_it(state_dir: Path) -> None
         job.__exit__(None, None, None)
         *_, last = watching.stdout
         assert re.fullmatch(
-            r"\S+ job nightly: stopped, 25 %, 500 entries, 28\.0 s left, stopped on request; .*\n", last
+            r"\S+ job nightly: stopped, 25 %, 500 entries, 30\.0 s left, stopped on request; .*\n", last
         )
         assert watching.wait(WAIT_SECONDS) == 0

@@ -229,7 +229,7 @@ def test_progress_and_the_time_left_are_known_from_the_record(state_dir: Path, s
         assert (status.state, status.bytes_per_second, status.throttle) == (state, 0.0, None)
     # Of a job that does not run, at the mean of its run.
     # Of a job that runs what was sent, of another what is durable, where it will be carried on.
-    done, left = (30.0, 14.0) if state == "running" else (25.0, 28.0)
+    done, left = (30.0, 14.0) if state == "running" else (25.0, 30.0)
     assert (status.percent, status.durable_percent, status.remaining_seconds) == (done, 25.0, left)
 
 

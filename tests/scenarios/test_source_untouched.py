@@ -128,6 +128,7 @@ def test_the_target_of_a_source_that_was_written_to_is_discarded_by_the_command_
     ):
         kvbatch.migrate(source, place.endpoint()).wait()
     assert place.path().exists()
+    assert raised.value.final, "the same command carries nothing on"
     program, *command = shlex.split(str(raised.value).split("`")[1])
     done = run_kvbatch(*command, "--yes")
     assert (program, done.returncode) == ("kvbatch", 0), done.stderr

@@ -28,7 +28,7 @@ def test_what_is_the_default_needs_no_words() -> None:
     [
         ({"rate_limit": "3MiB/s"}, ["--rate-limit", "3MiB/s"]),
         ({"rate_limit": 200_000}, ["--rate-limit", "200000/s"]),
-        ({"rate_schedule": "09:00-18:00=1MiB/s,*=0"}, ["--rate-schedule", "09:00-18:00=1048576,*=0"]),
+        ({"rate_schedule": "09:00-18:00=1MiB/s,*=0"}, ["--rate-schedule", "09:00-18:00=1MiB,*=0"]),
         ({"source_read_rate": "64KiB/s"}, ["--max-source-read-rate", "64KiB/s"]),
         ({"throttle_check": "test -e 'a b'"}, ["--throttle-check", "test -e 'a b'"]),
         ({"streams": "auto", "max_streams": 3}, ["--streams", "auto", "--max-streams", "3"]),

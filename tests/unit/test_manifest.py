@@ -121,6 +121,8 @@ def test_the_family_that_marks_an_unfinished_target_is_refused() -> None:
     ("change", "field", "theirs", "ours"),
     [
         ({"job": "weekly"}, "job", "'nightly'", "'weekly'"),
+        # Which is why its id is another one.
+        ({"job": "weekly", "key_range": KeyRange()}, "range", "'61..'", "'..'"),
         ({"fingerprint": "0" * 32}, "source fingerprint", "f" * 32, "0" * 32),
         ({"lane": "files"}, "lane", "'batch'", "'files'"),
         ({"key_range": KeyRange()}, "range", "'61..'", "'..'"),

@@ -217,8 +217,8 @@ def test_what_an_operator_changed_is_told() -> None:
     ]
     told = [
         "paused",
-        "set rate_limit to 20 MiB/s, streams to 2",
-        "set rate_limit to none, batch_bytes to auto",
+        "set rate limit to 20 MiB/s, streams to 2",
+        "set rate limit to none, batch bytes to auto",
         "goes on: running",
     ]
     assert shown("plain", [*changes, FAILED[-1]]).splitlines() == told

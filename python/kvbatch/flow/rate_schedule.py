@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 
 from kvbatch.errors import UsageError
-from kvbatch.units import parse_bytes
+from kvbatch.units import parse_bytes, write_bytes
 
 __all__ = ["RateSchedule", "RateWindow", "parse_rate"]
 
@@ -58,7 +58,7 @@ class RateWindow:
         return second >= self.start or second < self.end
 
     def __str__(self) -> str:
-        return f"{_clock(self.start)}-{_clock(self.end)}={self.limit}"
+        return f"{_clock(self.start)}-{_clock(self.end)}={write_bytes(self.limit)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class RateSchedule:
 
     def __str__(self) -> str:
         """What `parse` reads as this schedule."""
-        return ",".join([*map(str, self.windows), f"*={self.default}"])
+        return ",".join([*map(str, self.windows), f"*={write_bytes(self.default)}"])
 
 
 def _parse_window(text: str, part: str, when: str) -> tuple[int, int]:
