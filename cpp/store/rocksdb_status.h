@@ -12,18 +12,20 @@
 
 namespace kvbatch {
 
-// A failed read of a source. Corruption and I/O errors name the file in RocksDB's own message, and what is corrupt does
-// not mend itself.
+// A damaged source: `said` names the file.
+inline Status DamagedSource(std::string said) {
+  said.resize(said.find_last_not_of(". \n") + 1);
+  said += ". Mend that file or restore it in place";
+  return Status(Code::kSource, std::move(said));
+}
+
+// A failed read of a source. Corruption and I/O errors name the file in RocksDB's own message.
 inline Status FromSource(const rocksdb::Status& status, std::string_view what) {
   if (status.ok()) {
     return Status::Ok();
   }
   std::string said = std::string(what) + ": " + status.ToString();
-  if (status.IsCorruption()) {
-    said.resize(said.find_last_not_of(". \n") + 1);
-    said += ". Mend that file or restore it in place";
-  }
-  return Status(Code::kSource, std::move(said));
+  return status.IsCorruption() ? DamagedSource(std::move(said)) : Status(Code::kSource, std::move(said));
 }
 
 // A failed write of a target. A full disk is told apart: the job can go on once there is room.

@@ -1,6 +1,5 @@
 #include "store/table_check.h"
 
-#include <algorithm>
 #include <string>
 
 #include "store/rocksdb_status.h"
@@ -15,11 +14,8 @@ Status Damaged(const rocksdb::Status& status, const std::string& name) {
     return FromTarget(status, "read " + name + " at the target");
   }
   // RocksDB goes on with the path of the copy, which is not the one to mend.
-  std::string said = status.ToString();
-  said.resize(std::min(said.size(), said.find(" in /")));
-  said.resize(said.find_last_not_of(' ') + 1);
-  return Status(Code::kSource,
-                "the file " + name + " of the source is damaged: " + said + ". Mend that file or restore it in place");
+  const std::string said = status.ToString();
+  return DamagedSource("the file " + name + " of the source is damaged: " + said.substr(0, said.find(" in /")));
 }
 
 }  // namespace
