@@ -3,6 +3,8 @@
 #include <rocksdb/table_properties.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <regex>
 #include <utility>
 
 #include "store/block_memory.h"
@@ -16,6 +18,27 @@ namespace {
 constexpr int kMaxOpenFiles = 64;
 
 std::string Quoted(const std::string& name) { return "\"" + name + "\""; }
+
+// Of a file that is missing or cut RocksDB says that the MANIFEST may be corrupted. The MANIFEST is only what lists it.
+Status NotOpened(const std::string& path, const rocksdb::Status& status) {
+  const std::string said = status.ToString();
+  if (status.IsInvalidArgument()) {
+    // An option of ours contradicts the store, its comparator above all.
+    return Status(Code::kRefused, "open " + path + ": " + said);
+  }
+  // RocksDB 7 gives a table that is missing its old ending.
+  static const std::regex listed(R"(/([0-9]{6,})\.(sst|ldb|blob))");
+  std::smatch named;
+  if (status.IsCorruption() && std::regex_search(said, named, listed)) {
+    const std::string file = path + "/" + named.str(1) + (named.str(2) == "blob" ? ".blob" : ".sst");
+    std::error_code error;
+    if (!std::filesystem::exists(file, error)) {
+      return Status(Code::kSource, file + " is missing and the store lists it. Restore it in place");
+    }
+    return DamagedSource(file + " is damaged: " + said.substr(0, said.find("  The file ")));
+  }
+  return FromSource(status, "open " + path);
+}
 
 }  // namespace
 
@@ -75,9 +98,7 @@ Result<std::shared_ptr<SourceStore>> SourceStore::Open(const std::string& path, 
   rocksdb::DB* db = nullptr;
   const auto opened = rocksdb::DB::OpenForReadOnly(options, path, descriptors, &handles, &db);
   if (!opened.ok()) {
-    // RocksDB answers InvalidArgument where an option of ours contradicts the store, its comparator above all.
-    const Code code = opened.IsInvalidArgument() ? Code::kRefused : Code::kSource;
-    return Status(code, "open " + path + ": " + opened.ToString());
+    return NotOpened(path, opened);
   }
   store->db_.reset(db);
   for (size_t i = 0; i < handles.size(); ++i) {

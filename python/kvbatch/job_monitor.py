@@ -7,7 +7,7 @@ import dataclasses
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from kvbatch.events import Event, Progress
 from kvbatch.version import __version__
@@ -24,6 +24,7 @@ _HISTORY_POINTS = 1200
 _MESSAGES = 20
 
 
+@runtime_checkable
 class WatchedJob(Protocol):
     """What is asked of a job; `Migration` has it."""
 

@@ -115,8 +115,11 @@ def serve_metrics(source: WatchedJob | Receiver, listen: str) -> MetricsListener
 
     With the extra `web` a migration gets a live page, too. Nobody is asked for a password: on an address other than
     loopback all of it is for reading only, on loopback the page can pause, resume and set the rate. Best called before
-    the job runs: samples from before the call are in no histogram. Raises UsageError when it cannot listen.
+    the job runs: samples from before the call are in no histogram. Raises UsageError when it cannot listen, or for a
+    source that is neither.
     """
+    if not isinstance(source, (Receiver, WatchedJob)):
+        raise UsageError(f"metrics of {source!r}: give a Migration or a Receiver")
     host, port = parse_listen(listen)
     try:
         if isinstance(source, Receiver):

@@ -169,7 +169,9 @@ def test_an_interrupted_migration_is_75_with_the_command_that_then_finishes_it(
     assert out == ""
     assert "Traceback" not in err
     events = [json.loads(line) for line in err.splitlines()]
-    assert [event["event"] for event in events if event["event"] != "sample"][-3:] == ["warning", "done", "error"]
+    # A sampler may tell how the job is held up between the words that it stops and that it stopped.
+    told = [event["event"] for event in events if event["event"] not in {"sample", "throttle"}]
+    assert told[-3:] == ["warning", "done", "error"]
     assert (events[-2]["state"], events[-2]["error"]) == ("stopped", events[-1]["message"])
     assert events[-1]["advice"] == "carry on with"
     assert shlex.split(events[-1]["command"]) == ["kvbatch", *map(str, command)]

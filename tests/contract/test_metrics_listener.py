@@ -283,6 +283,11 @@ def test_an_address_that_is_taken_is_named(web: bool, job: ControlledFake, monke
             serve_metrics(job, address)
 
 
+def test_what_has_no_metrics_is_named() -> None:
+    with pytest.raises(kvbatch.UsageError, match="metrics of 5: give a Migration or a Receiver"):
+        serve_metrics(5, "127.0.0.1:0")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("command", ["migrate", "serve"])
 @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:99999", "127.0.0.1:"])
 def test_the_command_line_refuses_what_is_no_address(command: str, address: str, tmp_path: Path) -> None:
