@@ -13,6 +13,7 @@ from kvbatch._core.frame import FrameType
 from kvbatch._core.store import SourceStore, SstBuilder
 from kvbatch.endpoints import Endpoint, is_elsewhere
 from kvbatch.errors import KvbatchError
+from kvbatch.lane_choice import bytes_read
 from kvbatch.migration_plan import Plan
 from kvbatch.options import MIB, MigrationOptions
 from kvbatch.protocol import connect
@@ -115,7 +116,7 @@ def _link_bytes_per_second(target: Endpoint) -> float:
 def estimate_seconds(plan: Plan, measured: Calibration, target: Endpoint, options: MigrationOptions) -> float:
     """What is left of a planned job. Both sides share this machine's cores unless the receiver is on another one."""
     file_bytes = sum(part.file_bytes for part in plan.ranges)
-    read_bytes = sum(part.estimated_bytes for part in plan.ranges if not part.file)
+    read_bytes = bytes_read(plan.ranges)
     work = file_bytes * (measured.file_seconds_per_byte + _MOVE_SECONDS_PER_BYTE)
     work += read_bytes * (measured.entry_seconds_per_byte + _MOVE_SECONDS_PER_BYTE)
     cores = len(os.sched_getaffinity(0))

@@ -279,6 +279,7 @@ def plan(
     key_range: RangeOption = None,
     job: JobOption = None,
     state_dir: StateOption = None,
+    target_compression: TargetCompressionOption = "auto",
     allow_nonempty: NonemptyOption = False,
     link: LinkOption = False,
     as_json: JsonOption = False,
@@ -290,6 +291,7 @@ def plan(
         "key_range": key_range,
         "job": job,
         "state_dir": state_dir or default_state_dir(),
+        "target_compression": target_compression,
         "allow_nonempty": allow_nonempty,
         "link": link,
     }

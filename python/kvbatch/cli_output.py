@@ -62,8 +62,7 @@ def _endpoint_rows(plan: Plan) -> list[tuple[str, str]]:
 def _grafted(plan: Plan) -> str:
     if not plan.files_grafted:
         return "none: every entry is read"
-    read = plan.estimated_bytes - plan.bytes_grafted
-    return f"{plan.files_grafted}, about {format_bytes(plan.bytes_grafted)}; {format_bytes(read)} are read"
+    return f"{plan.files_grafted}, about {format_bytes(plan.bytes_grafted)}; {format_bytes(plan.bytes_read)} are read"
 
 
 def show_plan(plan: Plan, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from kvbatch._core.store import SourceStore
@@ -10,40 +11,53 @@ from kvbatch.endpoints import DirectoryEndpoint, Endpoint
 from kvbatch.errors import RefusedError, UsageError
 from kvbatch.options import MigrationOptions
 from kvbatch.ranges import KeyRange, Range
-from kvbatch.source_image import check_one_directory, image_ranges
+from kvbatch.source_image import image_ranges, wal_elsewhere
 
-__all__ = ["check_link", "plan_files"]
+__all__ = ["Obstacle", "check_link", "find_obstacle", "plan_files"]
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Where the lane `files` cannot serve: what it does, and what was found that stands against it and why."""
+
+    what: str
+    found: str
+    why: str = ""
+    other_lanes: str = "--lane sst or --lane batch"
 
 
 def plan_files(source: DirectoryEndpoint, store: SourceStore, options: MigrationOptions) -> tuple[Range, ...]:
-    """A range for each file of the store. Raises RefusedError where the lane cannot serve."""
-    _check_serves(source, options)
+    """A range for each file of the store. Raises RefusedError, naming the condition, where the lane cannot serve."""
+    if (obstacle := find_obstacle(source, options)) is not None:
+        why = f": {obstacle.why}" if obstacle.why else ""
+        raise RefusedError(
+            f"the lane `files` {obstacle.what}, and {obstacle.found}{why}. Nothing was changed; use "
+            f"{obstacle.other_lanes}"
+        )
     return tuple(image_ranges(store))
 
 
-def _check_serves(source: DirectoryEndpoint, options: MigrationOptions) -> None:
-    """Raises RefusedError, naming the condition, where the lane `files` cannot serve."""
-    other = "Nothing was changed; use --lane sst or --lane batch"
+def find_obstacle(source: DirectoryEndpoint, options: MigrationOptions) -> Obstacle | None:
     if options.column_families:
-        raise RefusedError(
-            "the lane `files` moves whole stores, and --cf was given: a store's MANIFEST speaks of the files of all "
-            f"column families, so those of one cannot be taken out of it. {other}"
+        return Obstacle(
+            "moves whole stores",
+            "--cf was given",
+            "a store's MANIFEST speaks of the files of all column families, so those of one cannot be taken out of it",
         )
     if options.key_range != KeyRange():
-        raise RefusedError(
-            f"the lane `files` moves whole stores, and --range was given: a file holds what it holds. {other}"
-        )
+        return Obstacle("moves whole stores", "--range was given", "a file holds what it holds")
     if options.allow_nonempty:
-        raise RefusedError(
-            "the lane `files` makes the target's files its own, and --allow-nonempty was given: no file of a store can "
-            "be put into another one. Nothing was changed; use --lane batch"
+        return Obstacle(
+            "makes the target's files its own",
+            "--allow-nonempty was given",
+            "no file of a store can be put into another one",
+            "--lane batch",
         )
     if options.target_compression != "auto":
-        raise RefusedError(
-            "the lane `files` moves files as they are, and --target-compression "
-            f"{options.target_compression} was given. {other}"
-        )
-    check_one_directory(source.path)
+        return Obstacle("moves files as they are", f"--target-compression {options.target_compression} was given")
+    if (wal := wal_elsewhere(source.path)) is not None:
+        return Obstacle("moves one directory", f"the store {source} keeps its WAL in {wal}", other_lanes="--lane batch")
+    return None
 
 
 def check_link(source: DirectoryEndpoint, target: Endpoint, options: MigrationOptions) -> None:

@@ -17,10 +17,12 @@ _MOST_OVERLAY = 1 / 3
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A part of a column family: `table` moved whole, and what lies over it; or read entry by entry (None)."""
+    """A part of a column family: `table` moved whole, and about `overlay_bytes` of keys and values that lie over it; or
+    read entry by entry (None)."""
 
     keys: KeyRange
     table: TableFile | None = None
+    overlay_bytes: int = 0
 
 
 class _Order:
@@ -89,7 +91,9 @@ def plan_spans(
         grafted = (
             all(other.plain for other in over) and memtables_plain and bytes_over <= _MOST_OVERLAY * table.file_bytes
         )
-        spans.append(Span(span, table if grafted else None))
+        # Estimates are of bytes in files; those above are taken to be compressed like this one.
+        raw_over = bytes_over * table.raw_bytes // max(1, table.file_bytes)
+        spans.append(Span(span, table, raw_over) if grafted else Span(span))
         at = end
         if following is not None and at != following.smallest:
             spans.append(Span(KeyRange(at, following.smallest)))

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 
 from kvbatch._core.store import SourceStore
 from kvbatch.endpoints import DirectoryEndpoint, Endpoint, is_elsewhere
-from kvbatch.errors import RefusedError
-from kvbatch.files_planner import plan_files
+from kvbatch.files_planner import find_obstacle, plan_files
 from kvbatch.options import MIB, MigrationOptions
 from kvbatch.planner import RangeSizes, plan_ranges
 from kvbatch.ranges import Range
 from kvbatch.source_image import image_ranges
 from kvbatch.units import format_bytes
 
-__all__ = ["Way", "bytes_name", "choose_way", "grafted_bytes", "way_of"]
+__all__ = ["Way", "bytes_name", "bytes_read", "choose_way", "grafted_bytes", "way_of"]
 
 # From this share of the bytes on, grafting decides how long a job takes.
 _WORTHWHILE_GRAFT = 0.5
@@ -49,6 +48,11 @@ def grafted_bytes(ranges: Sequence[Range]) -> int:
     return sum(part.estimated_bytes for part in ranges if part.file)
 
 
+def bytes_read(ranges: Sequence[Range]) -> int:
+    """Keys and values that are read entry by entry: in no such file, or over one."""
+    return sum(part.overlay_bytes if part.file else part.estimated_bytes for part in ranges)
+
+
 def choose_way(
     source: DirectoryEndpoint,
     target: Endpoint,
@@ -67,18 +71,20 @@ def choose_way(
     ranges = _plan_ranges(store, options, graft=options.target_compression == "auto")
     if options.lane == "sst":
         return Way("sst", asked, ranges)
-    if (way := _by_files(source, store, options, ranges, takes_files)) is not None:
+    way = _by_files(source, store, options, ranges, takes_files)
+    if isinstance(way, Way):
         return way
     files = sum(bool(part.file) for part in ranges)
     grafted, total = grafted_bytes(ranges), sum(part.estimated_bytes for part in ranges)
     if grafted >= _WORTHWHILE_GRAFT * total and grafted > 0:
         reason = f"{files} files of the source, {100 * grafted // total} % of its bytes, can be moved as they are"
-        return Way("sst", reason, ranges)
+        return Way("sst", f"{reason}; {way}", ranges)
     if _spares_the_target(target, options):
-        return Way("sst", "the target is on another machine: files that are built here spare it the work", ranges)
+        reason = "the target is on another machine: files that are built here spare it the work"
+        return Way("sst", f"{reason}; {way}", ranges)
     if files:
         ranges = _plan_ranges(store, options, graft=False)
-    return Way("batch", "the lane that serves any range into any store", ranges)
+    return Way("batch", f"the lane that serves any range into any store; {way}", ranges)
 
 
 def way_of(lane: str, reason: str, store: SourceStore, options: MigrationOptions) -> Way:
@@ -104,16 +110,19 @@ def _by_files(
     options: MigrationOptions,
     ranges: tuple[Range, ...],
     takes_files: Callable[[tuple[Range, ...]], bool],
-) -> Way | None:
-    """The lane `files`, where it can serve and is well ahead of one that moves entries."""
-    try:
-        files = plan_files(source, store, options)
-    except RefusedError:
-        return None
+) -> Way | str:
+    """The lane `files`, where it can serve and is well ahead of one that moves entries; else why it is not taken."""
+    if (obstacle := find_obstacle(source, options)) is not None:
+        return f"not `files`, which {obstacle.what}: {obstacle.found}"
+    files = tuple(image_ranges(store))
     file_bytes = sum(part.file_bytes for part in files)
-    ahead = _cost(store, ranges) / max(1, file_bytes)
-    if file_bytes < _WORTHWHILE_FILES or ahead < _FILES_AHEAD or not takes_files(files):
-        return None
+    ahead = _cost(ranges) / max(1, file_bytes)
+    if file_bytes < _WORTHWHILE_FILES:
+        return f"not `files`: {format_bytes(file_bytes)} are moved in a moment by any lane"
+    if ahead < _FILES_AHEAD:
+        return f"not `files`: it spares little, the store's files have {format_bytes(file_bytes)}"
+    if not takes_files(files):
+        return "not `files`, which makes the store itself: the target is one already, or another job's"
     reason = (
         f"a whole store into an empty target: its files of {format_bytes(file_bytes)} are moved with about "
         f"{ahead:.1f} times less work than its entries"
@@ -121,11 +130,10 @@ def _by_files(
     return Way("files", reason, files)
 
 
-def _cost(store: SourceStore, ranges: tuple[Range, ...]) -> int:
+def _cost(ranges: tuple[Range, ...]) -> int:
     """Of moving a whole store by these ranges, those with a file grafted."""
     read = sum(part.estimated_bytes for part in ranges if not part.file)
-    stored = sum(table.raw_bytes for family in store.column_families for table in store.tables(family.name))
-    overlay = max(0, stored - read - grafted_bytes(ranges))
+    overlay = sum(part.overlay_bytes for part in ranges)
     return sum(part.file_bytes for part in ranges) + _READ_COST * read + _OVERLAY_COST * overlay
 
 

@@ -12,7 +12,7 @@ from kvbatch.endpoints import DirectoryEndpoint, Endpoint
 from kvbatch.errors import RefusedError, UsageError
 from kvbatch.files_planner import check_link
 from kvbatch.fingerprint import fingerprint_directory
-from kvbatch.lane_choice import Way, choose_way, grafted_bytes, way_of
+from kvbatch.lane_choice import Way, bytes_read, choose_way, grafted_bytes, way_of
 from kvbatch.manifest import Manifest
 from kvbatch.options import MigrationOptions
 from kvbatch.ranges import Range
@@ -38,9 +38,11 @@ class Plan:
     streams: int
     estimated_entries: int
     estimated_bytes: int
-    # Files of the source that are moved as they are, and how much of `estimated_bytes` they hold; the rest is read.
+    # Files of the source that are moved as they are, and how much of `estimated_bytes` they hold. The rest is read, and
+    # so is what stands over these files.
     files_grafted: int
     bytes_grafted: int
+    bytes_read: int
     column_families: tuple[str, ...]
     ranges: tuple[Range, ...]
     manifest: Manifest
@@ -62,7 +64,7 @@ class Plan:
             "estimated_bytes": self.estimated_bytes,
             "files_grafted": self.files_grafted,
             "bytes_grafted": self.bytes_grafted,
-            "bytes_read": self.estimated_bytes - self.bytes_grafted,
+            "bytes_read": self.bytes_read,
             "estimated_seconds": self.estimated_seconds,
             "column_families": list(self.column_families),
             "ranges": [part.to_json() for part in self.ranges],
@@ -163,5 +165,6 @@ def _figures_of(way: Way, options: MigrationOptions) -> dict[str, Any]:
         "estimated_bytes": sum(part.estimated_bytes for part in way.ranges),
         "files_grafted": sum(bool(part.file) for part in way.ranges),
         "bytes_grafted": grafted_bytes(way.ranges),
+        "bytes_read": bytes_read(way.ranges),
         "ranges": way.ranges,
     }

@@ -150,6 +150,7 @@ class _FamilyPlanner:
                 estimated_entries=span.table.entries,
                 file=span.table.name,
                 file_bytes=span.table.file_bytes,
+                overlay_bytes=span.overlay_bytes,
             )
         ]
 

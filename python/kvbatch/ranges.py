@@ -27,8 +27,9 @@ class KeyRange:
 class Range:
     """(column family, [start, end)) with its id in the job and what the planner thinks it holds.
 
-    `file` is the source's SST file, of `file_bytes`, that is moved whole for it: grafted. In the lane `files` a range
-    is a file of the store and nothing else.
+    `file` is the source's SST file, of `file_bytes`, that is moved whole for it: grafted. `estimated_bytes` and
+    `estimated_entries` are the file's then, `overlay_bytes` what stands over it and is read. In the lane `files` a
+    range is a file of the store and nothing else.
     """
 
     id: int
@@ -39,6 +40,7 @@ class Range:
     estimated_entries: int = 0
     file: str = ""
     file_bytes: int = 0
+    overlay_bytes: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -50,6 +52,7 @@ class Range:
             "estimated_entries": self.estimated_entries,
             "file": self.file,
             "file_bytes": self.file_bytes,
+            "overlay_bytes": self.overlay_bytes,
         }
 
     @staticmethod
@@ -63,6 +66,7 @@ class Range:
             estimated_entries=int(value["estimated_entries"]),
             file=str(value["file"]),
             file_bytes=int(value["file_bytes"]),
+            overlay_bytes=int(value["overlay_bytes"]),
         )
 
     def __str__(self) -> str:

@@ -10,16 +10,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from kvbatch._core.store import SourceStore, wal_directory
-from kvbatch.errors import CorruptionError, RefusedError, SourceError
+from kvbatch.errors import CorruptionError, SourceError
 from kvbatch.ranges import Range
 
 __all__ = [
     "check_image_names",
-    "check_one_directory",
     "image_ranges",
     "is_never_rewritten",
     "is_table",
     "open_source_file",
+    "wal_elsewhere",
 ]
 
 # The kinds of file that a RocksDB directory has. RocksDB numbers its files with 64 bits.
@@ -54,14 +54,10 @@ def check_image_names(names: Iterable[str]) -> None:
         raise CorruptionError("malformed manifest: a store has one CURRENT and one MANIFEST file", retryable=False)
 
 
-def check_one_directory(path: Path) -> None:
-    """Raises RefusedError for a store whose WAL lies elsewhere."""
+def wal_elsewhere(path: Path) -> Path | None:
+    """The directory of the store's WAL, where it is not the store's own."""
     wal = Path(wal_directory(str(path)))
-    if wal != path:
-        raise RefusedError(
-            f"the lane `files` moves one directory, and the store {path} keeps its WAL in {wal}. Nothing was "
-            "changed; use --lane batch"
-        )
+    return None if wal == path else wal
 
 
 def _list_image(path: Path) -> dict[str, int]:

@@ -61,7 +61,7 @@ def _check_place(path: Path, manifest: Manifest) -> None:
             manifest.check_resumes(Manifest.decode(record))
         raise RefusedError(
             f"the target {path} is a store already, without data, and the lane `files` makes the store itself. Nothing "
-            "was changed; remove it, choose another target, or use --lane batch"
+            "was changed; remove it, choose another target, or use --lane sst or --lane batch"
         )
     if path.is_mount():
         raise RefusedError(

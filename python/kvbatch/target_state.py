@@ -61,7 +61,7 @@ class TargetState:
 
     def __str__(self) -> str:
         return {
-            "empty": "empty: will be made",
+            "empty": "nothing that could be overwritten",
             "resumable": f"resumes, {self.ranges_complete} of {self.ranges} ranges complete",
             "nonempty": "holds other data; its other keys stay (--allow-nonempty)",
             "finished": "finished before: nothing will be moved; compared by its identity, not by its entries, as "

@@ -305,7 +305,7 @@ def test_an_interrupt_that_the_caller_ignores_stays_ignored(tmp_path: Path) -> N
         os.killpg(running.pid, signal.SIGINT)
         out, _ = running.communicate(timeout=WAIT_SECONDS)
     assert running.returncode == 0
-    assert "will be made" in out
+    assert "nothing that could be overwritten" in out
 
 
 # -- a demo that is told to stop --------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def test_an_empty_target_will_be_made(
         target.path.parent.mkdir(parents=True, exist_ok=True)
         write_store(target.path, {})
     state = examine(allow_nonempty=allow_nonempty)
-    assert (state, str(state)) == (TargetState("empty"), "empty: will be made")
+    assert (state, str(state)) == (TargetState("empty"), "nothing that could be overwritten")
 
 
 @pytest.mark.parametrize("moved", [0, 1, 3])

@@ -117,23 +117,55 @@ def test_much_over_the_files_of_a_compacted_store_tips_the_scales(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "why"),
     [
-        {"column_families": ("default",)},
-        {"key_range": kvbatch.KeyRange(b"key-", None)},
-        {"target_compression": "lz4"},
-        {"allow_nonempty": True},
+        ({"column_families": ("default",)}, "--cf was given"),
+        ({"key_range": kvbatch.KeyRange(b"key-", None)}, "--range was given"),
+        ({"target_compression": "lz4"}, "--target-compression lz4 was given"),
+        ({"allow_nonempty": True}, "--allow-nonempty was given"),
     ],
-    ids=lambda options: next(iter(options)),
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_where_files_cannot_serve_entries_are_moved(overlapping: Path, place: Place, options: dict[str, Any]) -> None:
-    assert planned(overlapping, place.endpoint(), **options) == "batch"
+def test_where_files_cannot_serve_entries_are_moved(
+    overlapping: Path, place: Place, options: dict[str, Any], why: str
+) -> None:
+    plan = kvbatch.plan(overlapping, place.endpoint(), **options)
+    assert plan.lane == "batch"
+    assert re.search(f"; not `files`, which .*: {why}$", plan.lane_reason)
+
+
+def test_a_store_whose_files_are_soon_moved_by_any_lane_is_not_moved_by_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    source = write_store(tmp_path / "source", {"default": {b"key": b"value"}})
+    assert re.search(r"; not `files`: .* in a moment by any lane$", kvbatch.plan(source, tmp_path / "t").lane_reason)
+
+
+def test_what_stands_over_a_file_counts_as_read(tmp_path: Path, place: Place) -> None:
+    """It is iterated, whatever becomes of the file beneath it."""
+    compacted(tmp_path / "source").close()
+    plain = kvbatch.plan(tmp_path / "source", place.endpoint(), lane="sst", graft_bytes=1)
+    assert (plain.bytes_grafted, plain.bytes_read) == (plain.estimated_bytes, 0)
+    store = rocksdict.Rdict(str(tmp_path / "source"), table_options_of())
+    for number in range(0, 4000, 20):
+        store[key_of(number)] = bytes(500)
+    store.flush()
+    store.close()
+    plan = kvbatch.plan(tmp_path / "source", place.endpoint(), lane="sst", graft_bytes=1)
+    assert plan.bytes_grafted == plain.bytes_grafted
+    assert plan.bytes_read == plan.to_json()["bytes_read"] == sum(part.overlay_bytes for part in plan.ranges)
+    assert 0.5 < plan.bytes_read / (200 * 510) < 2
 
 
 def test_into_a_store_that_is_there_already_entries_are_moved(overlapping: Path, place: Place) -> None:
     place.root.mkdir(exist_ok=True)
     write_store(place.path(), {"default": {}})
-    assert planned(overlapping, place.endpoint()) == "batch"
+    plan = kvbatch.plan(overlapping, place.endpoint())
+    assert plan.lane == "batch"
+    assert plan.lane_reason.endswith(
+        "not `files`, which makes the store itself: the target is one already, or another job's"
+    )
     assert kvbatch.migrate(overlapping, place.endpoint()).wait().lane == "batch"
     assert read_store(place.path()) == read_store(overlapping)
     write_store(place.path("other"), {"default": {b"mine": b"1"}})

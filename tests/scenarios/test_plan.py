@@ -46,7 +46,7 @@ def test_from_nothing_to_the_finished_copy(
     monkeypatch.chdir(tmp_path)
     before = tree(tmp_path)
     assert planned(source, place.endpoint()) == {
-        "kind": "empty", "ranges_complete": 0, "ranges": 0, "lane": "", "message": "empty: will be made",
+        "kind": "empty", "ranges_complete": 0, "ranges": 0, "lane": "", "message": "nothing that could be overwritten",
     }  # fmt: skip
     assert tree(tmp_path) == before, "no state directory either"
 
