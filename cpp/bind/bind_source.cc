@@ -284,9 +284,9 @@ void RegisterOverlayReader(py::module_& module) {
   py::class_<OverlayReader, Owned<OverlayReader>>(module, "OverlayReader",
                                                   "Packs what stands over a grafted file into frames, one a call.")
       .def(py::init([](const SourceHandle& store, const Text& family, const Text& file, Key start, Key end,
-                       uint32_t target_family, const Bytes& digest) {
+                       uint32_t target_family, const Bytes& digest, Key after) {
              auto* handle = FamilyOf(*store, family);
-             const auto bounds = Bounds(std::move(start), std::move(end));
+             const auto bounds = Bounds(std::move(start), std::move(end), std::move(after));
              const Digest from = ParseDigest(digest);
              return Own(Get([&]() -> Result<std::unique_ptr<OverlayReader>> {
                auto base = store->Table(family.value, file.value);
@@ -297,7 +297,8 @@ void RegisterOverlayReader(py::module_& module) {
              }));
            }),
            py::arg("store").none(false), py::arg("column_family"), py::arg("file"), py::arg("start"), py::arg("end"),
-           py::arg("target_family"), py::arg("digest"))
+           py::arg("target_family"), py::arg("digest"), py::kw_only(), py::arg("after") = std::nullopt,
+           "`digest`: behind the file, or behind `after`, up to which all is counted and not packed.")
       .def(
           "fill",
           [](OverlayReader& reader, Frame& frame, size_t batch_bytes, Codec codec) {
@@ -313,7 +314,9 @@ void RegisterOverlayReader(py::module_& module) {
       .def_property_readonly("last_key", [](const OverlayReader& reader) { return Bytes{reader.last_key()}; })
       .def_property_readonly("digest", [](const OverlayReader& reader) { return DigestBytes(reader.digest()); })
       .def_property_readonly("entries", &OverlayReader::entries, "Of the range, file and overlay together.")
-      .def_property_readonly("raw_bytes", &OverlayReader::raw_bytes, "As `entries`: keys and values.");
+      .def_property_readonly("raw_bytes", &OverlayReader::raw_bytes, "As `entries`: keys and values.")
+      .def_property_readonly("skipped_bytes", &OverlayReader::skipped_bytes,
+                             "Keys and values of what was counted and not packed.");
 }
 
 void RegisterSstBuilder(py::module_& module) {
@@ -357,20 +360,32 @@ void RegisterSstBuilder(py::module_& module) {
           py::arg("pool").none(false), py::arg("needed_bytes"),
           "Waits for all the memory that a large entry takes, and keeps it until the file with it was handed out.")
       .def(
-          "send",
-          [](const SstBuilder& builder, Connection& connection) {
-            return Get([&] { return connection.SendPiece(builder.piece(), builder.position().offset); });
+          "crc32c",
+          [](const SstBuilder& builder, uint64_t length, uint32_t before) {
+            return WithoutGil([&] { return Crc32c(builder.piece().substr(0, length), before); });
           },
-          py::arg("connection"), "Sends the piece as a FILE frame; its crc32c.")
+          py::arg("length"), py::arg("before"),
+          "Of the first `length` bytes of the piece behind those whose crc32c is `before`.")
+      .def(
+          "send",
+          [](const SstBuilder& builder, Connection& connection, uint64_t skip) {
+            return Get(
+                [&] { return connection.SendPiece(builder.piece().substr(skip), builder.position().offset + skip); });
+          },
+          py::arg("connection"), py::arg("skip") = 0,
+          "Sends the piece, without its first `skip` bytes, as a FILE frame; the crc32c of what was sent.")
       .def(
           "write",
-          [](const SstBuilder& builder, int fd, uint64_t offset) {
+          [](const SstBuilder& builder, int fd, uint64_t offset, uint64_t skip) {
             return Get([&]() -> Result<uint32_t> {
-              Status status = WriteAll(fd, builder.piece(), offset, "the target's file");
-              return status.ok() ? Result(Crc32c(builder.piece())) : status;
+              const std::string_view piece = builder.piece().substr(skip);
+              Status status = WriteAll(fd, piece, offset, "the target's file");
+              return status.ok() ? Result(Crc32c(piece)) : status;
             });
           },
-          py::arg("fd"), py::arg("offset"), "Writes the piece into a file; its crc32c. TargetError, NoSpaceError.");
+          py::arg("fd"), py::arg("offset"), py::arg("skip") = 0,
+          "Writes the piece, without its first `skip` bytes, into a file; the crc32c of what was written. TargetError, "
+          "NoSpaceError.");
 }
 
 }  // namespace

@@ -78,6 +78,12 @@ void RegisterTargetStore(py::module_& module) {
           py::arg("key"), py::arg("value"), "Durable when it returns.")
       .def("cursors", [](const TargetStore& store) { return Get([&] { return store.Cursors(); }); })
       .def(
+          "grafts", [](const TargetStore& store) { return Get([&] { return store.Grafts(); }); },
+          "Of ranges whose own file is in the store while what stands over it may be missing.")
+      .def(
+          "partial_files", [](const TargetStore& store) { return WithoutGil([&] { return store.PartialFiles(); }); },
+          "What earlier appliers have left of files; reads it.")
+      .def(
           "drop_records", [](TargetStore& store) { Run([&] { return store.DropRecords(); }); },
           "From here on the directory is an ordinary store.")
       .def(
@@ -91,6 +97,14 @@ void RegisterTargetStore(py::module_& module) {
       .def("close", [](TargetStore& store) { Run([&] { return store.Close(); }); });
 }
 
+void RegisterPartialFile(py::module_& module) {
+  py::class_<PartialFile>(module, "PartialFile", "The first pieces of a file of a range whose sender went away.")
+      .def(py::init<uint32_t, uint64_t, uint32_t>(), py::arg("range"), py::arg("length"), py::arg("crc32c"))
+      .def_readonly("range", &PartialFile::range)
+      .def_readonly("length", &PartialFile::length)
+      .def_readonly("crc32c", &PartialFile::crc32c);
+}
+
 void RegisterRangeApplier(py::module_& module) {
   py::native_enum<ApplyMode>(module, "ApplyMode", "enum.IntEnum", "How a range is written.")
       .value("INGEST", ApplyMode::kIngest)
@@ -99,15 +113,18 @@ void RegisterRangeApplier(py::module_& module) {
   py::class_<RangeApplier, Owned<RangeApplier>>(
       module, "RangeApplier", "Takes the frames of one range in order and makes them durable in a target.")
       .def(py::init([](const TargetHandle& store, uint32_t family, Key start, Key end, ApplyMode mode,
-                       const Cursor& cursor, Text file) {
+                       const Cursor& cursor, Text file, uint64_t offset, bool grafted) {
              const ApplyRange range{cursor.range, family, Plain(std::move(start)), Plain(std::move(end)),
                                     std::move(file.value)};
-             return Own(Get([&] { return RangeApplier::Create(store, range, mode, cursor); }));
+             return Own(Get([&] { return RangeApplier::Create(store, range, mode, cursor, {offset, grafted}); }));
            }),
            py::arg("store").none(false), py::arg("family"), py::arg("start"), py::arg("end"), py::arg("mode"),
-           py::arg("cursor"), py::arg("file") = Text{},
+           py::arg("cursor"), py::arg("file") = Text{}, py::kw_only(), py::arg("offset") = 0,
+           py::arg("grafted") = false,
            "Goes on from `cursor`; `family` is the target's id, `file` the source's own file that is moved for the "
-           "range, for messages.")
+           "range, for messages. `offset`: with so many bytes of the file that is to come next, left by an earlier "
+           "applier, which the running digest takes for one piece; ProtocolError when less was left. `grafted`: the "
+           "cursor is one of `TargetStore.grafts`, and what stands over the file comes next.")
       .def(
           "apply", [](RangeApplier& applier, Frame& frame) { Run([&] { return applier.Apply(&frame); }); },
           py::arg("frame"),
@@ -154,6 +171,7 @@ void RegisterRangeApplier(py::module_& module) {
 }  // namespace
 
 void RegisterTarget(py::module_& module) {
+  RegisterPartialFile(module);
   RegisterTargetStore(module);
   RegisterRangeApplier(module);
 }

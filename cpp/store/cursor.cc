@@ -16,8 +16,8 @@ uint32_t SwapBytes(uint32_t value) { return __builtin_bswap32(value); }
 
 }  // namespace
 
-std::string EncodeCursorKey(uint32_t range) {
-  std::string key(kCursorPrefix);
+std::string EncodeCursorKey(uint32_t range, std::string_view prefix) {
+  std::string key(prefix);
   AppendFixed(&key, SwapBytes(range));
   return key;
 }
@@ -34,13 +34,13 @@ std::string EncodeCursor(const Cursor& cursor) {
   return value;
 }
 
-Result<Cursor> DecodeCursor(std::string_view key, std::string_view value) {
+Result<Cursor> DecodeCursor(std::string_view key, std::string_view value, std::string_view prefix) {
   Cursor cursor;
   const Status malformed(Code::kCorruption, "the target holds a malformed cursor");
-  if (!key.starts_with(kCursorPrefix)) {
+  if (!key.starts_with(prefix)) {
     return malformed;
   }
-  key.remove_prefix(kCursorPrefix.size());
+  key.remove_prefix(prefix.size());
   if (!ConsumeFixed(&key, &cursor.range) || !key.empty() || value.size() < 2 || value[0] != kVersion ||
       static_cast<unsigned char>(value[1]) > 1) {
     return malformed;

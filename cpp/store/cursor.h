@@ -3,6 +3,8 @@
 // Its record in the target's reserved column family, little-endian:
 //   key   := "cursor/", range id: 4 bytes big-endian
 //   value := version: 1 byte = 1, complete: 1 byte, entries: fixed64, raw_bytes: fixed64, digest: 16 bytes, last key
+// Behind "graft/" instead, the same of a range whose file is the target's: `complete` is 1 once some of what stands
+// over the file is, too, up to the last key.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +17,7 @@
 namespace kvbatch {
 
 inline constexpr std::string_view kCursorPrefix = "cursor/";
+inline constexpr std::string_view kGraftPrefix = "graft/";
 
 struct Cursor {
   uint32_t range = 0;
@@ -27,10 +30,10 @@ struct Cursor {
   bool operator==(const Cursor&) const = default;
 };
 
-std::string EncodeCursorKey(uint32_t range);
+std::string EncodeCursorKey(uint32_t range, std::string_view prefix = kCursorPrefix);
 std::string EncodeCursor(const Cursor& cursor);
 
 // kCorruption when the record is not one that EncodeCursor writes.
-Result<Cursor> DecodeCursor(std::string_view key, std::string_view value);
+Result<Cursor> DecodeCursor(std::string_view key, std::string_view value, std::string_view prefix = kCursorPrefix);
 
 }  // namespace kvbatch

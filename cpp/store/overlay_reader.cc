@@ -43,7 +43,8 @@ OverlayReader::OverlayReader(std::shared_ptr<SourceStore> store, rocksdb::Column
                              const Digest& digest)
     : FrameFiller(std::move(store), family, target_family, digest),
       base_(base),
-      bounds_(bounds),
+      bounds_{bounds.start, bounds.end, std::nullopt},
+      after_(bounds.after),
       entries_(base.entries),
       raw_bytes_(base.raw_bytes) {}
 
@@ -95,6 +96,10 @@ Result<bool> OverlayReader::InBase(std::string_view /*key*/, uint64_t* /*value_b
 
 #endif  // KVBATCH_TABLE_ITERATORS
 
+bool OverlayReader::IsSkipped(std::string_view key) const {
+  return after_ && family()->GetComparator()->Compare(ToSlice(key), *after_) <= 0;
+}
+
 Status OverlayReader::PackInto(BatchBuilder* builder, size_t room, FillResult* result) {
   if (!opened_) {
     opened_ = std::make_unique<Opened>(store(), family(), base_, bounds_);
@@ -118,19 +123,22 @@ Status OverlayReader::PackInto(BatchBuilder* builder, size_t room, FillResult* r
     }
     const bool deletes = operations.kind() == RecordKind::kDelete;
     if (!deletes || replaces.value()) {
-      const bool large = key.size() + value.size() >= kLargeEntryBytes;
-      const bool fits = (!large || (room > 0 && builder->count() == 0)) &&
-                        (deletes                                    ? builder->Delete(target_family(), key)
-                         : operations.kind() == RecordKind::kEntity ? builder->PutEntity(target_family(), key, value)
-                                                                    : builder->Put(target_family(), key, value));
-      if (!fits) {
+      const bool skipped = IsSkipped(key);
+      const bool large = !skipped && key.size() + value.size() >= kLargeEntryBytes;
+      const auto pack = [&] {
+        return deletes                                    ? builder->Delete(target_family(), key)
+               : operations.kind() == RecordKind::kEntity ? builder->PutEntity(target_family(), key, value)
+                                                          : builder->Put(target_family(), key, value);
+      };
+      const bool has_room = !large || (room > 0 && builder->count() == 0);
+      if (!skipped && !(has_room && pack())) {
         StopBefore(BatchBuilder::SpaceFor(target_family(), key, value), result);
         return Status::Ok();
       }
       const uint64_t pair_bytes = key.size() + value.size();
       entries_ += (deletes ? 0 : 1) - (replaces.value() ? 1 : 0);
       raw_bytes_ += (deletes ? 0 : pair_bytes) - (replaces.value() ? key.size() + replaced_bytes : 0);
-      result->raw_bytes += pair_bytes;
+      (skipped ? skipped_bytes_ : result->raw_bytes) += pair_bytes;
       last_key_.assign(key);
       if (large) {
         bounds_.start = last_key_;

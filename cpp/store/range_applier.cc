@@ -26,11 +26,22 @@ constexpr size_t kCursorRoom = 1 << 10;
 }  // namespace
 
 Result<std::unique_ptr<RangeApplier>> RangeApplier::Create(std::shared_ptr<TargetStore> store, ApplyRange range,
-                                                           ApplyMode mode, Cursor cursor) {
+                                                           ApplyMode mode, Cursor cursor, ApplyStart start) {
   if (store->Handle(range.family) == nullptr) {
     return Status(Code::kUsage, store->path() + " has no column family with id " + std::to_string(range.family));
   }
-  return std::unique_ptr<RangeApplier>(new RangeApplier(std::move(store), std::move(range), mode, std::move(cursor)));
+  std::unique_ptr<RangeApplier> applier(new RangeApplier(std::move(store), std::move(range), mode, std::move(cursor)));
+  if (start.grafted) {
+    applier->grafted_ = true;
+    if (!std::exchange(applier->applied_.complete, false)) {
+      applier->follows_.reset();
+    }
+  } else if (start.offset > 0) {
+    if (Status status = applier->KeepTaken(start.offset); !status.ok()) {
+      return status;
+    }
+  }
+  return applier;
 }
 
 RangeApplier::RangeApplier(std::shared_ptr<TargetStore> store, ApplyRange range, ApplyMode mode, Cursor cursor)
@@ -51,7 +62,7 @@ RangeApplier::~RangeApplier() {
     writer_.reset();
     ::unlink(file_.c_str());
   }
-  DropTaken();
+  LeaveTaken();
 }
 
 Status RangeApplier::BackgroundStatus() {
@@ -264,9 +275,6 @@ Status RangeApplier::Finish(uint64_t entries, uint64_t raw_bytes, const Digest& 
 }
 
 Status RangeApplier::Flush() {
-  if (grafted_) {
-    return BackgroundStatus();
-  }
   const bool nothing = mode_ == ApplyMode::kIngest ? writer_ == nullptr : unsynced_bytes_ == 0;
   return nothing ? BackgroundStatus() : Submit(false);
 }
@@ -294,9 +302,10 @@ Status RangeApplier::Submit(bool complete) {
   std::shared_ptr<rocksdb::SstFileWriter> writer = std::move(writer_);
   const std::string file = writer ? std::exchange(file_, std::string()) : std::string();
   const auto lease = std::make_shared<Buffer>(std::move(lease_));
-  const bool recorded = complete || !grafted_;
+  const bool over_graft = grafted_ && !complete;
+  cursor.complete = complete || over_graft;
   RunBehind(
-      [this, writer = std::move(writer), file, lease, cursor, recorded]() mutable {
+      [this, writer = std::move(writer), file, lease, cursor, over_graft]() mutable {
         const bool built = writer != nullptr;
         Status status = built ? FromTarget(writer->Finish(), "finish " + file) : Status::Ok();
         writer.reset();
@@ -304,10 +313,10 @@ Status RangeApplier::Submit(bool complete) {
           status = store_->Ingest(range_.family, file, IngestKind::kBuilt);
         }
         lease->Release();
-        return status.ok() && recorded ? store_->PutRecord(EncodeCursorKey(cursor.range), EncodeCursor(cursor))
-                                       : status;
+        const auto prefix = over_graft ? kGraftPrefix : kCursorPrefix;
+        return status.ok() ? store_->PutRecord(EncodeCursorKey(cursor.range, prefix), EncodeCursor(cursor)) : status;
       },
-      recorded ? std::optional(cursor) : std::nullopt);
+      over_graft ? std::nullopt : std::optional(cursor));
   return Status::Ok();
 }
 

@@ -34,6 +34,12 @@ struct ApplyRange {
   std::string file = {};  // the source's own file that is moved for it, if one is
 };
 
+// Where a range goes on besides at its cursor.
+struct ApplyStart {
+  uint64_t offset = 0;   // in the file that is to come next: so many of its first bytes an earlier applier has left
+  bool grafted = false;  // the cursor is one of TargetStore::Grafts: what stands over the file follows
+};
+
 // What the sender says of a whole SST file.
 struct TakenFile {
   uint64_t entries = 0;
@@ -48,11 +54,12 @@ struct TakenFile {
 // it. After the first error it takes nothing more; what was durable stays so.
 class RangeApplier {
  public:
-  // Goes on from `cursor`, which is the target's own for this range, or a fresh one. kUsage when the store has no such
-  // family.
+  // Goes on from `cursor`, which is the target's own for this range, or a fresh one. The running digest takes what was
+  // left of a file for one piece. kUsage when the store has no such family, kProtocol when less was left.
   static Result<std::unique_ptr<RangeApplier>> Create(std::shared_ptr<TargetStore> store, ApplyRange range,
-                                                      ApplyMode mode, Cursor cursor);
-  // Waits for files under way; drops the unfinished one.
+                                                      ApplyMode mode, Cursor cursor, ApplyStart start = {});
+  // Waits for files under way; drops the unfinished one that is filled here, and leaves the pieces of one that is
+  // received, unless something was wrong, to who comes next.
   ~RangeApplier();
 
   RangeApplier(const RangeApplier&) = delete;
@@ -69,8 +76,8 @@ class RangeApplier {
   Status AddPiece(uint64_t length, uint32_t crc32c);
   // In the background the file is checked against `file` and the range, ingested and recorded; kCorruption when it is
   // not what it claims to be, kSource when a graft has a damaged block. Behind a graft batches may hold deletions too,
-  // and nothing is recorded before Finish: a range that stops in between starts again, and its file, met once more, is
-  // not ingested twice.
+  // and no cursor is told of before Finish: a range that stops in between goes on from TargetStore::Grafts. One that
+  // stops between ingesting and recording meets its file once more, which is not ingested twice.
   Status EndFile(TakenFile file);
 
   // The range is at its end: what the sender counted must be what arrived, else kCorruption. Durable soon after.
@@ -107,7 +114,8 @@ class RangeApplier {
   void RunBehind(std::function<Status()> work, std::optional<Cursor> durable);
   Status CheckTaken(const std::string& path, const TakenFile& file, const std::optional<std::string>& follows,
                     bool* ingested_before) const;
-  void DropTaken();
+  Status KeepTaken(uint64_t offset);
+  void LeaveTaken();
   Status BackgroundStatus();
 
   std::shared_ptr<TargetStore> store_;

@@ -1,11 +1,14 @@
 // The part of RangeApplier that takes whole SST files.
 #include <fcntl.h>
 #include <rocksdb/sst_file_reader.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <utility>
 
+#include "base/file_checksum.h"
 #include "store/range_applier.h"
 #include "store/rocksdb_status.h"
 #include "store/sst_writing.h"
@@ -26,12 +29,32 @@ Result<int> RangeApplier::OpenTaken() {
   if (Status status = store_->CheckOpen(); !status.ok()) {
     return status;
   }
-  taken_path_ = store_->NextSpoolFile();
-  taken_.Reset(::open(taken_path_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
+  taken_path_ = store_->PartialPath(range_.range);
+  taken_.Reset(::open(taken_path_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
   if (!taken_.valid()) {
     return Latch(FromErrno(Code::kTarget, "make " + taken_path_, errno));
   }
   return taken_.get();
+}
+
+Status RangeApplier::KeepTaken(uint64_t offset) {
+  taken_path_ = store_->PartialPath(range_.range);
+  const Status less(Code::kProtocol, "range " + std::to_string(range_.range) + " cannot go on at byte " +
+                                         std::to_string(offset) + " of a file: less of it is there");
+  if (mode_ != ApplyMode::kIngest) {
+    return less;
+  }
+  taken_.Reset(::open(taken_path_.c_str(), O_RDWR | O_CLOEXEC));
+  struct stat status{};
+  if (!taken_.valid() || ::fstat(taken_.get(), &status) != 0 || static_cast<uint64_t>(status.st_size) < offset) {
+    taken_.Reset();
+    return less;
+  }
+  if (::ftruncate(taken_.get(), static_cast<off_t>(offset)) != 0) {
+    return FromErrno(Code::kTarget, "cut " + taken_path_, errno);
+  }
+  const auto crc = FileCrc32c(taken_.get(), 0, offset, Code::kTarget, "read " + taken_path_);
+  return crc.ok() ? AddPiece(offset, crc.value()) : crc.status();
 }
 
 Status RangeApplier::AddPiece(uint64_t length, uint32_t crc32c) {
@@ -56,7 +79,11 @@ Status RangeApplier::EndFile(TakenFile file) {
     return Latch(Status(Code::kProtocol, "range " + std::to_string(range_.range) + ": a graft behind other entries"));
   }
   const auto follows = std::exchange(follows_, file.graft ? std::nullopt : std::optional(file.last_key));
-  const std::string path = std::exchange(taken_path_, std::string());
+  // The next one's pieces have the name now.
+  const std::string path = store_->NextSpoolFile();
+  if (std::rename(taken_path_.c_str(), path.c_str()) != 0) {
+    return Latch(FromErrno(Code::kTarget, "rename " + taken_path_, errno));
+  }
   taken_.Reset();
   taken_bytes_ = 0;
   grafted_ = file.graft;
@@ -66,7 +93,7 @@ Status RangeApplier::EndFile(TakenFile file) {
   const Cursor cursor = applied_;
   const auto durable = file.graft ? std::nullopt : std::optional(cursor);
   RunBehind(
-      [this, path, follows, durable, file = std::move(file)] {
+      [this, path, follows, cursor, file = std::move(file)] {
         bool ingested_before = false;
         Status status = CheckTaken(path, file, follows, &ingested_before);
         if (status.ok() && !ingested_before) {
@@ -75,10 +102,8 @@ Status RangeApplier::EndFile(TakenFile file) {
         if (!status.ok() || ingested_before) {
           ::unlink(path.c_str());
         }
-        if (!status.ok() || !durable) {
-          return status;
-        }
-        return store_->PutRecord(EncodeCursorKey(durable->range), EncodeCursor(*durable));
+        const auto prefix = file.graft ? kGraftPrefix : kCursorPrefix;
+        return status.ok() ? store_->PutRecord(EncodeCursorKey(cursor.range, prefix), EncodeCursor(cursor)) : status;
       },
       durable);
   return Status::Ok();
@@ -136,9 +161,15 @@ Status RangeApplier::CheckTaken(const std::string& path, const TakenFile& file,
   return Status::Ok();
 }
 
-void RangeApplier::DropTaken() {
-  if (taken_.valid()) {
-    taken_.Reset();
+void RangeApplier::LeaveTaken() {
+  if (!taken_.valid()) {
+    return;
+  }
+  // Behind the last piece that was whole and right more may have come.
+  const bool kept =
+      background_.ok() && taken_bytes_ > 0 && ::ftruncate(taken_.get(), static_cast<off_t>(taken_bytes_)) == 0;
+  taken_.Reset();
+  if (!kept) {
     ::unlink(taken_path_.c_str());
   }
 }

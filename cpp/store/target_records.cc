@@ -63,7 +63,11 @@ Status TargetStore::PutRecord(std::string_view key, std::string_view value) {
   return FromTarget(db_->Put(options, reserved_, ToSlice(key), ToSlice(value)), "write the job record of " + path_);
 }
 
-Result<std::vector<Cursor>> TargetStore::Cursors() const {
+Result<std::vector<Cursor>> TargetStore::Cursors() const { return ReadCursors(kCursorPrefix); }
+
+Result<std::vector<Cursor>> TargetStore::Grafts() const { return ReadCursors(kGraftPrefix); }
+
+Result<std::vector<Cursor>> TargetStore::ReadCursors(std::string_view prefix) const {
   if (Status status = CheckOpen(); !status.ok()) {
     return status;
   }
@@ -72,9 +76,9 @@ Result<std::vector<Cursor>> TargetStore::Cursors() const {
     return cursors;
   }
   const std::unique_ptr<rocksdb::Iterator> iterator(db_->NewIterator(rocksdb::ReadOptions(), reserved_));
-  for (iterator->Seek(ToSlice(kCursorPrefix)); iterator->Valid() && View(iterator->key()).starts_with(kCursorPrefix);
+  for (iterator->Seek(ToSlice(prefix)); iterator->Valid() && View(iterator->key()).starts_with(prefix);
        iterator->Next()) {
-    auto cursor = DecodeCursor(View(iterator->key()), View(iterator->value()));
+    auto cursor = DecodeCursor(View(iterator->key()), View(iterator->value()), prefix);
     if (!cursor.ok()) {
       return cursor.status();
     }

@@ -1,14 +1,20 @@
 #include "store/target_store.h"
 
+#include <fcntl.h>
 #include <rocksdb/cache.h>
 #include <rocksdb/comparator.h>
 #include <rocksdb/options.h>
+#include <sys/stat.h>
 
+#include <algorithm>
+#include <charconv>
 #include <filesystem>
 #include <set>
 #include <system_error>
 #include <utility>
 
+#include "base/file_checksum.h"
+#include "base/unique_fd.h"
 #include "batch/batch_reader.h"
 #include "store/rocksdb_status.h"
 #include "store/store_lock.h"
@@ -20,12 +26,22 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr char kSpoolDirectory[] = ".kvbatch";
+// Behind the number of the range.
+constexpr std::string_view kPartialEnding = ".partial";
 constexpr int kMaxOpenFiles = 64;
 // So many files are made durable at once; those that wait for another's ingestion go in together.
 constexpr size_t kFinisherThreads = 4;
 
 // Index blocks of new files pass through it, little else.
 constexpr size_t kCacheBytes = 8 << 20;
+
+// Whose first pieces the file of that name in the spool holds; none where it is another file.
+std::optional<uint32_t> PartialRange(std::string_view name) {
+  uint32_t range = 0;
+  const auto parsed = std::from_chars(name.data(), name.data() + name.size(), range);
+  const bool partial = parsed.ec == std::errc() && name.substr(parsed.ptr - name.data()) == kPartialEnding;
+  return partial ? std::optional(range) : std::nullopt;
+}
 
 Status CheckTraits(const ColumnFamilyDescription& family) {
   if (Status status = CheckComparator(family); !status.ok()) {
@@ -106,8 +122,8 @@ Result<std::shared_ptr<TargetStore>> TargetStore::Open(const std::string& path, 
       store->mergeable_.insert(handles[i]->GetID());
     }
   }
+  store->CleanSpool();
   const fs::path spool = fs::path(path) / kSpoolDirectory;
-  fs::remove_all(spool, error);
   fs::create_directory(spool, error);
   if (error) {
     return FromErrno(Code::kTarget, "make " + spool.string(), error.value());
@@ -129,6 +145,7 @@ Status TargetStore::Close() {
   if (reserved_ == nullptr) {
     restored = RestoreOwnersOptions();
   }
+  CleanSpool();
   for (const auto& [id, handle] : handles_) {
     db_->DestroyColumnFamilyHandle(handle);
   }
@@ -139,8 +156,6 @@ Status TargetStore::Close() {
   }
   const Status closed = FromTarget(db_->Close(), "close " + path_);
   db_.reset();
-  std::error_code error;
-  fs::remove_all(fs::path(path_) / kSpoolDirectory, error);
   return restored.ok() ? closed : restored;
 }
 
@@ -347,6 +362,48 @@ Status TargetStore::Flush() {
     }
   }
   return FromTarget(db_->Flush(rocksdb::FlushOptions(), handles), "flush " + path_);
+}
+
+void TargetStore::CleanSpool() {
+  const fs::path spool = fs::path(path_) / kSpoolDirectory;
+  std::error_code error;
+  if (reserved_ == nullptr) {
+    fs::remove_all(spool, error);
+    return;
+  }
+  std::vector<fs::path> others;
+  for (const auto& entry : fs::directory_iterator(spool, error)) {
+    if (!PartialRange(entry.path().filename().string())) {
+      others.push_back(entry.path());
+    }
+  }
+  for (const fs::path& other : others) {
+    fs::remove_all(other, error);
+  }
+  fs::remove(spool, error);  // fails where something is left
+}
+
+std::vector<PartialFile> TargetStore::PartialFiles() const {
+  std::vector<PartialFile> files;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(fs::path(path_) / kSpoolDirectory, error)) {
+    const auto range = PartialRange(entry.path().filename().string());
+    const UniqueFd fd(range ? ::open(entry.path().c_str(), O_RDONLY | O_CLOEXEC) : -1);
+    struct stat status{};
+    if (!fd.valid() || ::fstat(fd.get(), &status) != 0 || status.st_size == 0) {
+      continue;
+    }
+    const auto length = static_cast<uint64_t>(status.st_size);
+    if (const auto crc = FileCrc32c(fd.get(), 0, length, Code::kTarget, "read " + entry.path().string()); crc.ok()) {
+      files.push_back({*range, length, crc.value()});
+    }
+  }
+  std::sort(files.begin(), files.end(), [](const auto& a, const auto& b) { return a.range < b.range; });
+  return files;
+}
+
+std::string TargetStore::PartialPath(uint32_t range) const {
+  return path_ + "/" + kSpoolDirectory + "/" + std::to_string(range) + std::string(kPartialEnding);
 }
 
 std::string TargetStore::NextSpoolFile() {

@@ -26,6 +26,13 @@
 
 namespace kvbatch {
 
+// The first pieces of a file of a range whose sender went away.
+struct PartialFile {
+  uint32_t range = 0;
+  uint64_t length = 0;
+  uint32_t crc32c = 0;
+};
+
 struct TargetOptions {
   bool create = true;                            // make the store where there is none
   ColumnFamilyDescription default_family;        // its default family then; the name does not matter
@@ -37,7 +44,8 @@ struct TargetOptions {
 class TargetStore : public std::enable_shared_from_this<TargetStore> {
  public:
   // kRefused when another process has it open or it cannot be opened as it is; kUsage when it does not exist and is
-  // not to be made. Leftovers of an interrupted job in the spool directory are removed.
+  // not to be made. Leftovers of an interrupted job in the spool directory are removed, but for the first pieces of
+  // files that it can go on with.
   static Result<std::shared_ptr<TargetStore>> Open(const std::string& path, const TargetOptions& options);
   ~TargetStore();
 
@@ -63,6 +71,11 @@ class TargetStore : public std::enable_shared_from_this<TargetStore> {
   Result<std::optional<std::string>> GetRecord(std::string_view key) const;
   Status PutRecord(std::string_view key, std::string_view value);
   Result<std::vector<Cursor>> Cursors() const;
+  // Of ranges whose own file is in the store, with what counts behind it: see RangeApplier::EndFile.
+  Result<std::vector<Cursor>> Grafts() const;
+  // What stands in the spool of files that nobody is receiving now, in the order of their ranges. Reads them; leaves
+  // out what cannot be read.
+  std::vector<PartialFile> PartialFiles() const;
   // Drops the reserved family: from here on the directory is an ordinary store.
   Status DropRecords();
 
@@ -85,6 +98,9 @@ class TargetStore : public std::enable_shared_from_this<TargetStore> {
   static rocksdb::ColumnFamilyOptions WriteOptionsFor(const ColumnFamilyDescription& family);
   Status CheckOpen() const;
   Status EnsureReserved();
+  Result<std::vector<Cursor>> ReadCursors(std::string_view prefix) const;
+  // Removes what nobody can go on with, and the directory itself when nothing is left in it.
+  void CleanSpool();
   Status RestoreOwnersOptions();
   // Requires mutex_ and a record of a known family.
   Status CheckRecord(const Record& record) const;
@@ -92,6 +108,7 @@ class TargetStore : public std::enable_shared_from_this<TargetStore> {
   Status WriteValidated(rocksdb::WriteBatch batch, const Cursor* cursor);
   rocksdb::ColumnFamilyHandle* Handle(uint32_t id) const;
   std::string NextSpoolFile();
+  std::string PartialPath(uint32_t range) const;
   // As Ingester::Ingest.
   Status Ingest(uint32_t family, const std::string& file, IngestKind kind);
   // Whether the family holds, between the two keys, the very file whose properties these are.

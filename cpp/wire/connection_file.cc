@@ -17,8 +17,7 @@ namespace kvbatch {
 namespace {
 
 // What is received at once, and still in the cache when it is written. Splicing from the socket through a pipe into the
-// file, coalesced by SO_RCVLOWAT, copies nothing to user space and was still half as fast: docs/lanes.md has the
-// figures.
+// file, coalesced by SO_RCVLOWAT, copies nothing to user space and was no faster: docs/lanes.md has the figures.
 constexpr size_t kPartBytes = 256 << 10;
 
 }  // namespace

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from kvbatch._core.store import Cursor
 from kvbatch.events import Progress, RateMeter, StreamProgress, Summary, run_rates
@@ -63,6 +63,8 @@ class JobFigures:
         self._lock = threading.Lock()
         self._manifest = plan.manifest
         self._cursors: dict[int, Cursor] = {}
+        # Of ranges whose files were begun, what is on no cursor.
+        self._begun: dict[int, tuple[int, int]] = {}
         # What was durable when the present session began.
         self._base_entries = 0
         self._base_bytes = 0
@@ -88,14 +90,20 @@ class JobFigures:
 
     # -- sessions -----------------------------------------------------------------------------------------------------
 
-    def begin_session(self, manifest: Manifest, cursors: Sequence[Cursor]) -> None:
+    def begin_session(
+        self, manifest: Manifest, cursors: Sequence[Cursor], begun: Mapping[int, tuple[int, int]] | None = None
+    ) -> None:
+        """`begun`: by range, entries and bytes that stand at the target on no cursor: see OpenReply.begun."""
         with self._lock:
             self._manifest = manifest
             self._before.include(self._ended)
             self._ended = StreamCounters()
             self._cursors = {cursor.range: cursor for cursor in cursors}
+            self._begun = dict(begun or {})
             self._base_entries = sum(self._entries(cursor) for cursor in cursors)
+            self._base_entries += sum(entries for entries, _ in self._begun.values())
             self._base_bytes = sum(cursor.raw_bytes for cursor in cursors)
+            self._base_bytes += sum(raw_bytes for _, raw_bytes in self._begun.values())
             self._found = self._found or (self._base_entries, self._base_bytes)
 
     def note_split(self, manifest: Manifest) -> None:
@@ -131,13 +139,17 @@ class JobFigures:
     def note_durable(self, cursor: Cursor) -> None:
         with self._lock:
             self._cursors[cursor.range] = cursor
+            self._begun.pop(cursor.range, None)
 
     def cursors(self) -> dict[int, Cursor]:
         with self._lock:
             return dict(self._cursors)
 
-    def durable_bytes(self) -> int:
-        return sum(cursor.raw_bytes for cursor in self.cursors().values())
+    def standing_bytes(self) -> int:
+        """What is durable, and what stood at the target of begun files when the session began."""
+        with self._lock:
+            durable = sum(cursor.raw_bytes for cursor in self._cursors.values())
+            return durable + sum(raw_bytes for _, raw_bytes in self._begun.values())
 
     def _entries(self, cursor: Cursor) -> int:
         """What a cursor covers. The lane `files` does not look at entries: of them it is the planner's estimate."""

@@ -6,12 +6,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from kvbatch._core.base import file_crc32c, read_ahead
+from kvbatch._core.base import chain_file_piece, read_ahead
 from kvbatch._core.frame import BufferPool, Frame, largest_entry, memory_for_entry
 from kvbatch._core.store import (
     READ_BESIDE_BYTES,
+    BuiltPiece,
     Cursor,
     OverlayReader,
     RangeReader,
@@ -24,6 +26,7 @@ from kvbatch.compression import CodecChooser
 from kvbatch.errors import KvbatchError, SourceError, StoppedError
 from kvbatch.flow.job_flow import JobFlow
 from kvbatch.flow.stream_meter import StreamMeter
+from kvbatch.kept_files import agreed_start, begun_file, kept_start
 from kvbatch.options import MIB
 from kvbatch.planner import middle_key
 from kvbatch.process import ThreadPriority
@@ -79,9 +82,9 @@ class JobStream:
     range_bytes: int = field(default=0, init=False)  # of `part`, what an earlier session moved included
     _stream: TargetStream | None = field(default=None, init=False)
     _priority: ThreadPriority = field(init=False)  # from the beginning of `run` on
-    # Of the newest piece of a file: raw bytes counted and bytes sent before it, its length. Replaced whole, since other
-    # threads look at it.
-    _piece: tuple[int, int, int] = field(default=(0, 0, 0), init=False)
+    # Of the newest piece of a file: raw bytes counted and bytes sent before it, its raw bytes and its length. Replaced
+    # whole, since other threads look at it.
+    _piece: tuple[int, int, int, int] = field(default=(0, 0, 0, 1), init=False)
 
     @property
     def left_bytes(self) -> int:
@@ -103,8 +106,9 @@ class JobStream:
             return 0
         total.wire_bytes += stream.wire_bytes
         counted = total.raw_bytes - before
-        raw_before, sent_before, length = self._piece
-        return max(0, raw_before + min(length, stream.sent_bytes - sent_before) - counted)
+        raw_before, sent_before, raw_bytes, length = self._piece
+        left = min(length, stream.sent_bytes - sent_before)
+        return max(0, raw_before + raw_bytes * left // length - counted)
 
     def run(self) -> None:
         try:
@@ -187,11 +191,15 @@ class JobStream:
         return part
 
     def _graft(self, stream: TargetStream, frame: Frame, part: Range) -> None:
-        """Moves the source's own file for a range, from its first byte, then what stands over it."""
-        stream.begin(part)
-        table = self.source.table(part.column_family, part.file)
-        digest = self._put_file(stream, part, Path(self.source.path) / part.file, table.entries, 0, FileSums())
-        stream.end_file(FileTotals(table.entries, table.raw_bytes, table.largest, graft=True))
+        """Moves the source's own file for a range, as far as the target has it not, then what stands over it."""
+        after = None
+        if (grafted := self.session.reply.graft(part.id)) is not None:
+            stream.begin(part, part.file_bytes)
+            self.range_bytes = grafted.raw_bytes
+            digest = grafted.digest
+            after = grafted.last_key if grafted.complete else None
+        else:
+            digest = self._graft_file(stream, part)
         overlay = OverlayReader(
             self.source,
             part.column_family,
@@ -200,15 +208,28 @@ class JobStream:
             part.end,
             self.session.reply.family_ids[part.column_family],
             digest,
+            after=after,
         )
         self._put_overlay(stream, frame, part, overlay)
         stream.end(overlay.entries, overlay.raw_bytes, overlay.digest)
         self._take_durable(stream)
 
+    def _graft_file(self, stream: TargetStream, part: Range) -> bytes:
+        """The running digest behind it."""
+        path = Path(self.source.path) / part.file
+        table = self.source.table(part.column_family, part.file)
+        kept = self.session.reply.partial_file(part.id)
+        start, sums = kept_start(kept, part, path, lambda *piece: self._look(stream, *piece))
+        stream.begin(part, start)
+        self.range_bytes = table.raw_bytes * start // max(1, part.file_bytes)
+        digest = self._put_file(stream, part, path, table.entries, table.raw_bytes, start, sums)
+        stream.end_file(FileTotals(table.entries, table.raw_bytes, table.largest, graft=True))
+        return digest
+
     def _put_overlay(self, stream: TargetStream, frame: Frame, part: Range, overlay: OverlayReader) -> None:
         """No trials of codecs here: what stands over a file is no sample of the rest."""
-        sent = part.file_bytes
         filled = overlay.fill(frame, self._frame_bytes, self.codecs.usual)
+        sent = part.file_bytes + overlay.skipped_bytes
         while True:
             self._turn_to_read(stream)
             while filled.stop is StopReason.LARGE_ENTRY:
@@ -237,26 +258,18 @@ class JobStream:
             stream.link_file(str(path))
             self._count(part.estimated_entries, part.file_bytes)
         else:
-            start, sums = self._agreed_start(stream, part, path)
+            found = self.cursors.get(part.id)
+            start, sums = agreed_start(found, part, path, lambda *piece: self._look(stream, *piece))
             stream.begin(part, start)
             self.range_bytes = start
-            digest = self._put_file(stream, part, path, part.estimated_entries, start, sums)
+            digest = self._put_file(stream, part, path, part.estimated_entries, part.file_bytes, start, sums)
         stream.end(0, part.file_bytes, digest)
         self._take_durable(stream)
 
-    def _agreed_start(self, stream: TargetStream, part: Range, path: Path) -> tuple[int, FileSums]:
-        """How far the target's part of a file is the source's, and the sums there: all of it or nothing."""
-        cursor = self.cursors.get(part.id, Cursor(part.id))
-        sums = FileSums()
-        if not 0 < cursor.raw_bytes <= part.file_bytes:
-            return 0, sums
-        with open_source_file(path) as fd:
-            for offset in range(0, cursor.raw_bytes, FILE_PIECE_BYTES):
-                self._turn(stream)
-                length = min(FILE_PIECE_BYTES, cursor.raw_bytes - offset)
-                read_ahead(fd, offset, length, self.flow.read_limiter)
-                sums = sums.behind(offset, length, file_crc32c(fd, offset, length, str(path)))
-        return (cursor.raw_bytes, sums) if sums.digest == cursor.digest else (0, FileSums())
+    def _look(self, stream: TargetStream, fd: int, offset: int, length: int) -> None:
+        """Before a piece of a file is read."""
+        self._turn(stream)
+        read_ahead(fd, offset, length, self.flow.read_limiter)
 
     def _turn(self, stream: TargetStream) -> None:
         """Before each frame: waits while something holds the job. StoppedError when it is to stop."""
@@ -274,27 +287,28 @@ class JobStream:
         self._priority.set_low(self.flow.settings.source_read_rate > 0)
 
     def _put_file(
-        self, stream: TargetStream, part: Range, path: Path, entries: int, start: int, sums: FileSums
+        self, stream: TargetStream, part: Range, path: Path, entries: int, raw_bytes: int, start: int, sums: FileSums
     ) -> bytes:
         """Puts a file from `start` on, where its sums are `sums`; the running digest behind it. What the file holds is
         counted as its bytes go. SourceError, before the target is told of the end, for a file that was damaged."""
-        counted = entries * start // max(1, part.file_bytes)
-        # Both sides go over these pieces again where a file is gone on with; a graft begins at its first byte.
-        resumable = self.session.reply.manifest.lane == "files"
+
+        def due(total: int, offset: int) -> int:
+            return total * offset // part.file_bytes
+
+        # Both sides go over the same pieces again where a file of this lane is gone on with.
+        whole_pieces = self.session.reply.manifest.lane == "files"
         with open_source_file(path) as fd:
             offset = start
             while offset < part.file_bytes:
-                self._turn(stream)
-                piece_bytes = FILE_PIECE_BYTES if resumable else min(FILE_PIECE_BYTES, self.piece_bytes)
+                piece_bytes = FILE_PIECE_BYTES if whole_pieces else min(FILE_PIECE_BYTES, self.piece_bytes)
                 length = min(piece_bytes, part.file_bytes - offset)
-                read_ahead(fd, offset, length, self.flow.read_limiter)
+                self._look(stream, fd, offset, length)
                 self.sent.record(part.id, offset, offset + length)
-                self._piece = (self.counters.raw_bytes, stream.sent_bytes, length)
+                raw = due(raw_bytes, offset + length) - due(raw_bytes, offset)
+                self._piece = (self.counters.raw_bytes, stream.sent_bytes, raw, length)
                 sums = stream.put_file(fd, offset, length, str(path), sums)
-                due = entries * (offset + length) // part.file_bytes
-                self._count(due - counted, length)
+                self._count(due(entries, offset + length) - due(entries, offset), raw)
                 self._take_figures(stream)
-                counted = due
                 offset += length
         self._check_recorded(path, sums.crc32c)
         return sums.digest
@@ -313,7 +327,6 @@ class JobStream:
         """Moves a range as SST files, each sent while it is built."""
         cursor = self.cursors.get(part.id, Cursor(part.id))
         self.range_bytes = cursor.raw_bytes
-        stream.begin(part)
         with self.sent.mark(part.id) as mark:
             cursor = self._put_built(stream, part, cursor, mark)
         stream.end(cursor.entries, cursor.raw_bytes, cursor.digest)
@@ -332,23 +345,50 @@ class JobStream:
             file_bytes=manifest.sst_file_bytes * 3 // 4,
         )
 
+    def _build_next(
+        self, stream: TargetStream, part: Range, builder: SstBuilder, before: BuiltPiece | None
+    ) -> BuiltPiece:
+        """The piece behind `before`, if there is one."""
+        if before is not None and before.needed_bytes:
+            self._check_large(part, builder.last_key, before.needed_bytes)
+            builder.make_room(self.pool, before.needed_bytes)
+        self._turn_to_read(stream)
+        began = time.monotonic()
+        piece = builder.build(min(self.batch_bytes, FILE_PIECE_BYTES))
+        self.counters.read_seconds += time.monotonic() - began
+        return piece
+
     def _put_built(self, stream: TargetStream, part: Range, cursor: Cursor, mark: memoryview) -> Cursor:
         """Everything behind `cursor`; where the whole range then stands."""
-        builder = self._builder(part, cursor.last_key if cursor.entries else None)
+        after = cursor.last_key if cursor.entries else None
+        builder = self._builder(part, after)
         # Before the present file, and of it.
         entries, raw_bytes, digest = cursor.entries, cursor.raw_bytes, cursor.digest
-        file_entries = file_bytes = 0
+        file_entries = file_bytes = skip = 0
+        piece: BuiltPiece | None = None
+        begun = None
+        if (kept := self.session.reply.partial_file(part.id)) is not None:
+            begun = begun_file(kept, builder, partial(self._build_next, stream, part, builder))
+            if begun is None:
+                builder = self._builder(part, after)
+            else:
+                file_entries, file_bytes = begun.entries, begun.raw_bytes
+                self.range_bytes += file_bytes
+                skip = begun.kept - begun.piece.offset
+                digest = chain_file_piece(digest, 0, begun.kept, kept.crc32c)
+        stream.begin(part, 0 if begun is None else begun.kept)
         while True:
-            self._turn_to_read(stream)
-            began = time.monotonic()
-            piece = builder.build(min(self.batch_bytes, FILE_PIECE_BYTES))
-            self.counters.read_seconds += time.monotonic() - began
+            if begun is not None:
+                piece, begun = begun.piece, None
+            else:
+                piece = self._build_next(stream, part, builder, piece)
             record_sent(mark, raw_bytes + file_bytes, raw_bytes + piece.raw_bytes)
             self._count(piece.entries - file_entries, piece.raw_bytes - file_bytes)
             file_entries, file_bytes = piece.entries, piece.raw_bytes
-            if piece.length:
-                digest = stream.put_piece(builder, piece, digest)
+            if piece.length > skip:
+                digest = stream.put_piece(builder, piece, digest, skip)
                 self._take_figures(stream)
+            skip = 0
             if piece.ends_file:
                 stream.end_file(FileTotals(file_entries, file_bytes, piece.last_key, graft=False))
                 entries += file_entries
@@ -357,12 +397,10 @@ class JobStream:
                 self._take_durable(stream)
             if piece.ends_range:
                 return Cursor(part.id, entries=entries, raw_bytes=raw_bytes, digest=digest)
-            if piece.needed_bytes:
-                self._check_large(part, builder.last_key, piece.needed_bytes)
-                builder.make_room(self.pool, piece.needed_bytes)
             if self.split_wanted and piece.ends_file:
                 part = self._split(part, piece.last_key)
                 builder = self._builder(part, piece.last_key)
+                piece = None
 
     def _put_batches(self, stream: TargetStream, frame: Frame, part: Range, cursor: Cursor, mark: memoryview) -> Cursor:
         """Everything behind `cursor`; where the whole range then stands."""

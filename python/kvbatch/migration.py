@@ -46,7 +46,6 @@ from kvbatch.target import TargetSession
 from kvbatch.target_local import LocalSession
 from kvbatch.target_remote import RemoteSession
 from kvbatch.target_state import summary_of_finished
-from kvbatch.units import format_bytes
 
 __all__ = ["Migration"]
 
@@ -98,7 +97,6 @@ class Migration:
         # The job's record before this run.
         self._known: JobRecord | None = None
         # Of the newest session, where a stop loses more than what is in flight.
-        self._lost_bytes = 0
         self._thread = threading.Thread(target=self._run, name=f"kvbatch-{self.job}", daemon=True)
 
     # -- what the caller sees -----------------------------------------------------------------------------------------
@@ -244,7 +242,7 @@ class Migration:
         """Waits, and says how long to wait then: not at all. False when there is to be no other session."""
         if not isinstance(error, KvbatchError) or not error.retryable or self._stop.made:
             return False
-        retry = self._retries.after_failure(self._figures.durable_bytes())
+        retry = self._retries.after_failure(self._figures.standing_bytes())
         if retry is None:
             return False
         self._bus.publish("retry", **dataclasses.asdict(retry), error=str(error))
@@ -297,8 +295,8 @@ class Migration:
             self._session = session
             self._resumed = self._resumed or reply.resumed
             self._manifest = reply.manifest
-            self._figures.begin_session(reply.manifest, reply.cursors)
-            self._retries.note_opened(self._figures.durable_bytes())
+            self._figures.begin_session(reply.manifest, reply.cursors, reply.begun())
+            self._retries.note_opened(self._figures.standing_bytes())
             # A store that is moved as it is keeps its identity.
             identity = self._store.identity if self._manifest.lane == "files" else reply.identity
             self._warn_of_another_target()
@@ -436,9 +434,6 @@ class Migration:
         self._figures.end_streams()
         if self._is_last(group.errors):
             self._settle(session)
-        if self._manifest.lane == "sst":
-            # Nothing of a file counts before its end. In the other lanes the target keeps all that it had applied.
-            self._lost_bytes = sent.bytes_behind(self._figures.cursors())
         self._raise_first(group.errors)
 
     def _is_last(self, errors: list[Exception]) -> bool:
@@ -475,8 +470,7 @@ class Migration:
             raise causes[0]
 
     def _stopped(self) -> StoppedError:
-        again = f", but at most {format_bytes(self._lost_bytes)} that are not durable yet are sent again"
-        return StoppedError(f"stopped on request; nothing is lost{again if self._lost_bytes else ''}")
+        return StoppedError("stopped on request; nothing is lost")
 
     def _note_started(self, part: Range) -> None:
         self._bus.publish("range", range=part.id, state="started")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from kvbatch._core.frame import PROTOCOL_VERSION, BufferPool, Frame, FrameLimits, FrameType
-from kvbatch._core.store import Cursor
+from kvbatch._core.store import Cursor, PartialFile
 from kvbatch._core.wire import Connection
 from kvbatch.endpoints import format_address
 from kvbatch.errors import CorruptionError, KvbatchError, ProtocolError, TransportError, UsageError, error_for_kind
@@ -32,6 +32,8 @@ __all__ = [
     "hello",
     "ignore_peer",
     "malformed_is_protocol_error",
+    "partial_file_from_json",
+    "partial_file_to_json",
 ]
 
 CONTROL_POOL_BYTES = 64 << 20
@@ -92,6 +94,14 @@ def cursor_from_json(value: dict[str, Any]) -> Cursor:
         digest=bytes.fromhex(value["digest"]),
         last_key=bytes.fromhex(value["last_key"]),
     )
+
+
+def partial_file_to_json(file: PartialFile) -> dict[str, Any]:
+    return {"range": file.range, "length": file.length, "crc32c": file.crc32c}
+
+
+def partial_file_from_json(value: dict[str, Any]) -> PartialFile:
+    return PartialFile(value["range"], value["length"], value["crc32c"])
 
 
 def tune(sock: socket.socket) -> None:

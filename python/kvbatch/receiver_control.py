@@ -10,7 +10,7 @@ from kvbatch._core.store import TargetStore
 from kvbatch.errors import ClosedError, KvbatchError, ProtocolError
 from kvbatch.logs import get_logger
 from kvbatch.manifest import Manifest
-from kvbatch.protocol import Peer, cursor_to_json, malformed_is_protocol_error
+from kvbatch.protocol import Peer, cursor_to_json, malformed_is_protocol_error, partial_file_to_json
 from kvbatch.ranges import optional_bytes
 from kvbatch.receiver_session import Session, resolve_name
 from kvbatch.store_reader import DirectoryReader
@@ -70,6 +70,8 @@ class ReceiverControl:
             "family_ids": reply.family_ids,
             "manifest": reply.manifest.to_json(),
             "cursors": [cursor_to_json(cursor) for cursor in reply.cursors],
+            "partial_files": [partial_file_to_json(file) for file in reply.partial_files],
+            "grafts": [cursor_to_json(cursor) for cursor in reply.grafts],
         }
 
     def _settle(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
-from kvbatch._core.store import Cursor, record_sent
+from kvbatch._core.store import record_sent
 
 __all__ = ["SentLog"]
 
@@ -60,15 +60,6 @@ class SentLog:
     def record(self, range_id: int, start: int, end: int) -> None:
         """The bytes of the range from `start` to `end` are about to be sent."""
         record_sent(self.mark(range_id), start, end)
-
-    def bytes_behind(self, cursors: Mapping[int, Cursor]) -> int:
-        """What was sent of ranges that are not complete, behind their cursors."""
-        none = Cursor(0)
-        return sum(
-            max(0, sent - cursors.get(range_id, none).raw_bytes)
-            for range_id, sent in enumerate(self._sent[0::_NUMBERS_PER_RANGE])
-            if not cursors.get(range_id, none).complete
-        )
 
     def close(self) -> None:
         """What was counted can still be asked for."""

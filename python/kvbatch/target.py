@@ -54,8 +54,8 @@ class TargetStream(Protocol):
         """Spent in sending, which is waiting for the link; 0 where there is none."""
 
     def begin(self, part: Range, offset: int = 0) -> None:
-        """Starts a range behind its cursor. A file of the store starts at `offset`: its cursor's, or 0 where what the
-        target has of it is not what the source has."""
+        """Starts a range behind its cursor. A file of the store, or the next one of the range, starts at `offset`: what
+        the target has of it, or 0 where that is not what the source has."""
 
     def put(self, frame: Frame, digest: bytes) -> None:
         """Hands over the next batch of the range; `digest` is the running digest behind it, which the target must
@@ -80,8 +80,9 @@ class TargetStream(Protocol):
         """Hands over the next piece of a file of the range, `length` bytes of `fd` from `offset` on; the sums behind
         it, from those before it. SourceError, naming `name`, when it cannot be read."""
 
-    def put_piece(self, builder: SstBuilder, piece: BuiltPiece, digest: bytes) -> bytes:
-        """Hands over the piece that `builder` has just built; the running digest behind it, from the one before it."""
+    def put_piece(self, builder: SstBuilder, piece: BuiltPiece, digest: bytes, skip: int = 0) -> bytes:
+        """Hands over the piece that `builder` has just built, but for its first `skip` bytes; the running digest behind
+        it, from the one before it."""
 
     def end_file(self, totals: FileTotals) -> None:
         """The file is whole: it is checked, and becomes the target's."""

@@ -18,6 +18,7 @@ from kvbatch._core.store import (
     ROCKSDB_VERSION,
     ApplyMode,
     Cursor,
+    PartialFile,
     RangeApplier,
     SourceStore,
     TargetStore,
@@ -70,6 +71,29 @@ class OpenReply:
     manifest: Manifest
     cursors: tuple[Cursor, ...]
     max_frame_bytes: int
+    # What an earlier session left of files that are grafted or were built by the sender; where ranges stand whose
+    # grafted file is in the store: `complete` is whether `last_key` is of what stands over it.
+    partial_files: tuple[PartialFile, ...] = ()
+    grafts: tuple[Cursor, ...] = ()
+
+    def partial_file(self, range_id: int) -> PartialFile | None:
+        return next((file for file in self.partial_files if file.range == range_id), None)
+
+    def begun(self) -> dict[int, tuple[int, int]]:
+        """Of those ranges, entries and bytes of keys and values that no cursor has yet, by estimate."""
+        begun = {cursor.range: (cursor.entries, cursor.raw_bytes) for cursor in self.grafts}
+        for file in self.partial_files:
+            part = self.manifest.ranges[file.range]
+            if part.file_bytes:
+                share = min(1.0, file.length / part.file_bytes)
+                begun[part.id] = (int(part.estimated_entries * share), int(part.estimated_bytes * share))
+            else:
+                # Of a file that is built nobody knows what it will hold.
+                begun[part.id] = (0, file.length)
+        return begun
+
+    def graft(self, range_id: int) -> Cursor | None:
+        return next((cursor for cursor in self.grafts if cursor.range == range_id), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +154,8 @@ class Job(Protocol):
 
     def reply(self, max_frame_bytes: int) -> OpenReply: ...
     def open_range(self, range_id: int, offset: int = 0) -> Applier:
-        """Going on from its cursor; a range that is a file of the store goes on from `offset`, its cursor's or 0.
-        Raises ProtocolError when it is taken or done."""
+        """Going on from its cursor. A range that is a file of the store, or whose next file was begun, goes on from
+        `offset` in it, what the target has of it or 0. Raises ProtocolError when it is taken or done."""
 
     def release_range(self, range_id: int) -> None: ...
     def split(self, range_id: int, key: bytes) -> None:
@@ -258,6 +282,10 @@ class TargetJob:
             manifest = dataclasses.replace(manifest, written_ranges=tuple(written))
             self._store.put_record(JOB_RECORD, manifest.encode())
         self.manifest = manifest
+        complete = {cursor.range for cursor in self._store.cursors() if cursor.complete}
+        self._grafts = tuple(cursor for cursor in self._store.grafts() if cursor.range not in complete)
+        done = complete | {cursor.range for cursor in self._grafts}
+        self._partial_files = tuple(file for file in self._store.partial_files() if file.range not in done)
 
     def reply(self, max_frame_bytes: int) -> OpenReply:
         with self._lock:
@@ -268,12 +296,13 @@ class TargetJob:
                 manifest=self.manifest,
                 cursors=tuple(self._store.cursors()),
                 max_frame_bytes=max_frame_bytes,
+                partial_files=self._partial_files,
+                grafts=self._grafts,
             )
 
     def open_range(self, range_id: int, offset: int = 0) -> RangeApplier:
-        """The applier of a range, going on from its cursor. Raises ProtocolError when it is taken or done."""
-        if offset != 0:
-            raise ProtocolError(f"range {range_id} is no file of the store and begins at no offset")
+        """The applier of a range, going on from its cursor, with `offset` bytes of its next file; behind its file where
+        that is grafted and these are all of it. Raises ProtocolError when it is taken or done, or less is there."""
         if not 0 <= range_id < len(self.manifest.ranges):
             raise ProtocolError(f"the job has no range {range_id}")
         part = self.manifest.ranges[range_id]
@@ -285,7 +314,22 @@ class TargetJob:
                 raise ProtocolError(f"{part} is complete already")
             mode = ApplyMode.WRITE if range_id in self.manifest.written_ranges else ApplyMode.INGEST
             family = self._family_ids[part.column_family]
-            applier = RangeApplier(self._store, family, part.start, part.end, mode, cursor, part.file)
+            graft = next((cursor for cursor in self._grafts if cursor.range == range_id), None)
+            if graft is not None and offset == part.file_bytes:
+                cursor, offset, grafted = graft, 0, True
+            else:
+                grafted = False
+            applier = RangeApplier(
+                self._store,
+                family,
+                part.start,
+                part.end,
+                mode,
+                cursor,
+                part.file,
+                offset=offset,
+                grafted=grafted,
+            )
             self._active.add(range_id)
             return applier
 

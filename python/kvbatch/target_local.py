@@ -214,12 +214,13 @@ class LocalStream:
         self._note_applied(seconds, length)
         return sums.behind(offset, length, crc32c)
 
-    def put_piece(self, builder: SstBuilder, piece: BuiltPiece, digest: bytes) -> bytes:
+    def put_piece(self, builder: SstBuilder, piece: BuiltPiece, digest: bytes, skip: int = 0) -> bytes:
         del digest
-        self._hand_over(piece.length)
+        length = piece.length - skip
+        self._hand_over(length)
         began = time.monotonic()
-        behind = self._ranges.take_piece(builder.write, piece.length)
-        self._note_applied(time.monotonic() - began, piece.length)
+        behind = self._ranges.take_piece(lambda file, offset: builder.write(file, offset, skip), length)
+        self._note_applied(time.monotonic() - began, length)
         return behind
 
     def end_file(self, totals: FileTotals) -> None:

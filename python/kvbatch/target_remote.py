@@ -5,20 +5,28 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from kvbatch._core.base import chain_file_piece, xxh3_64
 from kvbatch._core.codec import Codec
 from kvbatch._core.frame import Frame, FrameType
-from kvbatch._core.store import BatchRun, BuiltPiece, Cursor, RangeReader, SstBuilder
+from kvbatch._core.store import BatchRun, BuiltPiece, Cursor, PartialFile, RangeReader, SstBuilder
 from kvbatch._core.wire import FramesInFlight
 from kvbatch.endpoints import ReceiverEndpoint
 from kvbatch.errors import CorruptionError, ProtocolError, RefusedError, TransportError
 from kvbatch.flow.stream_meter import StreamMeter
 from kvbatch.flow.throttle import ThrottleReason
 from kvbatch.manifest import Manifest
-from kvbatch.protocol import MALFORMED, Peer, connect, cursor_from_json, ignore_peer, malformed_is_protocol_error
+from kvbatch.protocol import (
+    MALFORMED,
+    Peer,
+    connect,
+    cursor_from_json,
+    ignore_peer,
+    malformed_is_protocol_error,
+    partial_file_from_json,
+)
 from kvbatch.ranges import Range
 from kvbatch.target import FileSums
 from kvbatch.target_job import FileTotals, OpenReply
@@ -106,13 +114,13 @@ class RemoteStream:
         self._sent(behind.digest, length)
         return behind
 
-    def put_piece(self, builder: SstBuilder, piece: BuiltPiece, digest: bytes) -> bytes:
+    def put_piece(self, builder: SstBuilder, piece: BuiltPiece, digest: bytes, skip: int = 0) -> bytes:
         try:
-            crc32c = builder.send(self._peer.connection)
+            crc32c = builder.send(self._peer.connection, skip)
         except TransportError as error:
             self._peer.raise_reported(error)
-        behind = chain_file_piece(digest, piece.offset, piece.length, crc32c)
-        self._sent(behind, piece.length)
+        behind = chain_file_piece(digest, piece.offset + skip, piece.length - skip, crc32c)
+        self._sent(behind, piece.length - skip)
         return behind
 
     def _sent(self, digest: bytes, raw_bytes: int) -> None:
@@ -192,9 +200,9 @@ def _cursors_of(answer: dict[str, Any]) -> tuple[Cursor, ...]:
     return tuple(cursor_from_json(cursor) for cursor in answer["cursors"])
 
 
-def _check_cursors(cursors: tuple[Cursor, ...], manifest: Manifest) -> None:
-    if not all(cursor.range < len(manifest.ranges) for cursor in cursors):
-        raise ValueError("a cursor of a range that the job does not have")
+def _check_ranges(those: Iterable[Cursor | PartialFile], manifest: Manifest) -> None:
+    if not all(each.range < len(manifest.ranges) for each in those):
+        raise ValueError("a range that the job does not have")
 
 
 class RemoteSession:
@@ -228,6 +236,8 @@ class RemoteSession:
                     manifest=Manifest.from_json(answer["manifest"]),
                     cursors=_cursors_of(answer),
                     max_frame_bytes=int(welcome["max_frame_bytes"]),
+                    partial_files=tuple(partial_file_from_json(file) for file in answer["partial_files"]),
+                    grafts=tuple(cursor_from_json(cursor) for cursor in answer["grafts"]),
                 )
                 manifest.check_resumes(self._reply.manifest)
                 missing = {part.column_family for part in self._reply.manifest.ranges} - self._reply.family_ids.keys()
@@ -235,7 +245,8 @@ class RemoteSession:
                     raise ValueError(f"no id for the column families {sorted(missing)}")
                 if not all(0 <= id_ < 1 << 32 for id_ in self._reply.family_ids.values()):
                     raise ValueError("a column family id that is none")
-                _check_cursors(self._reply.cursors, self._reply.manifest)
+                _check_ranges((*self._reply.cursors, *self._reply.grafts), self._reply.manifest)
+                _check_ranges(self._reply.partial_files, self._reply.manifest)
         except BaseException:
             self._control.close()
             raise
@@ -278,7 +289,7 @@ class RemoteSession:
                 type_, answer = control.receive(FrameType.REPLY, FrameType.HEARTBEAT)
         with malformed_is_protocol_error(control.name, "answer to settle"):
             cursors = _cursors_of(answer)
-            _check_cursors(cursors, self._reply.manifest)
+            _check_ranges(cursors, self._reply.manifest)
             return cursors
 
     def finish(self) -> None:

@@ -64,7 +64,7 @@ class RangeApplierFileTest : public ::testing::Test {
 
   const TempDir directory_;
   const std::string path_ = directory_ / "store";
-  const std::shared_ptr<TargetStore> store_ = OpenTarget(path_);
+  std::shared_ptr<TargetStore> store_ = OpenTarget(path_);
   size_t files_ = 0;
 };
 
@@ -195,16 +195,132 @@ TEST_F(RangeApplierFileTest, FilesOutOfTurnAreRefused) {
   EXPECT_THAT(inside->Finish(0, 0, Digest()), Fails(Code::kProtocol, "inside a file"));
 }
 
-TEST_F(RangeApplierFileTest, AnUnfinishedFileIsDropped) {
+// The first pieces of a file.
+class PartialFileTest : public RangeApplierFileTest {
+ protected:
+  // As a stream that breaks in the middle of the piece behind the first `length` bytes.
+  void Begin(const std::string& bytes, size_t length) {
+    const auto applier = ApplierFor(store_, ApplyMode::kIngest, RangeOf(kRange));
+    const int fd = Must(applier->OpenTaken());
+    ASSERT_EQ(::pwrite(fd, bytes.data(), length + 10, 0), static_cast<ssize_t>(length + 10));
+    ASSERT_THAT(applier->AddPiece(length, Crc32c(bytes.substr(0, length))), IsOk());
+    EXPECT_EQ(applier->unfinished_bytes(), length);
+    ASSERT_THAT(applier->Flush(), IsOk());
+  }
+
+  Result<std::unique_ptr<RangeApplier>> Resumed(uint64_t offset, Cursor cursor = {}) {
+    return RangeApplier::Create(store_, RangeOf(kRange), ApplyMode::kIngest, std::move(cursor), {.offset = offset});
+  }
+
+  void Reopen() {
+    ASSERT_THAT(store_->PutRecord("job", "{}"), IsOk());
+    ASSERT_THAT(store_->Close(), IsOk());
+    store_ = OpenTarget(path_);
+  }
+};
+
+TEST_F(PartialFileTest, WhoComesNextGoesOnBehindThePiecesThatWereWhole) {
+  const Entries entries = SomeEntries(1000);
+  const std::string bytes = ReadFile(Grown(entries));
+  Begin(bytes, 5000);
+  Reopen();
+  const auto left = store_->PartialFiles();
+  ASSERT_EQ(left.size(), 1U);
+  EXPECT_EQ(left[0].range, kRange);
+  EXPECT_EQ(left[0].length, 5000U);
+  EXPECT_EQ(left[0].crc32c, Crc32c(bytes.substr(0, 5000)));
+  const auto applier = Must(Resumed(5000));
+  EXPECT_EQ(applier->taken_bytes(), 5000U);
+  EXPECT_EQ(applier->applied().digest, ChainFilePiece(Digest(), 0, 5000, Crc32c(bytes.substr(0, 5000))));
+  const int fd = Must(applier->OpenTaken());
+  const std::string rest = bytes.substr(5000);
+  ASSERT_EQ(::pwrite(fd, rest.data(), rest.size(), 5000), static_cast<ssize_t>(rest.size()));
+  ASSERT_THAT(applier->AddPiece(rest.size(), Crc32c(rest)), IsOk());
+  ASSERT_THAT(applier->EndFile(Told(entries, true)), IsOk());
+  ASSERT_THAT(FinishAsApplied(applier.get()), IsOk());
+  EXPECT_TRUE(store_->PartialFiles().empty());
+  EXPECT_EQ(FinishedEntries(store_), entries);
+}
+
+TEST_F(PartialFileTest, LessOfItCanBeTakenAndNotMore) {
+  const std::string bytes = ReadFile(Grown(SomeEntries(1000)));
+  Begin(bytes, 5000);
+  EXPECT_THAT(Resumed(5001), Fails(Code::kProtocol, "less of it is there"));
+  EXPECT_EQ(Must(Resumed(4000))->taken_bytes(), 4000U);
+  EXPECT_EQ(store_->PartialFiles().at(0).length, 4000U) << "what was cut off is gone";
+  EXPECT_THAT(RangeApplier::Create(store_, RangeOf(kRange), ApplyMode::kWrite, {}, {.offset = 10}),
+              Fails(Code::kProtocol));
+  EXPECT_THAT(RangeApplier::Create(store_, RangeOf(kRange + 1), ApplyMode::kIngest, {}, {.offset = 10}),
+              Fails(Code::kProtocol));
+}
+
+TEST_F(PartialFileTest, WhoBeginsAnewBeginsWithNothing) {
+  Begin(ReadFile(Grown(SomeEntries(1000))), 5000);
+  const auto applier = ApplierFor(store_, ApplyMode::kIngest, RangeOf(kRange));
+  ASSERT_THAT(applier->OpenTaken(), IsOk());
+  EXPECT_EQ(applier->taken_bytes(), 0U);
+  EXPECT_TRUE(store_->PartialFiles().empty());
+}
+
+TEST_F(PartialFileTest, NothingIsLeftOfAFileThatIsWrongOrOfAJobThatIsOver) {
   {
     const auto applier = ApplierFor(store_, ApplyMode::kIngest, RangeOf(kRange));
     ASSERT_THAT(applier->OpenTaken(), IsOk());
-    EXPECT_EQ(Spooled().size(), 1U);
     ASSERT_THAT(applier->AddPiece(100, 1), IsOk());
-    EXPECT_EQ(applier->unfinished_bytes(), 100U);
-    ASSERT_THAT(applier->Flush(), IsOk());
+    EXPECT_THAT(applier->Finish(0, 0, Digest()), Fails(Code::kProtocol));
   }
-  EXPECT_TRUE(Spooled().empty());
+  EXPECT_TRUE(store_->PartialFiles().empty());
+  Begin(ReadFile(Grown(SomeEntries(1000))), 5000);
+  ASSERT_THAT(store_->DropRecords(), IsOk());
+  ASSERT_THAT(store_->Close(), IsOk());
+  EXPECT_FALSE(std::filesystem::exists(path_ + "/.kvbatch"));
+}
+
+TEST_F(PartialFileTest, ARangeGoesOnBehindItsGraftAndBehindWhatWasPutOverIt) {
+  Entries entries = SomeEntries(1000);
+  const auto over = [&](RangeApplier* applier, size_t index) {
+    char buffer[200];
+    BatchBuilder builder(buffer, sizeof(buffer));
+    ASSERT_TRUE(builder.Put(0, entries[index].first, "over"));
+    Frame frame = FrameOfBatch(builder.Finish());
+    ASSERT_THAT(applier->Apply(&frame), IsOk());
+    entries[index].second = "over";
+  };
+  const auto resumed = [&] {
+    const Cursor graft = Must(store_->Grafts()).at(0);
+    return Must(RangeApplier::Create(store_, RangeOf(kRange), ApplyMode::kIngest, graft, {.grafted = true}));
+  };
+  {
+    const auto applier = ApplierFor(store_, ApplyMode::kIngest, RangeOf(kRange));
+    ASSERT_THAT(Take(applier.get(), Grown(entries), Told(entries, true)), IsOk());
+  }
+  Reopen();
+  EXPECT_FALSE(Must(store_->Grafts()).at(0).complete) << "nothing stands over it yet";
+  Digest digest;
+  {
+    const auto applier = resumed();
+    EXPECT_THAT(applier->OpenTaken(), Fails(Code::kProtocol, "takes no file"));
+  }
+  {
+    // Over any key of the file, its first one too.
+    const auto applier = resumed();
+    over(applier.get(), 0);
+    over(applier.get(), 10);
+    digest = applier->applied().digest;
+    ASSERT_THAT(applier->Flush(), IsOk());
+    EXPECT_FALSE(applier->TakeDurable()) << "no cursor before the end of the range";
+  }
+  Reopen();
+  const Cursor graft = Must(store_->Grafts()).at(0);
+  EXPECT_TRUE(graft.complete);
+  EXPECT_EQ(graft.last_key, entries[10].first);
+  EXPECT_EQ(graft.digest, digest);
+  const auto applier = resumed();
+  EXPECT_FALSE(applier->applied().complete);
+  over(applier.get(), 20);
+  ASSERT_THAT(applier->Finish(1000, 1, applier->applied().digest), IsOk());
+  ASSERT_THAT(applier->Drain(), IsOk());
+  EXPECT_EQ(FinishedEntries(store_), entries);
 }
 
 TEST(WalDeletionsTest, EachDeletedKeyStandsThereOnce) {

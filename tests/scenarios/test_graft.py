@@ -10,7 +10,6 @@ import rocksdict
 
 import kvbatch
 from kvbatch import target_job
-from kvbatch.units import format_bytes
 from support.places import Place
 from support.steered import SteeredJob
 from support.stores import copy_open_store, need_rocksdb, raw_options, read_store, write_store
@@ -181,18 +180,22 @@ def test_under_a_limit_a_pause_is_heeded_inside_of_a_file(tmp_path: Path, place:
     assert read_store(place.path()) == read_store(tmp_path / "source")
 
 
-def test_who_stops_a_job_inside_of_a_file_hears_what_is_sent_again(tmp_path: Path, place: Place) -> None:
+def test_a_job_that_was_stopped_inside_of_a_file_goes_on_there(tmp_path: Path, place: Place) -> None:
     compacted(tmp_path / "source", file_bytes=64 << 20).close()
     limits: dict[str, Any] = {"rate_limit": "256KiB/s", "streams": 1, "graft_bytes": 1, "lane": "sst"}
     with SteeredJob(tmp_path / "source", place.endpoint(), state_dir=tmp_path / "state", **limits) as job:
         job.until(lambda progress: progress.batches >= 2)
         job.migration.cancel()
-        with pytest.raises(kvbatch.StoppedError, match=r"but at most (\d+) KiB that are not durable") as stopped:
+        with pytest.raises(kvbatch.StoppedError, match="nothing is lost"):
             job.migration.wait()
-    limits["rate_limit"] = 0
+        stopped = job.migration.progress()
     with SteeredJob(tmp_path / "source", place.endpoint(), state_dir=tmp_path / "state", **limits) as job:
-        again = job.finish().resent_bytes
-    assert f"at most {format_bytes(again)} that" in str(stopped.value)
+        job.until(lambda progress: progress.raw_bytes > 0)
+        assert job.migration.progress().raw_bytes >= stopped.raw_bytes > 0
+        job.migration.set(rate_limit=0)
+        summary = job.finish()
+    assert (summary.resumed, summary.resent_bytes) == (True, 0)
+    assert read_store(place.path()) == read_store(tmp_path / "source")
 
 
 def test_verify_and_the_owner_may_write_on(tmp_path: Path) -> None:

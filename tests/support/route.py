@@ -152,8 +152,9 @@ class Pieces:
 
     @property
     def windows(self) -> int:
-        """What a sender may have under way; one that dies loses no more, but for the part of a file that had come."""
-        return self.streams * (self.window * self.frame_bytes + (self._file_bytes if self.lane == "sst" else 0))
+        """What a sender may have under way; one that dies loses no more. Of a file that is built again the whole piece
+        counts in which what the target kept of it ends."""
+        return self.streams * (self.window + (self.lane == "sst")) * self.frame_bytes
 
     @property
     def unfinished_files(self) -> int:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from kvbatch._core.store import Cursor
 from kvbatch.sent_log import SentLog
 
 
@@ -33,18 +32,6 @@ def test_only_what_was_sent_before_counts_as_sent_again(tmp_path: Path) -> None:
         assert log.resent_bytes == resent, (start, end)
     log.record(2, 0, 100)
     assert log.resent_bytes == 230, "another range is another matter"
-
-
-def test_what_stands_behind_the_cursors_is_known(tmp_path: Path) -> None:
-    log = opened(tmp_path / "nightly.sent")
-    for range_id, end in enumerate([100, 200, 300, 0]):
-        log.record(range_id, 0, end)
-    cursors = [
-        Cursor(0, raw_bytes=70),
-        Cursor(1, complete=True, raw_bytes=150),  # a file's bytes are not those of its entries
-        Cursor(3, raw_bytes=5),  # sent by another sender
-    ]
-    assert log.bytes_behind({cursor.range: cursor for cursor in cursors}) == 30 + 300
 
 
 def test_runs_add_up_though_one_ends_before_it_is_where_the_last_one_was(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ __all__: list[str] = [
     "EntryRun",
     "FillResult",
     "OverlayReader",
+    "PartialFile",
     "RangeApplier",
     "RangeReader",
     "SourceStore",
@@ -390,7 +391,12 @@ class OverlayReader:
         end: bytes | None,
         target_family: typing.SupportsIndex,
         digest: bytes,
-    ) -> None: ...
+        *,
+        after: bytes | None = None,
+    ) -> None:
+        """
+        `digest`: behind the file, or behind `after`, up to which all is counted and not packed.
+        """
     def fill(
         self,
         frame: kvbatch._core.frame.Frame,
@@ -422,6 +428,11 @@ class OverlayReader:
     def raw_bytes(self) -> int:
         """
         As `entries`: keys and values.
+        """
+    @property
+    def skipped_bytes(self) -> int:
+        """
+        Keys and values of what was counted and not packed.
         """
 
 class BuiltPiece:
@@ -488,23 +499,41 @@ class SstBuilder:
         """
         The next piece, of `piece_bytes` at most; now and then an empty one. Raises SourceError naming a damaged file.
         """
+    def crc32c(self, length: typing.SupportsIndex, before: typing.SupportsIndex) -> int:
+        """
+        Of the first `length` bytes of the piece behind those whose crc32c is `before`.
+        """
     def make_room(self, pool: kvbatch._core.frame.BufferPool, needed_bytes: typing.SupportsIndex) -> None:
         """
         Waits for all the memory that a large entry takes, and keeps it until the file with it was handed out.
         """
-    def send(self, connection: kvbatch._core.wire.Connection) -> int:
+    def send(self, connection: kvbatch._core.wire.Connection, skip: typing.SupportsIndex = 0) -> int:
         """
-        Sends the piece as a FILE frame; its crc32c.
+        Sends the piece, without its first `skip` bytes, as a FILE frame; the crc32c of what was sent.
         """
-    def write(self, fd: typing.SupportsIndex, offset: typing.SupportsIndex) -> int:
+    def write(self, fd: typing.SupportsIndex, offset: typing.SupportsIndex, skip: typing.SupportsIndex = 0) -> int:
         """
-        Writes the piece into a file; its crc32c. TargetError, NoSpaceError.
+        Writes the piece, without its first `skip` bytes, into a file; the crc32c of what was written. TargetError, NoSpaceError.
         """
     @property
     def last_key(self) -> bytes:
         """
         Of the entry that was added last; empty when there was none.
         """
+
+class PartialFile:
+    """
+    The first pieces of a file of a range whose sender went away.
+    """
+    def __init__(
+        self, range: typing.SupportsIndex, length: typing.SupportsIndex, crc32c: typing.SupportsIndex
+    ) -> None: ...
+    @property
+    def crc32c(self) -> int: ...
+    @property
+    def length(self) -> int: ...
+    @property
+    def range(self) -> int: ...
 
 class TargetHealth:
     """
@@ -560,6 +589,10 @@ class TargetStore:
     def family_id(self, name: str) -> int: ...
     def flush(self) -> None: ...
     def get_record(self, key: bytes) -> bytes | None: ...
+    def grafts(self) -> list[Cursor]:
+        """
+        Of ranges whose own file is in the store while what stands over it may be missing.
+        """
     def has_data(self, name: str, start: bytes | None = None, end: bytes | None = None) -> bool:
         """
         Whether the family holds an entry in [start, end).
@@ -567,6 +600,10 @@ class TargetStore:
     def health(self) -> TargetHealth:
         """
         How near it is to making writers wait.
+        """
+    def partial_files(self) -> list[PartialFile]:
+        """
+        What earlier appliers have left of files; reads it.
         """
     def put_record(self, key: bytes, value: bytes) -> None:
         """
@@ -613,9 +650,12 @@ class RangeApplier:
         mode: ApplyMode,
         cursor: Cursor,
         file: str = "",
+        *,
+        offset: typing.SupportsIndex = 0,
+        grafted: bool = False,
     ) -> None:
         """
-        Goes on from `cursor`; `family` is the target's id, `file` the source's own file that is moved for the range, for messages.
+        Goes on from `cursor`; `family` is the target's id, `file` the source's own file that is moved for the range, for messages. `offset`: with so many bytes of the file that is to come next, left by an earlier applier, which the running digest takes for one piece; ProtocolError when less was left. `grafted`: the cursor is one of `TargetStore.grafts`, and what stands over the file comes next.
         """
     def add_piece(self, length: typing.SupportsIndex, crc32c: typing.SupportsIndex) -> None:
         """
