@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from ctypes import CFUNCTYPE, POINTER, c_char_p, c_int, c_size_t, c_ubyte, c_void_p
+from ctypes import CFUNCTYPE, POINTER, c_char_p, c_int, c_size_t, c_ubyte, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,15 @@ def run_store_script(
     comparator: str | None = None,
     merge_operator: str | None = None,
     timestamps: bool = False,
+    file_bytes: int | None = None,
     flush: bool = True,
 ) -> list[tuple[bytes, bytes]]:
-    """Opens or makes the store at `path`, applies (`put` | `merge` | `delete`, key, value), and returns all entries in
-    their order when there are no operations.
+    """Opens or makes the store at `path`, applies (`put` | `merge` | `delete` | `flush` | `compact`, key, value), and
+    returns all entries in their order when there are no operations.
 
     `comparator`: a name; that of the reverse bytewise one orders descending, any other ascending. `merge_operator`:
-    `uint64add`, or a name that stands for "the last operand wins". With `timestamps` every put gets one.
+    `uint64add`, or a name that stands for "the last operand wins". With `timestamps` every put gets one. With
+    `file_bytes` compactions cut files there, uncompressed, and come only when asked for.
     """
     description = {
         "path": str(path),
@@ -44,6 +46,7 @@ def run_store_script(
         "comparator": comparator,
         "merge_operator": merge_operator,
         "timestamps": timestamps,
+        "file_bytes": file_bytes,
         "flush": flush,
     }
     done = subprocess.run(
@@ -213,14 +216,23 @@ def main() -> int:
         library.call("rocksdb_options_set_uint64add_merge_operator", options)
     elif merge_operator is not None:
         library.call("rocksdb_options_set_merge_operator", options, library.last_operand_wins(merge_operator))
+    if description["file_bytes"] is not None:
+        library.call("rocksdb_options_set_target_file_size_base", options, c_uint64(description["file_bytes"]))
+        library.call("rocksdb_options_set_disable_auto_compactions", options, c_int(1))
+        library.call("rocksdb_options_set_compression", options, c_int(0))
     database = library.checked("rocksdb_open", options, description["path"].encode())
     writing = library.pointer("rocksdb_writeoptions_create")
+    flushing = library.pointer("rocksdb_flushoptions_create")
     for kind, key_hex, value_hex in description["operations"]:
         key, value = bytes.fromhex(key_hex), bytes.fromhex(value_hex)
         where: tuple[Any, ...] = (database, writing, key, c_size_t(len(key)))
         if description["timestamps"]:
             stamp = (1).to_bytes(8, "little")
             library.checked("rocksdb_put_with_ts", *where, stamp, c_size_t(8), value, c_size_t(len(value)))
+        elif kind == "flush":
+            library.checked("rocksdb_flush", database, flushing)
+        elif kind == "compact":
+            library.call("rocksdb_compact_range", database, None, c_size_t(0), None, c_size_t(0))
         elif kind == "delete":
             library.checked("rocksdb_delete", *where)
         else:
@@ -228,7 +240,7 @@ def main() -> int:
     entries = []
     if description["operations"]:
         if description["flush"]:
-            library.checked("rocksdb_flush", database, library.pointer("rocksdb_flushoptions_create"))
+            library.checked("rocksdb_flush", database, flushing)
     else:
         reading = library.pointer("rocksdb_readoptions_create")
         iterator = library.pointer("rocksdb_create_iterator", database, reading)
