@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -14,6 +15,7 @@ import pytest
 import rocksdict
 
 import kvbatch
+from kvbatch import target_local
 from kvbatch._core.frame import BufferPool, Frame
 from kvbatch._core.store import write_sample_store
 from kvbatch.target import FILE_PIECE_BYTES
@@ -306,6 +308,51 @@ def test_two_processes_do_not_share_a_staging_directory(large: Path, tmp_path: P
         assert "in use by another process" in done.stderr
     finally:
         session.close()
+
+
+# -- copies within the kernel -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at_once", [FILE_PIECE_BYTES, 100_000], ids=["whole", "less than asked for"])
+def test_files_are_copied_within_the_kernel(
+    of_every_kind: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    within_kernel = os.copy_file_range
+    copied: list[int] = []
+
+    def counted(source: int, target: int, length: int, source_offset: int, target_offset: int) -> int:
+        copied.append(within_kernel(source, target, min(length, at_once), source_offset, target_offset))
+        return copied[-1]
+
+    monkeypatch.setattr(target_local.os, "copy_file_range", counted)
+    # On the file system of the target.
+    source = shutil.copytree(of_every_kind, tmp_path / "source")
+    summary = kvbatch.migrate(source, tmp_path / "copy", lane="files").wait()
+    assert sum(copied) == summary.raw_bytes > 0
+    check_same_files(source, tmp_path / "copy")
+
+
+@pytest.mark.parametrize("number", [errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_where_the_kernel_does_not_copy_files_are_read_and_written(
+    of_every_kind: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    refused = 0
+
+    def refuse(*_: int) -> int:
+        nonlocal refused
+        refused += 1
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(target_local.os, "copy_file_range", refuse)
+    kvbatch.migrate(of_every_kind, tmp_path / "copy", lane="files").wait()
+    assert refused > 0
+    check_same_files(of_every_kind, tmp_path / "copy")
+
+
+def check_same_files(source: Path, copy: Path) -> None:
+    for file in copy.iterdir():
+        assert file.read_bytes() == (source / file.name).read_bytes(), file.name
+    assert read_store(copy) == read_store(source)
 
 
 # -- full disk --------------------------------------------------------------------------------------------------------
