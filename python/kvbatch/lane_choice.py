@@ -77,7 +77,8 @@ def choose_way(
     files = sum(bool(part.file) for part in ranges)
     grafted, total = grafted_bytes(ranges), sum(part.estimated_bytes for part in ranges)
     if grafted >= _WORTHWHILE_GRAFT * total and grafted > 0:
-        reason = f"{files} files of the source, {100 * grafted // total} % of its bytes, can be moved as they are"
+        counted = "1 file" if files == 1 else f"{files} files"
+        reason = f"{counted} of the source, {100 * grafted // total} % of its bytes, can be moved as they are"
         return Way("sst", f"{reason}; {way}", ranges)
     if _spares_the_target(target, options):
         reason = "the target is on another machine: files that are built here spare it the work"
@@ -120,7 +121,7 @@ def _by_files(
     if file_bytes < _WORTHWHILE_FILES:
         return f"not `files`: {format_bytes(file_bytes)} are moved in a moment by any lane"
     if ahead < _FILES_AHEAD:
-        return f"not `files`: it spares little, the store's files have {format_bytes(file_bytes)}"
+        return f"not `files`: moving {format_bytes(file_bytes)} of them is hardly less work"
     if not takes_files(files):
         return "not `files`, which makes the store itself: the target is one already, or another job's"
     reason = (
