@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 import shutil
+import tempfile
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import rocksdict
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import kvbatch
+from kvbatch._core.store import CAN_GRAFT
 from support.places import quick_folder
-from support.stores import read_store, tree, write_store
+from support.stores import raw_options, read_store, tree, write_store
+from support.tables import table_options_of, write_in_last_level
 
 WINDOW = 2
 BATCH_BYTES = [4096, 8192, 20000]
 SST_FILE_BYTES = 16384
+# A file of the source that is moved as it is comes in a dozen pieces and more, so that most jobs stop inside of one.
+GRAFT_BYTES = 64 << 10
+PIECE_BYTES = 4096
+WAYS = ["batches", "built files", "grafted files"] if CAN_GRAFT else ["batches", "built files"]
 # What RocksDB leaves room for in a batch beside keys and values, generously.
 FRAME_SLACK = 1024
 
@@ -28,6 +39,34 @@ ENTRIES = {
     "default": {b"key-%04d" % number: _random.randbytes(100) for number in range(6000)},
     "other": {b"%d" % number: _random.randbytes(number % 400) for number in range(150)},
 }
+
+
+@functools.cache
+def _sources() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="kvbatch-resume-sources-")
+
+
+@functools.cache
+def _source(grafts: bool) -> Path:
+    """A store with these entries, to be copied. With grafts most of the first family stands in files of a last level,
+    and some entries over them."""
+    path = Path(_sources().name) / ("grafts" if grafts else "plain")
+    if not grafts:
+        return write_store(path, ENTRIES)
+    store = rocksdict.Rdict(str(path), table_options_of(GRAFT_BYTES))
+    entries = ENTRIES["default"]
+    over = list(entries)[1000:1400:10]
+    write_in_last_level(store, {key: b"old" * 30 if key in over else value for key, value in entries.items()})
+    other = store.create_column_family("other", raw_options())
+    for key, value in ENTRIES["other"].items():
+        other[key] = value
+    for key in over:
+        store[key] = entries[key]
+    store.flush()
+    other.flush()
+    del other
+    store.close()
+    return path
 
 
 def _error_of(migration: kvbatch.Migration) -> kvbatch.KvbatchError | None:
@@ -43,8 +82,8 @@ class Resume(RuleBasedStateMachine):
         super().__init__()
         self.cleanup = ExitStack()
         self.folder = self.cleanup.enter_context(quick_folder("kvbatch-resume-"))
-        self.source = write_store(self.folder / "source", ENTRIES)
-        self.source_tree = tree(self.source)
+        self.cleanup.enter_context(patch("kvbatch.job_stream.FILE_PIECE_BYTES", PIECE_BYTES))
+        self.source = self.folder / "source"
         self.state = self.folder / "state"
         self.receiver: kvbatch.Receiver | None = None
         self.remote = False
@@ -52,9 +91,13 @@ class Resume(RuleBasedStateMachine):
         # What may be sent again at most, by the interruptions so far.
         self.allowed_resent = 0
 
-    @initialize(remote=st.booleans())
-    def choose_the_way(self, remote: bool) -> None:
+    @initialize(remote=st.booleans(), way=st.sampled_from(WAYS))
+    def choose_the_way(self, remote: bool, way: str) -> None:
         self.remote = remote
+        self.grafts = way == "grafted files"
+        self.options = {"lane": "batch" if way == "batches" else "sst", "graft_bytes": 1 if self.grafts else 1 << 40}
+        shutil.copytree(_source(self.grafts), self.source)
+        self.source_tree = tree(self.source)
         if remote:
             self._serve()
 
@@ -77,6 +120,7 @@ class Resume(RuleBasedStateMachine):
             "sst_file_bytes": SST_FILE_BYTES,
             "batch_bytes": 4096,
             "retries": 0,
+            **self.options,
             **options,
         }
         return kvbatch.Migration(str(self.source), self._target(), kvbatch.MigrationOptions.checked(**chosen))
@@ -96,8 +140,9 @@ class Resume(RuleBasedStateMachine):
         return migration
 
     def _interrupted(self, streams: int, batch_bytes: int) -> None:
-        """One window a stream, and what stood in its unfinished file."""
-        self.allowed_resent += streams * (WINDOW * (batch_bytes + FRAME_SLACK) + SST_FILE_BYTES + batch_bytes)
+        """One window a stream: nobody dies here without a word. Of a file that is built again the whole piece counts in
+        which what the target kept of it ends."""
+        self.allowed_resent += streams * (WINDOW + 1) * (batch_bytes + FRAME_SLACK)
 
     def _end(self, migration: kvbatch.Migration, streams: int, batch_bytes: int) -> None:
         """Waits; the job may as well have been quicker than what was to stop it."""
