@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from typing import Any
 
 from kvbatch._core.frame import BufferPool
@@ -57,6 +58,8 @@ class FlowPolicy:
         self._codec = CompressionState(codec=first_choice(flow.settings.compression, target))
         self._samples: dict[CodecName, CodecSample] = {}
         self._compression = flow.settings.compression
+        # When the codec was last thought about.
+        self._codec_limit = flow.settings.rate_limit
         self._shown_throttle: str | None = None
         self._told_outcome: str | None = None
         self._group: StreamGroup | None = None
@@ -217,17 +220,18 @@ class FlowPolicy:
         alive = [stream for stream in self._group.streams if not stream.ended]
         for stream in alive:
             if (sample := stream.codecs.take_sample()) is not None:
-                self._samples[sample[0]] = sample[1]
-        if self.codec != "none" and observed.raw_bytes:
-            # All frames were samples of it.
-            self._samples[self.codec] = CodecSample(
-                observed.stage_seconds["compress"] / observed.raw_bytes,
-                observed.raw_bytes / max(1, observed.payload_bytes),
-            )
+                self._samples[sample[0]] = compression_controller.blend(self._samples.get(sample[0]), sample[1])
+        if not observed.raw_bytes:
+            return  # acks alone say nothing of what frames cost
         stream_seconds = observed.seconds * observed.streams
         # A full window waits for the target, or, where that has little to do, for the link.
         window_seconds = observed.waited_seconds[ThrottleReason.WINDOW]
         of_target = observed.stage_seconds["apply"] >= _BUSY_SHARE * stream_seconds
+        idle_cores = self._idle.measure()
+        rate_limit, limit_before = self._flow.settings.rate_limit, self._codec_limit
+        self._codec_limit = rate_limit
+        if rate_limit != limit_before:
+            return  # an interval with two limits tells of neither
         before = self._codec
         self._codec = compression_controller.decide(
             before,
@@ -240,11 +244,18 @@ class FlowPolicy:
                 window_share=window_seconds / stream_seconds if of_target else 0.0,
                 pack_seconds_per_byte=observed.stage_seconds["read"] / max(1, observed.raw_bytes),
                 streams=observed.streams,
-                idle_cores=self._idle.measure(),
+                idle_cores=idle_cores,
                 samples=self._samples,
+                rate_limit=rate_limit or math.inf,
+                limited_share=observed.waited_seconds[ThrottleReason.RATE_LIMIT] / stream_seconds,
             ),
         )
         if self._codec.codec != before.codec:
             self._bus.publish("compression", codec=self._codec.codec, reason=self._codec.reason)
-        if self._codec.sample is not None and alive:
+        if not alive:
+            return
+        if self._codec.sample is not None:
             alive[0].codecs.ask(self._codec.sample)
+        elif self.codec != "none" and alive[0].codecs.settled:
+            # The figures of an interval do not say it: a frame that is still being sent stands in some of them.
+            alive[0].codecs.ask(self.codec)

@@ -28,6 +28,7 @@ class Machine:
     """Rates in bytes a second, CPU in seconds for a raw byte."""
 
     link: float = math.inf
+    rate_limit: float = math.inf
     target: float = math.inf
     cores: float = 2.0
     streams: int = 2
@@ -42,7 +43,11 @@ class Machine:
         return min(self.streams, self.cores) / (self.pack + self.codec(name).seconds_per_byte)
 
     def goodput(self, name: CodecName) -> float:
-        return min(self.sender(name), self.link * self.codec(name).ratio, self.target)
+        return min(self.sender(name), self.wire * self.codec(name).ratio, self.target)
+
+    @property
+    def wire(self) -> float:
+        return min(self.link, self.rate_limit)
 
     def observe(self, state: CompressionState, samples: dict[CodecName, CodecSample]) -> CompressionObservation:
         name = state.codec
@@ -52,13 +57,16 @@ class Machine:
             samples[name] = self.codec(name)
         goodput = self.goodput(name)
         waiting = 1 - goodput / self.sender(name)
-        at_link = goodput == self.link * self.codec(name).ratio
+        at_wire = goodput == self.wire * self.codec(name).ratio
+        at_link = at_wire and self.link <= self.rate_limit
         return CompressionObservation(
             seconds=STEP_SECONDS,
             goodput=goodput,
             wire_rate=goodput / self.codec(name).ratio,
             blocked_share=waiting if at_link else 0.0,
-            window_share=0.0 if at_link else waiting,
+            window_share=0.0 if at_wire else waiting,
+            rate_limit=self.rate_limit,
+            limited_share=waiting if at_wire and not at_link else 0.0,
             pack_seconds_per_byte=self.pack,
             streams=self.streams,
             idle_cores=self.cores - goodput * (self.pack + self.codec(name).seconds_per_byte),
@@ -84,6 +92,7 @@ ratios = st.floats(1.0, 4.0)
 machines = st.builds(
     Machine,
     link=links,
+    rate_limit=links,
     target=st.sampled_from([10 * MB, 200 * MB, 700 * MB, math.inf]),
     cores=st.sampled_from([0.5, 1.0, 2.0, 8.0]),
     streams=st.integers(1, 4),
@@ -113,6 +122,28 @@ def test_another_link_makes_for_another_choice(machine: Machine, link: float) ->
     best = max(changed.goodput(name) for name in ("none", "lz4", "zstd"))
     late = [changed.goodput(name) for name in seen[len(seen) // 2 :]]
     assert sum(late) / len(late) >= 0.78 * best
+
+
+@given(machines, links)
+def test_another_rate_limit_makes_for_another_choice(machine: Machine, rate_limit: float) -> None:
+    """Soon, as nothing about it is to be found out; but what the link is, may be."""
+    state, _ = run(machine, 60, CompressionState())
+    changed = dataclasses.replace(machine, link=math.inf, rate_limit=rate_limit)
+    state, _ = run(dataclasses.replace(machine, link=math.inf), 60, state)
+    _, seen = run(changed, 20, state)
+    best = max(changed.goodput(name) for name in ("none", "lz4", "zstd"))
+    late = [changed.goodput(name) for name in seen[len(seen) // 2 :]]
+    assert sum(late) / len(late) >= 0.78 * best
+
+
+@given(machines, codecs)
+def test_a_limit_that_is_never_reached_changes_nothing(machine: Machine, first: CodecName) -> None:
+    free = dataclasses.replace(machine, rate_limit=math.inf)
+    most = max(free.sender(name) for name in ("none", "lz4", "zstd"))
+    bounded = dataclasses.replace(machine, rate_limit=1.01 * most)
+    _, seen = run(free, 120, CompressionState(codec=first))
+    _, seen_below = run(bounded, 120, CompressionState(codec=first))
+    assert seen == seen_below
 
 
 @given(machines)

@@ -224,3 +224,34 @@ def test_data_that_compress_are_compressed_on_a_slow_link(receiver: kvbatch.Rece
     assert choice["reason"]
     assert summary.wire_bytes < summary.raw_bytes / 2
     assert read_store(receiver.root / "copy") == entries
+
+
+@pytest.fixture(scope="module")
+def half_noise() -> Entries:
+    """8 MB, of which lz4 leaves about half."""
+    noise = random.Random(8)
+    return {"default": {b"key-%06d" % number: noise.randbytes(2000) + bytes(2000) for number in range(2000)}}
+
+
+@pytest.mark.parametrize("first", ["lz4", "none"])
+def test_data_that_compress_are_compressed_under_a_rate_limit(
+    receiver: kvbatch.Receiver, tmp_path: Path, half_noise: Entries, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link could take all of it: `auto` begins as for a receiver on another machine, and as for one here."""
+    monkeypatch.setattr("kvbatch.compression.is_elsewhere", lambda endpoint: first == "lz4")
+    source = write_store(tmp_path / "source", half_noise)
+    options = {"batch_bytes": 64 * KIB, "streams": 2, "lane": "batch", "range_bytes": "1MiB"}
+    target = f"kvbatch://127.0.0.1:{receiver.port}"
+    with SteeredJob(source, f"{target}/fixed", compression="lz4", **options) as job:
+        fixed = job.finish()
+    with SteeredJob(source, f"{target}/copy", compression="auto", rate_limit="1MiB/s", **options) as job:
+        summary = job.finish()
+    used = [sample["compression"] for sample in job.told("sample") if sample["streams"]]
+    choices = job.told("compression")
+    assert used[0] == first
+    assert used[-1] in ("lz4", "zstd")
+    assert "none" not in [choice["codec"] for choice in choices]
+    assert all(choice["reason"].startswith("the rate limit of 1 MiB/s is the limit; ") for choice in choices)
+    # What it takes to decide is sent in full.
+    assert summary.wire_bytes <= (1.1 if first == "lz4" else 1.5) * fixed.wire_bytes
+    assert read_store(receiver.root / "copy") == half_noise

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
+
 from kvbatch.flow.compression_controller import (
     CodecName,
     CodecSample,
     CompressionObservation,
     CompressionState,
+    blend,
     decide,
     estimates,
 )
@@ -26,6 +29,8 @@ SLOW_LINK = CompressionObservation(
     idle_cores=1.9,
     samples={"lz4": LZ4},
 )
+# A rate limit of as much holds them up on a link that was never full.
+RATE_LIMIT = dataclasses.replace(SLOW_LINK, blocked_share=0.0, rate_limit=100 * MB, limited_share=0.9)
 # Nothing waits: the sender's cores are the limit.
 FAST_LINK = dataclasses.replace(SLOW_LINK, goodput=2000 * MB, wire_rate=2000 * MB, blocked_share=0.0, idle_cores=0.0)
 
@@ -41,6 +46,40 @@ def test_compression_is_turned_on_where_the_link_is_the_limit() -> None:
     state = settle(SLOW_LINK)
     assert state.codec == "lz4"
     assert state.reason.startswith("the link is the limit at 95.4 MiB/s; expected with lz4 191 MiB/s, none 95.4 MiB/s")
+
+
+def test_compression_is_turned_on_where_a_rate_limit_is_the_limit() -> None:
+    for first in ("none", "lz4"):
+        state = settle(RATE_LIMIT, first)
+        assert state.codec == "lz4"
+        assert state.sample == "zstd"
+        assert state.reason == (
+            "the rate limit of 95.4 MiB/s is the limit; expected with lz4 191 MiB/s, none 95.4 MiB/s"
+        )
+
+
+def test_a_rate_limit_says_nothing_about_the_link_behind_it() -> None:
+    """Some waits in the calls that send are no sign that the link is full."""
+    state = settle(dataclasses.replace(RATE_LIMIT, blocked_share=0.3, limited_share=0.6))
+    assert state.link_rate == 0
+    lifted = dataclasses.replace(FAST_LINK, goodput=800 * MB, wire_rate=400 * MB, samples={"lz4": LZ4})
+    for _ in range(2):
+        state = decide(state, lifted)
+    assert state.codec == "none"
+    assert state.reason.startswith("the sender is the limit")
+
+
+def test_a_link_below_the_rate_limit_is_the_limit() -> None:
+    state = settle(dataclasses.replace(SLOW_LINK, rate_limit=150 * MB, limited_share=0.2))
+    assert state.codec == "lz4"
+    assert state.reason == "the link is the limit at 95.4 MiB/s; expected with lz4 191 MiB/s, none 95.4 MiB/s"
+
+
+def test_a_target_that_is_slower_than_the_rate_limit_is_the_limit() -> None:
+    for codec in ("none", "lz4"):
+        state = settle(dataclasses.replace(RATE_LIMIT, window_share=0.7, limited_share=0.2), codec)
+        assert state.codec == codec
+        assert state.reason.startswith("the target is the limit")
 
 
 def test_one_interval_decides_nothing() -> None:
@@ -104,6 +143,22 @@ def test_the_limit_of_a_link_is_remembered_while_compression_hides_it() -> None:
     for _ in range(40):
         state = decide(state, hidden)
     assert state.codec == "lz4"
+
+
+def test_a_codec_in_use_is_judged_when_a_frame_has_shown_what_it_does() -> None:
+    state = settle(dataclasses.replace(FAST_LINK, samples={}), "lz4")
+    assert (state.codec, state.sample, state.reason) == ("lz4", "lz4", "nothing is known yet")
+
+
+def test_what_is_known_of_a_codec_is_the_mean_of_late() -> None:
+    known = blend(None, LZ4)
+    assert known == LZ4
+    assert blend(known, LZ4) == CodecSample(LZ4.seconds_per_byte, pytest.approx(2.0))
+    once = blend(known, CodecSample(3e-9, 1.0))
+    assert (once.seconds_per_byte, once.ratio) == (pytest.approx(1.95e-9), pytest.approx(1 / 0.65))
+    for _ in range(20):
+        once = blend(once, CodecSample(3e-9, 1.0))
+    assert once.ratio == pytest.approx(1.0, abs=0.01)
 
 
 def test_an_idle_job_decides_nothing() -> None:

@@ -5,13 +5,14 @@ import datetime
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from kvbatch._core.base import RateLimiter
 from kvbatch.endpoints import ReceiverEndpoint
 from kvbatch.events import EventBus, Progress
+from kvbatch.flow.compression_controller import CodecName, CodecSample
 from kvbatch.flow.job_flow import JobFlow
 from kvbatch.flow.throttle import ThrottleLedger, ThrottleReason
 from kvbatch.flow_policy import FlowPolicy
@@ -150,6 +151,49 @@ def test_a_reason_is_told_when_it_changes() -> None:
     for reason in (None, "window", "window", "rate-limit", None):
         steered.look(throttle=reason)
     assert [data["reason"] for data in steered.told("throttle")] == ["window", "rate-limit", None]
+
+
+class Group:
+    """Of one stream, whose trials come out at once: lz4 halves what it gets."""
+
+    def __init__(self) -> None:
+        self.streams = [self]
+        self.ended = False
+        self.codecs = self
+        self.settled = True
+
+    def take_sample(self) -> tuple[CodecName, CodecSample]:
+        return "lz4", CodecSample(1.5e-8, 2.0)
+
+    def ask(self, codec: CodecName) -> None:
+        pass
+
+
+def test_the_rate_limit_of_now_decides_on_compression(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set and lifted while the job runs."""
+    monkeypatch.setattr("kvbatch.flow_policy.IdleCores.measure", lambda self: 1.0)
+    steered = Steered(compression="auto", streams=1)
+    steered.policy._group = cast(Any, Group())
+    limited = {"waited_seconds": {**OBSERVED.waited_seconds, ThrottleReason.RATE_LIMIT: 0.45}}
+
+    def look(times: int, **observed: Any) -> str:
+        for _ in range(times):
+            steered.look(**observed)
+        return steered.policy.codec
+
+    assert look(4) == "none"
+    steered.flow.change(rate_limit=20 * MIB)
+    # The interval in which it came says nothing.
+    assert look(2, **limited) == "none"
+    assert look(1, **limited) == "lz4"
+    steered.flow.change(rate_limit=0)
+    assert look(1, **limited) == "lz4"
+    assert look(2) == "none"
+    choices = [(data["codec"], data["reason"]) for data in steered.told("compression")]
+    assert choices == [
+        ("lz4", "the rate limit of 20 MiB/s is the limit; expected with lz4 38.9 MiB/s, none 20 MiB/s"),
+        ("none", "the sender is the limit; expected with none 100 MiB/s, lz4 38.9 MiB/s"),
+    ]
 
 
 def test_without_streams_nothing_is_concluded() -> None:

@@ -21,7 +21,8 @@ _AGREEING = 2
 _NOTICEABLE_SHARE = 0.1
 # Of a core: others that keep all of them busy share with one more.
 _FAIR_SHARE = 0.25
-# What a link was measured to carry is the mean of late: frames are counted when they are through, in lumps.
+# What a link was measured to carry is the mean of late: frames are counted when they are through, in lumps. So is how a
+# codec does, which single frames tell.
 _NEW_SHARE = 0.3
 # What a link that held streams up was measured to carry is believed for so long, and twice as long each time that
 # trying without its limit was in vain.
@@ -39,6 +40,17 @@ class CodecSample:
     ratio: float
 
 
+def blend(known: CodecSample | None, new: CodecSample) -> CodecSample:
+    """What is known of a codec behind one more frame."""
+    if known is None:
+        return new
+
+    def mean(before: float, now: float) -> float:
+        return before + _NEW_SHARE * (now - before)
+
+    return CodecSample(mean(known.seconds_per_byte, new.seconds_per_byte), 1 / mean(1 / known.ratio, 1 / new.ratio))
+
+
 @dataclass(frozen=True, slots=True)
 class CompressionObservation:
     """One interval of `seconds`.
@@ -47,6 +59,8 @@ class CompressionObservation:
     wire_rate         bytes a second handed to the network
     blocked_share     of the streams' time: waiting for the network to take bytes
     window_share      of the streams' time: waiting for acks, so for the target or the round trip
+    rate_limit        most bytes a second that may be handed to the network now, infinity without a limit
+    limited_share     of the streams' time: waiting for that limit
     pack_seconds_per_byte   CPU seconds to read and pack a raw byte
     streams, idle_cores     how many streams run; cores that nobody used
     samples           of late, by codec; what stands in no sample is not considered
@@ -61,6 +75,18 @@ class CompressionObservation:
     streams: int
     idle_cores: float
     samples: Mapping[CodecName, CodecSample] = field(default_factory=dict)
+    rate_limit: float = math.inf
+    limited_share: float = 0.0
+
+    @property
+    def limited(self) -> bool:
+        """Whether it is the rate limit that holds streams up: link and target could take more."""
+        return self.limited_share >= max(_NOTICEABLE_SHARE, self.blocked_share, self.window_share)
+
+    @property
+    def wire_is_full(self) -> bool:
+        """Whether fewer bytes for the same data would go faster."""
+        return self.limited or self.blocked_share >= _NOTICEABLE_SHARE
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +113,8 @@ def decide(state: CompressionState, observed: CompressionObservation) -> Compres
     if observed.goodput <= 0:
         return state
     state = _next_sample(_learn_link(state, observed), observed)
+    if state.codec != "none" and state.codec not in observed.samples:
+        return state  # no frame has shown yet what it does
     expected = estimates(state, observed)
     best = max(expected, key=lambda codec: expected[codec])
     if best == state.codec or expected[best] < _HYSTERESIS * expected[state.codec]:
@@ -104,12 +132,14 @@ def estimates(state: CompressionState, observed: CompressionObservation) -> dict
     busy_cores = observed.goodput * (observed.pack_seconds_per_byte + now.seconds_per_byte)
     cores = min(observed.streams, busy_cores + max(observed.idle_cores, _FAIR_SHARE))
     # Where acks are waited for, what comes behind the link is the limit, and no codec changes it.
-    behind = observed.goodput if observed.window_share >= _NOTICEABLE_SHARE > observed.blocked_share else math.inf
+    behind = observed.goodput if observed.window_share >= _NOTICEABLE_SHARE and not observed.wire_is_full else math.inf
+    # A link that may not be used in full is a slower one.
+    wire = min(_link_rate(state), observed.rate_limit)
     expected: dict[CodecName, float] = {}
     for codec, sample in samples.items():
         seconds_per_byte = observed.pack_seconds_per_byte + sample.seconds_per_byte
         cpu = cores / seconds_per_byte if seconds_per_byte > 0 else math.inf
-        expected[codec] = min(cpu, _link_rate(state) * sample.ratio, behind)
+        expected[codec] = min(cpu, wire * sample.ratio, behind)
     return expected
 
 
@@ -119,7 +149,7 @@ def _link_rate(state: CompressionState) -> float:
 
 def _learn_link(state: CompressionState, observed: CompressionObservation) -> CompressionState:
     """What a link carries is known only while it holds streams up; else it carries that or more."""
-    if observed.blocked_share < _NOTICEABLE_SHARE:
+    if observed.limited or observed.blocked_share < _NOTICEABLE_SHARE:
         return dataclasses.replace(state, trusted_seconds=max(0.0, state.trusted_seconds - observed.seconds))
     trust = state.trust_seconds
     if state.link_rate > 0 and state.trusted_seconds <= 0:
@@ -132,12 +162,13 @@ def _learn_link(state: CompressionState, observed: CompressionObservation) -> Co
 
 
 def _next_sample(state: CompressionState, observed: CompressionObservation) -> CompressionState:
-    """What was never tried at once, the others in turn; zstd only where the link is the limit and cores are idle."""
+    """What was never tried at once, the others in turn; zstd only where the wire is the limit and cores are idle."""
     waited = state.since_sample_seconds + observed.seconds
-    limited = observed.blocked_share >= _NOTICEABLE_SHARE and observed.idle_cores > 0
-    turns: list[CodecName] = ["lz4", "zstd"] if limited else ["lz4"]
+    worthwhile = observed.wire_is_full and observed.idle_cores > 0
+    turns: list[CodecName] = ["lz4", "zstd"] if worthwhile else ["lz4"]
+    used: list[CodecName] = [] if state.codec == "none" else [state.codec]
+    unknown = [codec for codec in (*used, *turns) if codec not in observed.samples]
     turns = [codec for codec in turns if codec != state.codec]
-    unknown = [codec for codec in turns if codec not in observed.samples]
     if not unknown and (not turns or waited < _SAMPLE_SECONDS):
         return dataclasses.replace(state, sample=None, since_sample_seconds=waited)
     codec = (unknown or [codec for codec in turns if codec != state.last_sample] or turns)[0]
@@ -148,7 +179,9 @@ def _reason(codec: CodecName, expected: Mapping[CodecName, float], observed: Com
     others = ", ".join(
         f"{other} {_rate(rate)}" for other, rate in expected.items() if other != codec and math.isfinite(rate)
     )
-    if observed.blocked_share >= _NOTICEABLE_SHARE:
+    if observed.limited:
+        limit = f"the rate limit of {_rate(observed.rate_limit)} is the limit"
+    elif observed.blocked_share >= _NOTICEABLE_SHARE:
         limit = f"the link is the limit at {_rate(observed.wire_rate)}"
     elif observed.window_share >= _NOTICEABLE_SHARE:
         limit = "the target is the limit"
