@@ -95,7 +95,10 @@ StreamsOption = Annotated[
     str | None,
     typer.Option(metavar="N", help="Ranges moved at once: auto, or a number (default: the cores, 4 at most)."),
 ]
-MaxStreamsOption = Annotated[int, typer.Option(help="Most connections that --streams auto makes to the target.")]
+MaxStreamsOption = Annotated[
+    int | None,
+    typer.Option(help="Most ranges moved at once, so most connections to one target (default: 8 with --streams auto)."),
+]
 CompressionOption = Annotated[CompressionChoice, _one_of(CompressionChoice, "Compression on the wire.")]
 TargetCompressionOption = Annotated[
     str,

@@ -212,7 +212,7 @@ class FlowPolicy:
             observation = StreamObservation(
                 observed.seconds, observed.acknowledged_bytes / observed.seconds, observed.streams, held_back
             )
-            self._streams = stream_controller.decide(self._streams, observation, self._options.max_streams)
+            self._streams = stream_controller.decide(self._streams, observation, self._options.most_auto_streams)
 
     def _adapt_codec(self, observed: Observation) -> None:
         if not adapts(self._compression, self._target) or self._group is None:

@@ -34,6 +34,8 @@ AUTO_WINDOW = 32
 MIN_BATCH_BYTES = 4 * KIB
 MAX_BATCH_BYTES = 64 * MIB
 MAX_STREAMS = 64
+# That `auto` may choose where --max-streams is not given.
+AUTO_MAX_STREAMS = 8
 MAX_WINDOW = 1024
 MIN_RATE = 64 * KIB
 # What `auto` may choose.
@@ -214,7 +216,10 @@ class MigrationOptions(_Options):
         strict=True,
         default_factory=default_streams,
     )
-    max_streams: int = _number("--max-streams", 1, MAX_STREAMS, default=8)
+    # None: AUTO_MAX_STREAMS where they adapt, else as many as are asked for.
+    max_streams: Annotated[int, Field(ge=1, le=MAX_STREAMS, strict=True)] | None = _option(
+        "--max-streams", f"a whole number from 1 to {MAX_STREAMS}", default=None
+    )
     compression: Literal["auto", "lz4", "zstd", "none"] = _option(
         "--compression", "auto, lz4, zstd or none", default="auto"
     )
@@ -262,6 +267,13 @@ class MigrationOptions(_Options):
     @classmethod
     def checked(cls, **options: Any) -> Self:
         made = super().checked(**options)
+        if made.max_streams is not None and made.streams > made.max_streams:
+            if "streams" in options:
+                raise UsageError(
+                    f"--streams {made.streams} is more than --max-streams {made.max_streams} allows to one target: "
+                    f"give {made.max_streams} or fewer, or migrate with a higher --max-streams"
+                )
+            made = made.model_copy(update={"streams": made.max_streams})
         if made.rate_limit and made.rate_schedule is not None:
             raise UsageError("--rate-limit and --rate-schedule exclude each other: a limit for all times is *=20MiB/s")
         batch_bytes = made.batch_bytes or MIN_AUTO_BATCH_BYTES
@@ -282,7 +294,7 @@ class MigrationOptions(_Options):
     @property
     def expected_streams(self) -> int:
         """What a plan counts on: of `auto` nobody knows it yet."""
-        return self.streams or min(self.max_streams, default_streams())
+        return self.streams or min(self.most_auto_streams, default_streams())
 
     def changed(self, settings: JobSettings, **changes: Any) -> dict[str, Any]:
         """`changes` of the settings that hold now, as `checked` reads them. Raises UsageError."""
@@ -300,7 +312,12 @@ class MigrationOptions(_Options):
     @property
     def most_streams(self) -> int:
         """That there may be at once."""
-        return self.streams or self.max_streams
+        return self.streams or self.most_auto_streams
+
+    @property
+    def most_auto_streams(self) -> int:
+        """That `auto` may choose."""
+        return self.max_streams or AUTO_MAX_STREAMS
 
 
 def _shown(name: str, command_line: str | None) -> str:

@@ -90,6 +90,7 @@ def test_options_are_read(name: str, given: Any, held: Any) -> None:
         ("peer_timeout", float("nan"), "--peer-timeout nan: give seconds, from 1 to 86400"),
         ("max_streams", "8", "--max-streams '8': give a whole number from 1 to 64"),
         ("max_streams", 0, "--max-streams 0: give a whole number from 1 to 64"),
+        ("max_streams", 65, "--max-streams 65: give a whole number from 1 to 64"),
         ("key_range", "61", "--range (key_range) '61': give HEX..HEX, for example"),
         ("key_range", 5, "--range (key_range) 5: give HEX..HEX, for example"),
         ("column_families", "users", "column_families 'users': give a sequence of names, ('users',) for this one"),
@@ -183,6 +184,30 @@ def test_memory_must_hold_a_frame_for_each_stream() -> None:
     with pytest.raises(UsageError, match=f"at least {40 * MIB}"):
         MigrationOptions.checked(streams=4, batch_bytes="4MiB", max_memory=40 * MIB - 1)
     assert MigrationOptions.checked(streams=4, batch_bytes="4MiB", max_memory=40 * MIB).streams == 4
+
+
+def test_more_streams_than_the_most_are_refused_at_the_start_and_later() -> None:
+    refused = (
+        "--streams 12 is more than --max-streams 3 allows to one target: give 3 or fewer, or migrate with a higher "
+    )
+    with pytest.raises(UsageError, match=refused):
+        MigrationOptions.checked(streams=12, max_streams=3)
+    capped = MigrationOptions.checked(streams=3, max_streams=3)
+    with pytest.raises(UsageError, match=refused):
+        capped.changed(capped.settings, streams=12)
+    assert capped.changed(capped.settings, streams="auto") == {"streams": 0}
+    assert MigrationOptions.checked(streams="auto", max_streams=3).most_streams == 3
+
+
+def test_the_most_streams_hold_for_those_that_nobody_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert [MigrationOptions.checked(max_streams=most).streams for most in (3, 4, 5, None)] == [3, 4, 4, 4]
+
+
+def test_streams_that_are_asked_for_need_no_other_option() -> None:
+    free = MigrationOptions.checked(streams=12)
+    assert free.changed(free.settings, streams=13) == {"streams": 13}
+    assert MigrationOptions.checked(streams="auto").most_streams == 8
 
 
 def test_what_may_change_while_a_job_runs_is_checked_as_at_its_start() -> None:
