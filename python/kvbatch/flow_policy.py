@@ -23,7 +23,6 @@ from kvbatch.options import (
     AUTO_BATCH_BYTES,
     AUTO_WINDOW,
     FRAME_PARTS,
-    MIB,
     MIN_BATCH_BYTES,
     STREAM_BYTES,
     MigrationOptions,
@@ -115,11 +114,6 @@ class FlowPolicy:
     @property
     def codec(self) -> CodecName:
         return self._codec.codec
-
-    @property
-    def silence_seconds(self) -> float:
-        """How long a target may say nothing: longer for larger frames."""
-        return self._options.peer_timeout + self.batch_bytes / MIB
 
     # -- every sample -------------------------------------------------------------------------------------------------
 

@@ -262,11 +262,9 @@ class Migration:
         if isinstance(target, DirectoryEndpoint):
             # It shares this side's memory and has no bound of its own.
             return LocalSession(target.path, self.plan.manifest, MAX_SIZE)
-        policy = self._policy
+        window, silence_seconds = self._policy.window, self._options.peer_timeout
         try:
-            return RemoteSession(
-                target, self.plan.manifest, policy.window, policy.silence_seconds, on_connected=self._stop.watch
-            )
+            return RemoteSession(target, self.plan.manifest, window, silence_seconds, on_connected=self._stop.watch)
         except (TransportError, StoppedError) as error:
             # A connection that was interrupted looks broken.
             if self._stop.made:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,11 +16,13 @@ from kvbatch._core.store import BatchRun, BuiltPiece, Cursor, PartialFile, Range
 from kvbatch._core.wire import FramesInFlight
 from kvbatch.endpoints import ReceiverEndpoint
 from kvbatch.errors import CorruptionError, ProtocolError, RefusedError, TransportError
+from kvbatch.flow.batch_state import MAX_IN_FLIGHT_BYTES
 from kvbatch.flow.stream_meter import StreamMeter
 from kvbatch.flow.throttle import ThrottleReason
 from kvbatch.manifest import Manifest
 from kvbatch.protocol import (
     MALFORMED,
+    SILENCE_SECONDS,
     Peer,
     connect,
     cursor_from_json,
@@ -33,11 +36,18 @@ from kvbatch.target_job import FileTotals, OpenReply
 
 __all__ = ["RemoteSession"]
 
+# A receiver may be silent for a second more for each of these that the largest frame under way has, also begun.
+_BYTES_PER_SECOND = 1 << 20
+# However large frames are, one is on its way while another is applied.
+_LEAST_WINDOW = 2
+
 
 class RemoteStream:
-    """Keeps up to `window` frames unacknowledged; every ack must name the digest that was sent."""
+    """Keeps as many frames unacknowledged as the meter's window says, fewer where they are so large that this would be
+    more than MAX_IN_FLIGHT_BYTES; every ack must name the digest that was sent. A receiver may be silent for
+    `silence_seconds`, and longer for larger frames."""
 
-    def __init__(self, peer: Peer, index: int, job_hash: int, meter: StreamMeter) -> None:
+    def __init__(self, peer: Peer, index: int, job_hash: int, meter: StreamMeter, silence_seconds: float) -> None:
         self._peer = peer
         self._index = index
         self._job_hash = job_hash
@@ -46,6 +56,12 @@ class RemoteStream:
         self._range = 0
         self._begun: set[int] = set()
         self._in_flight = FramesInFlight()
+        self._silence_seconds = silence_seconds
+        self._patience = 0  # seconds on top of that
+        self._frames_sent = 0
+        # Of what is in flight each frame that is larger than all behind it: its number from 1 on, its bytes.
+        self._largest: deque[tuple[int, int]] = deque()
+        self._largest_bytes = 0
         self._durable: list[Cursor] = []
         meter.note_link(peer.greeting_seconds)
         peer.connection.set_rate_limiter(meter.limiter)
@@ -79,7 +95,34 @@ class RemoteStream:
         self._peer.connection.set_route(self._job_hash, self._index, part.id)
         self._send(FrameType.RANGE_BEGIN, {"offset": offset} if offset else None)
 
+    def _expect(self, frame_bytes: int) -> None:
+        """Before a frame that is no larger than this: the window has room for it."""
+        while self._largest and self._largest[-1][1] <= frame_bytes:
+            self._largest.pop()
+        self._largest.append((self._frames_sent + 1, frame_bytes))
+        if self._largest[0][1] != self._largest_bytes:
+            self._take_acks()
+
+    def _follow_sizes(self) -> None:
+        """Brings the deadline and the window to what the frames in flight and the meter want."""
+        acknowledged = self._frames_sent - self._in_flight.frames
+        while self._largest and self._largest[0][0] <= acknowledged:
+            self._largest.popleft()
+        # Where nothing is in flight the next frame is likely as large as the last.
+        if self._largest and self._largest[0][1] != self._largest_bytes:
+            self._largest_bytes = self._largest[0][1]
+            patience = -(-self._largest_bytes // _BYTES_PER_SECOND)
+            if patience != self._patience:
+                self._patience = patience
+                self._peer.connection.set_timeout(round(1000 * (self._silence_seconds + patience)))
+        fitting = max(_LEAST_WINDOW, MAX_IN_FLIGHT_BYTES // max(1, self._largest_bytes))
+        window = min(self._meter.window, fitting)
+        if window != self._window:
+            self._use_window(window)
+            self.heartbeat()
+
     def put(self, frame: Frame, digest: bytes) -> None:
+        self._expect(frame.raw_length)
         self._peer.send_frame(frame)
         self._sent(digest, frame.raw_length)
 
@@ -95,17 +138,22 @@ class RemoteStream:
         sent_bytes: int,
     ) -> BatchRun:
         # Between two calls of the core all that Python needs has left the caches, so that a call does what it can.
-        in_flight, before = self._in_flight, self._in_flight.raw_bytes
-        frames = min(frames, self._window - in_flight.frames)
+        frame_bytes = max(batch_bytes, frame.raw_length)
+        self._expect(frame_bytes)
+        in_flight, before, frames_before = self._in_flight, self._in_flight.raw_bytes, self._in_flight.frames
+        frames = min(frames, self._window - frames_before)
         try:
             run = reader.send_run(self._peer.connection, in_flight, frame, batch_bytes, codec, frames, mark, sent_bytes)
         except TransportError as error:
             self._peer.raise_reported(error)
         self._meter.sent(in_flight.raw_bytes - before)
+        self._frames_sent += in_flight.frames - frames_before
+        self._largest[-1] = (self._frames_sent, frame_bytes)
         self._take_acks()
         return run
 
     def put_file(self, fd: int, offset: int, length: int, name: str, sums: FileSums) -> FileSums:
+        self._expect(length)
         try:
             crc32c = self._peer.connection.send_file(fd, offset, length, name)
         except TransportError as error:
@@ -115,6 +163,7 @@ class RemoteStream:
         return behind
 
     def put_piece(self, builder: SstBuilder, piece: BuiltPiece, digest: bytes, skip: int = 0) -> bytes:
+        self._expect(piece.length - skip)
         try:
             crc32c = builder.send(self._peer.connection, skip)
         except TransportError as error:
@@ -125,6 +174,7 @@ class RemoteStream:
 
     def _sent(self, digest: bytes, raw_bytes: int) -> None:
         self._in_flight.add(digest, raw_bytes)
+        self._frames_sent += 1
         self._meter.sent(raw_bytes)
         self._take_acks()
 
@@ -136,9 +186,7 @@ class RemoteStream:
 
     def _take_acks(self) -> None:
         """Those that are there; waits for one while the window is full."""
-        if self._meter.window != self._window:
-            self._use_window(self._meter.window)
-            self.heartbeat()
+        self._follow_sizes()
         while self._in_flight.frames >= self._look_from and self._peer.connection.wait_readable(0):
             self._take_ack()
         if self._in_flight.frames >= self._window:
@@ -214,11 +262,11 @@ class RemoteSession:
         silence_seconds: float | None = None,
         on_connected: Callable[[Peer], None] = ignore_peer,
     ) -> None:
-        """`window`: of streams that no meter gives one. The rest, for the control connection: see
-        kvbatch.protocol.connect."""
+        """`window`: of streams that no meter gives one. The rest: see kvbatch.protocol.connect, and RemoteStream of how
+        long a stream is given."""
         self._endpoint = endpoint
         self._window = window
-        self._silence_seconds = silence_seconds
+        self._silence_seconds = silence_seconds or SILENCE_SECONDS
         # Streams ask on the control connection too.
         self._lock = threading.Lock()
         self._job_hash = xxh3_64(manifest.job.encode())
@@ -266,7 +314,7 @@ class RemoteSession:
             stream=index,
             window=meter.window,
         )
-        return RemoteStream(peer, index, self._job_hash, meter)
+        return RemoteStream(peer, index, self._job_hash, meter, self._silence_seconds)
 
     def split(self, range_id: int, key: bytes) -> Range:
         with self._lock:

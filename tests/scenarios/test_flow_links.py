@@ -81,6 +81,30 @@ def test_a_frame_that_takes_longer_than_a_silence_may_last_breaks_nothing(
     assert read_store(receiver.root / "copy") == small
 
 
+def test_a_receiver_may_be_silent_longer_over_a_large_frame(receiver: kvbatch.Receiver, tmp_path: Path) -> None:
+    """Six seconds longer than over the 16 KiB of the batches around it."""
+    entries = {"default": {b"key-%06d" % number: bytes(500) for number in range(200)}}
+    entries["default"][b"key-000100+"] = random.Random(10).randbytes(6 * MIB - KIB)
+    source = write_store(tmp_path / "source", entries)
+    held: list[int] = []
+
+    def hold(passing: Any) -> bytes:
+        if passing.frame.header.raw_length > MIB and passing.frame.type == FrameType.DATA:
+            held.append(passing.number)
+            threading.Event().wait(4)
+        return bytes(passing.data)
+
+    options = {"lane": "batch", "streams": 1, "peer_timeout": 2, "compression": "none"}
+    with (
+        Link(receiver.port, hold) as link,
+        SteeredJob(source, f"kvbatch://127.0.0.1:{link.port}/copy", **options) as job,
+    ):
+        job.finish()
+    assert len(held) == 1
+    assert not job.told("retry")
+    assert read_store(receiver.root / "copy") == entries
+
+
 def test_a_target_that_says_nothing_in_the_middle_is_given_up(receiver: kvbatch.Receiver, source: Path) -> None:
     options = {"lane": "batch", "streams": 1, "retries": 0, "peer_timeout": 2}
     with (

@@ -82,11 +82,6 @@ def test_under_a_limit_frames_are_small() -> None:
     assert steered.policy.piece_bytes == FILE_PIECE_BYTES
 
 
-def test_a_target_may_be_silent_longer_for_larger_frames() -> None:
-    steered = Steered(peer_timeout=5, batch_bytes=8 * MIB, streams=1)
-    assert steered.policy.silence_seconds == 13
-
-
 def test_a_schedule_is_followed_and_each_change_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     now = datetime.datetime(2024, 5, 1, 8, 59)
 
