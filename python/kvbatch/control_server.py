@@ -27,6 +27,7 @@ from kvbatch.control_protocol import (
 from kvbatch.errors import KvbatchError, ProtocolError, RefusedError
 from kvbatch.events import Progress
 from kvbatch.logs import get_logger
+from kvbatch.state import JobState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +58,10 @@ class Controllable(Protocol):
 
     def progress(self) -> Progress:
         """Its `state` is that of this moment: "paused" as soon as `pause` has returned."""
+
+    @property
+    def finishing(self) -> bool:
+        """Whether everything is at the target: too late for anything but `cancel`."""
 
     def pause(self) -> None: ...
     def resume(self) -> None: ...
@@ -207,7 +212,7 @@ class ControlServer:
             return encode_line(
                 {
                     "ok": True,
-                    "state": "stopping" if self._cancelled else progress.state,
+                    "state": self._state_now(progress),
                     "settings": dataclasses.asdict(self._migration.settings),
                     "progress": dataclasses.asdict(progress),
                 }
@@ -218,12 +223,22 @@ class ControlServer:
             log.exception("control failed", job=self._migration.job)
             return encode_error(KvbatchError(f"job {self._migration.job} could not do that: {error!r}"))
 
+    def _state_now(self, progress: Progress) -> str:
+        if self._migration.finishing:
+            return JobState.FINISHING
+        return "stopping" if self._cancelled else progress.state
+
     def _fulfil(self, request: ControlRequest) -> None:
         migration = self._migration
         if request.verb == "cancel":
             self._cancelled = True
             migration.cancel()
             return
+        if migration.finishing and request.verb != "status":
+            raise RefusedError(
+                f"job {migration.job} is finishing: everything is at the target, and it is too late to {request.verb} "
+                f"it. `kvbatch status {migration.job}` says when it is done"
+            )
         if self._cancelled and request.verb != "status":
             raise RefusedError(
                 f"job {migration.job} is being stopped: it is too late to {request.verb} it. "

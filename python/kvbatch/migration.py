@@ -84,6 +84,8 @@ class Migration:
         self._session: TargetSession | None = None
         self._manifest = self.plan.manifest
         self._resumed = False
+        # Everything is at the target, which makes a store of it: there is no frame left to hold or to change.
+        self._finishing = False
         # Whether fewer streams work than should.
         self._idle_streams = False
         self._flow = JobFlow(options.settings, self._store.read_limiter, ThrottleLedger())
@@ -145,16 +147,23 @@ class Migration:
         """Those that a command which carries it on is to give."""
         return self._options.model_copy(update=self.changed_options)
 
+    @property
+    def finishing(self) -> bool:
+        """Whether everything is at the target, and nothing but `cancel` makes a difference any more."""
+        return self._finishing
+
     def pause(self) -> None:
-        """Holds the job between two frames until `resume`. What was sent becomes durable. Idempotent."""
+        """Holds the job between two frames, or before its end, until `resume`. What was sent becomes durable.
+        Idempotent; in vain once the job is finishing."""
         with self._steering:
-            if self._flow.pause():
+            if not self._finishing and self._flow.pause():
                 self._bus.publish("state", state="paused")
 
     def resume(self) -> None:
         with self._steering:
             if self._flow.resume():
                 self._bus.publish("state", state="running")
+        self._wake.set()
 
     def cancel(self) -> None:
         """Stops cleanly: what was applied is made durable and the job stays resumable. `wait` raises StoppedError."""
@@ -276,6 +285,7 @@ class Migration:
     def _run_session(self) -> Summary | None:
         if self._stop.made:
             raise self._stopped()  # while it waited for another attempt
+        self._finishing = False
         if self.plan.recorded_end is not None and (done := self._already_finished()) is not None:
             return done
         try:
@@ -313,6 +323,7 @@ class Migration:
             )
             with closing(self._recorder.sent_log(len(reply.manifest.ranges), anew=not reply.resumed)) as self._sent:
                 self._run_streams(session, self._sent)
+            self._begin_finishing()
             self._check_source_unchanged()
             self._recorder.update(
                 state=JobState.FINISHING,
@@ -324,6 +335,17 @@ class Migration:
             session.close()
             self._session = None
         return None
+
+    def _begin_finishing(self) -> None:
+        """Once nobody has paused the job any more: its last frame may have been under way then."""
+        while not self._stop.made:
+            with self._steering:
+                if self._flow.state != "paused":
+                    self._finishing = True
+                    return
+            self._wake.wait()
+            self._wake.clear()
+        raise self._stopped()
 
     def _warn_of_another_target(self) -> None:
         """One name, two targets: the record can be that of one of them. Once the target is open, what the record was

@@ -96,6 +96,21 @@ def test_a_running_job_does_as_it_is_told(state_dir: Path) -> None:
     assert "job nightly is stopped" in refusal(state_dir, "resume", RefusedError)
 
 
+def test_a_job_that_is_finishing_says_so_and_heeds_nothing_but_cancel(state_dir: Path) -> None:
+    running = FakeJob(state_dir)
+    running.end = JobState.DONE
+    with running as migration:
+        migration.finishing = True
+        job = kvbatch.control("nightly", state_dir)
+        assert job.status().state == "finishing"
+        for verb in ("pause", "resume", "set"):
+            message = refusal(state_dir, verb, RefusedError)
+            assert f"job nightly is finishing: everything is at the target, and it is too late to {verb} it" in message
+            assert "`kvbatch status nightly` says when it is done" in message
+        assert migration.calls == []
+        assert job.cancel().state == "done"
+
+
 def test_a_paused_job_is_ended_by_cancel(state_dir: Path) -> None:
     with FakeJob(state_dir):
         job = kvbatch.control("nightly", state_dir)

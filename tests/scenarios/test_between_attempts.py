@@ -1,21 +1,27 @@
-"""What is said of a job whose receiver is gone, while it waits for another attempt."""
+"""What is said of a job that moves nothing, and how it obeys: while it waits for another attempt, and at its end."""
 
 from __future__ import annotations
 
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import kvbatch
+from kvbatch._core.frame import FrameType
 from kvbatch.job_status import list_status
+from support.link import Hold, Link, Passing, ending, finish_answer, finish_request
 from support.steered import SteeredJob, until
-from support.stores import numbered, write_store
+from support.stores import numbered, read_store, write_store
+
+ENTRIES = {"default": numbered(100_000)}
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    return write_store(tmp_path / "source", {"default": numbered(100_000)})
+    return write_store(tmp_path / "source", ENTRIES)
 
 
 def test_status_says_that_nothing_moves_and_why(source: Path, tmp_path: Path) -> None:
@@ -84,3 +90,107 @@ def test_a_stop_ends_the_pause_between_two_attempts(
         job.migration.cancel()
         with pytest.raises(kvbatch.StoppedError):
             job.migration.wait(30)
+
+
+@pytest.mark.parametrize("opened", [True, False], ids=["opened", "never-opened"])
+def test_what_is_asked_between_two_attempts_holds_in_the_next(source: Path, tmp_path: Path, opened: bool) -> None:
+    """From another shell, as that is the way to a job that nobody hears of otherwise."""
+    state_dir = tmp_path / "state"
+    receiver = kvbatch.serve(tmp_path / "received")
+    port = receiver.port
+    if not opened:
+        receiver.stop()
+    target = f"kvbatch://127.0.0.1:{port}/copy"
+    with SteeredJob(source, target, state_dir=state_dir, rate_limit="512KiB", retries=100_000, lane="batch") as job:
+        operator = kvbatch.control(job.migration.job, state_dir)
+        if opened:
+            job.until(lambda progress: progress.batches > 0)
+            receiver.stop()
+        until(lambda: job.told("retry"), "a retry")
+        assert operator.pause().state == "paused"
+        assert operator.resume().state == "running"
+        assert operator.pause().state == "paused"
+        settings = operator.set(window=7, streams=3, batch_bytes="8KiB", rate_limit=0).settings
+        assert settings is not None
+        with kvbatch.serve(tmp_path / "received", port=port):
+            until(lambda: len(job.told("job")) >= (2 if opened else 1), "another session")
+            held = job.until_held("paused")
+            assert (held.streams, held.window, held.batch_bytes, held.rate_limit) == (3, 7, 8 << 10, 0)
+            job.check_nothing_moves()
+            assert operator.status().state == "paused"
+            assert operator.resume().state == "running"
+            summary = job.finish()
+        # What carries it on had it been stopped.
+        [listed] = list_status(state_dir)
+    assert (summary.state, listed.state) == ("done", "done")
+    assert [data["state"] for data in job.told("state")] == ["paused", "running"] * 2
+    assert read_store(tmp_path / "received" / "copy") == ENTRIES
+
+
+def test_a_job_that_is_finishing_cannot_be_steered_any_more(source: Path, tmp_path: Path) -> None:
+    state_dir = tmp_path / "state"
+    hold = Hold(finish_answer)
+    with (
+        kvbatch.serve(tmp_path / "received") as receiver,
+        Link(receiver.port, hold) as link,
+        SteeredJob(source, f"kvbatch://127.0.0.1:{link.port}/copy", state_dir=state_dir) as job,
+    ):
+        assert hold.reached.wait(60)
+        operator = kvbatch.control(job.migration.job, state_dir)
+        assert operator.status().state == "finishing"
+        assert [each.state for each in list_status(state_dir)] == ["finishing"]
+        for ask in (operator.pause, operator.resume, lambda: operator.set(window=3)):
+            with pytest.raises(kvbatch.RefusedError, match="is finishing: everything is at the target, and it is too"):
+                ask()
+        # In this process there is nobody to tell.
+        job.migration.pause()
+        job.migration.resume()
+        # Too late to stop it, and it waits for the end.
+        with ThreadPoolExecutor(1) as other:
+            cancelled = other.submit(operator.cancel)
+            until(lambda: job.migration._stop.made, "the request to stop")
+            hold.release.set()
+            assert cancelled.result(60).state == "done"
+        assert job.finish().state == "done"
+    assert job.told("state") == []
+    assert read_store(tmp_path / "received" / "copy") == ENTRIES
+
+
+@pytest.mark.parametrize("ends", ["resumed", "cancelled"])
+def test_a_job_that_is_paused_behind_its_last_batch_does_not_finish_its_target(
+    source: Path, tmp_path: Path, ends: str
+) -> None:
+    state_dir = tmp_path / "state"
+    hold = Hold(ending(FrameType.DRAIN, 1))
+    asked: list[bool] = []
+
+    def hook(passing: Passing) -> bytes:
+        asked.append(finish_request(passing))
+        return hold(passing)
+
+    options = {"lane": "batch", "streams": 1, "range_bytes": "64MiB", "state_dir": state_dir}
+    with (
+        kvbatch.serve(tmp_path / "received") as receiver,
+        Link(receiver.port, hook) as link,
+        SteeredJob(source, f"kvbatch://127.0.0.1:{link.port}/copy", **options) as job,
+    ):
+        assert hold.reached.wait(60)
+        job.migration.pause()
+        hold.release.set()
+        until(lambda: job.migration._policy._group is None, "the end of the streams")
+        operator = kvbatch.control(job.migration.job, state_dir)
+        time.sleep(0.3)
+        assert operator.status().state == "paused"
+        assert not any(asked)
+        if ends == "cancelled":
+            assert operator.cancel().state == "stopped"
+        else:
+            assert operator.resume().state == "running"
+            assert job.finish().state == "done"
+    if ends == "cancelled":
+        with (
+            kvbatch.serve(tmp_path / "received") as receiver,
+            SteeredJob(source, f"kvbatch://127.0.0.1:{receiver.port}/copy", job=job.migration.job, **options) as again,
+        ):
+            assert again.finish().resumed
+    assert read_store(tmp_path / "received" / "copy") == ENTRIES

@@ -44,6 +44,7 @@ class FakeMigration:
         self.settings = FakeSettings()
         self.calls: list[str] = []
         self.cancelled = threading.Event()
+        self.finishing = False
         self.warnings: list[str] = []
         self._ends = ends
         self._busy = threading.Lock()
