@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+import kvbatch
 from kvbatch.units import parse_bytes
 from support.places import quick_folder
 from support.processes import Processes
+from support.steered import SteeredJob, until
 
 MIB = 1 << 20
 # What Python, RocksDB and the code of both take besides.
@@ -178,6 +180,22 @@ def test_streams_with_large_values_wait_for_each_other(
     outcome.stays_within("48MiB")
     # Nothing else holds a stream back that has neither a limit nor a window.
     assert place == "receiver" or json.loads(outcome.output)["throttled_seconds"] > 0
+
+
+def test_a_job_whose_streams_wait_for_memory_says_so(
+    stores: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is room for one value at a time, and who sends it takes seconds, so that the others wait for memory."""
+    monkeypatch.setattr("kvbatch.migration.SAMPLE_SECONDS", 0.05)
+    source = stores(8, 6, 8 * MIB, "zeros", "lz4")
+    options = {"lane": "batch", "streams": 4, "max_memory": "44MiB", "rate_limit": "4MiB/s"}
+    with SteeredJob(source, tmp_path / "target", **options) as job:
+        waiting = job.until(lambda progress: progress.throttle == "memory")
+        assert waiting.throttled_seconds["memory"] > 0
+        until(lambda: {"reason": "memory"} in job.told("throttle"), "the event")
+        operator = kvbatch.control(job.migration.job)
+        until(lambda: operator.status().throttle == "memory", "the reason in the status")
+        job.finish(rate_limit=0)
 
 
 @places
