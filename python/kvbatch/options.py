@@ -108,8 +108,13 @@ def _parse_limit(value: Any) -> int:
     return rate
 
 
-def _parse_schedule(value: Any) -> RateSchedule | None:
-    return RateSchedule.parse(value) if isinstance(value, str) else value
+def _parse_schedule(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return RateSchedule.parse(value)
+    except UsageError as error:
+        raise _PartError(str(error)) from error
 
 
 def _known_check(value: Any) -> Any:
@@ -152,6 +157,10 @@ def _size(command_line: str, default: int) -> Any:
 _A_RATE = "bytes a second, 64KiB/s or more, like 20MiB/s; 0 for no limit"
 
 
+class _PartError(ValueError):
+    """What is wrong with a part of what was given, where that says more than what the option takes."""
+
+
 class _Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
@@ -161,10 +170,14 @@ class _Options(BaseModel):
         try:
             return cls(**options)
         except ValidationError as error:
-            name = str(error.errors()[0]["loc"][0])
+            first = error.errors()[0]
+            name = str(first["loc"][0])
             if name not in cls.model_fields:
                 known = ", ".join(cls.model_fields)
                 raise UsageError(f"there is no option {name!r}; there are {known}") from error
+            why = first.get("ctx", {}).get("error")
+            if isinstance(why, _PartError):
+                raise UsageError(f"{_shown(name, cls.model_fields[name].title)}: {why}") from error
             raise cls.complaint(name, options[name]) from error
 
     @classmethod
@@ -236,7 +249,7 @@ class MigrationOptions(_Options):
         "--window", f"auto, or a whole number from 1 to {MAX_WINDOW}", ge=0, le=MAX_WINDOW, strict=True, default=0
     )
     rate_limit: Annotated[int, _read_by(_parse_limit)] = _option("--rate-limit", _A_RATE, default=0)
-    rate_schedule: Annotated[RateSchedule | None, _read_by(_parse_schedule)] = _option(
+    rate_schedule: Annotated[RateSchedule | None, BeforeValidator(_parse_schedule)] = _option(
         "--rate-schedule", "limits by local time of day, like 09:00-18:00=20MiB/s,*=0", default=None
     )
     source_read_rate: Annotated[int, _read_by(_parse_limit)] = _option("--max-source-read-rate", _A_RATE, default=0)

@@ -83,7 +83,18 @@ def test_options_are_read(name: str, given: Any, held: Any) -> None:
         ("rate_limit", "1KiB/s", "--rate-limit '1KiB/s': give bytes a second, 64KiB/s or more, like 20MiB/s; 0 for no"),
         ("rate_limit", "fast", "--rate-limit 'fast': give bytes a second"),
         ("source_read_rate", -1, "--max-source-read-rate (source_read_rate) -1: give bytes a second"),
-        ("rate_schedule", "9=1MiB", "--rate-schedule '9=1MiB': give limits by local time of day, like 09:00-18:00=2"),
+        ("rate_schedule", 5, "--rate-schedule 5: give limits by local time of day, like 09:00-18:00=20MiB/s,*=0"),
+        (
+            "rate_schedule",
+            "9=1MiB",
+            "--rate-schedule: rate schedule '9=1MiB', part '9=1MiB': '9' is no time of day: wr",
+        ),
+        (
+            "rate_schedule",
+            "25:00-26:00=1MiB/s,*=0",
+            "--rate-schedule: rate schedule '25:00-26:00=1MiB/s,*=0', part '25:00-26:00=1MiB/s': there is no such time "
+            "as in '25:00-26:00': 00:00 to 23:59, and 24:00 as an end",
+        ),
         ("throttle_check", "http://", "--throttle-check 'http://': give a shell command, an http:// or https:// URL"),
         ("peer_timeout", 0, "--peer-timeout 0: give seconds, from 1 to 86400"),
         ("peer_timeout", "60", "--peer-timeout '60': give seconds, from 1 to 86400"),
