@@ -50,7 +50,9 @@ def format_bytes(count: float) -> str:
 
 
 def format_count(count: float) -> str:
-    """Decimal units: 1.25 M."""
+    """Decimal units: 1.25 M. What is no whole number, like a rate, has two digits below ten: 0.4."""
+    if count < 9.95 and count != int(count):
+        return f"{count:.2g}"
     for unit in ("", " k", " M"):
         if count < 1000:
             return f"{_three_digits(count)}{unit}" if unit else f"{count:.0f}"

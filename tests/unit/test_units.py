@@ -60,9 +60,25 @@ def test_sizes_are_shown(size: int, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0"), (999, "999"), (1000, "1 k"), (999_600, "1000 k"), (1_250_000, "1.25 M"), (20_000_000_000, "20 G")],
+    [
+        (0, "0"),
+        (7, "7"),
+        (999, "999"),
+        (1000, "1 k"),
+        (999_600, "1000 k"),
+        (1_250_000, "1.25 M"),
+        (20_000_000_000, "20 G"),
+        # Rates.
+        (0.0, "0"),
+        (0.37, "0.37"),
+        (0.0042, "0.0042"),
+        (2.0, "2"),
+        (9.94, "9.9"),
+        (9.96, "10"),
+        (12.4, "12"),
+    ],
 )
-def test_counts_are_shown(count: int, text: str) -> None:
+def test_counts_are_shown(count: float, text: str) -> None:
     assert format_count(count) == text
 
 
