@@ -218,12 +218,12 @@ class Migration:
             if not self._opened:
                 self._recorder.undo_start(self._known)
                 raise
-            progress = self._figures.last_sample()
+            progress = self._publish_last_sample()
             self._recorder.update(state=state_after(error), error=str(error), progress=progress.to_json())
             raise
         if already_finished is not None:
             return already_finished
-        progress, summary = self._figures.last_sample(), self._summarize()
+        progress, summary = self._publish_last_sample(), self._summarize()
         self._recorder.update(state=JobState.DONE, summary=summary.to_json(), progress=progress.to_json())
         self._recorder.remove_sent_log()
         return summary
@@ -471,6 +471,12 @@ class Migration:
 
     def _publish_sample(self) -> Progress:
         progress = self._figures.sample()
+        self._bus.publish("sample", **progress.to_json())
+        return progress
+
+    def _publish_last_sample(self) -> Progress:
+        """Of a job that is too short for another, the only one."""
+        progress = self._figures.last_sample()
         self._bus.publish("sample", **progress.to_json())
         return progress
 

@@ -168,6 +168,19 @@ def test_a_paused_job_hears_every_answer_and_every_heartbeat(
     assert read_store(receiver.root / "copy") == small
 
 
+def test_a_job_too_short_for_a_sample_says_where_it_ended(
+    receiver: kvbatch.Receiver, source: Path, small: Entries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvbatch.migration.SAMPLE_SECONDS", 3600)
+    with SteeredJob(source, f"kvbatch://127.0.0.1:{receiver.port}/copy", window=1) as job:
+        summary = job.finish()
+    [sample] = job.told("sample")
+    assert (sample["entries"], sample["durable_entries"]) == (summary.entries, len(small["default"]))
+    assert (sample["streams"], sample["ranges_complete"]) == (0, summary.ranges)
+    assert sample["entries_per_second"] == summary.entries_per_second > 0
+    assert job.events[-2].kind == "sample"
+
+
 # -- what adapts ------------------------------------------------------------------------------------------------------
 
 
