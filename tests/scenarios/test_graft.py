@@ -12,38 +12,13 @@ import kvbatch
 from kvbatch import target_job
 from support.places import Place
 from support.steered import SteeredJob
-from support.stores import copy_open_store, need_rocksdb, raw_options, read_store, write_store
-
-KEYS = 4000
-VALUE = bytes(range(256)) * 2
+from support.stores import copy_open_store, need_rocksdb, read_store, write_store
+from support.tables import KEYS, VALUE, compacted, key_of, table_options_of
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _grafting() -> None:
     need_rocksdb((9, 10), "ingest files that a database wrote")
-
-
-def key_of(number: int) -> bytes:
-    return b"key-%06d" % number
-
-
-def options(file_bytes: int = 128 << 10) -> rocksdict.Options:
-    made = raw_options()
-    made.set_compression_type(rocksdict.DBCompressionType.none())
-    made.set_target_file_size_base(file_bytes)
-    made.set_disable_auto_compactions(True)
-    return made
-
-
-def compacted(path: Path, file_bytes: int = 128 << 10) -> rocksdict.Rdict:
-    """A store with a dozen files in its last level, or larger ones, all of its sequence numbers 0; still open."""
-    store = rocksdict.Rdict(str(path), options(file_bytes))
-    for first in (0, 1):
-        for number in range(first, KEYS, 2):
-            store[key_of(number)] = b"%d" % number + VALUE
-        store.flush()
-    store.compact_range(None, None)
-    return store
 
 
 def migrate(source: Path, target: Path, tmp_path: Path, **more: Any) -> tuple[kvbatch.Plan, kvbatch.Summary]:
@@ -91,7 +66,7 @@ def test_what_stands_over_the_files_is_put_over_them(tmp_path: Path, where: str)
 def test_an_old_deletion_in_the_wal_does_not_hide_what_was_flushed_behind_it(tmp_path: Path) -> None:
     store = compacted(tmp_path / "open")
     # The WAL lives on for the other family's sake.
-    other = store.create_column_family("other", options())
+    other = store.create_column_family("other", table_options_of())
     other[b"unflushed"] = b"entry"
     del store[key_of(7)]
     store[key_of(7)] = b"again"
@@ -201,7 +176,7 @@ def test_a_job_that_was_stopped_inside_of_a_file_goes_on_there(tmp_path: Path, p
 def test_verify_and_the_owner_may_write_on(tmp_path: Path) -> None:
     compacted(tmp_path / "source").close()
     migrate(tmp_path / "source", tmp_path / "copy", tmp_path)
-    store = rocksdict.Rdict(str(tmp_path / "copy"), options())
+    store = rocksdict.Rdict(str(tmp_path / "copy"), table_options_of())
     store[key_of(5)] = b"newer"
     del store[key_of(6)]
     store.flush()
