@@ -1,7 +1,5 @@
 #include "store/entry_iterator.h"
 
-#include <rocksdb/table.h>
-
 #include <memory>
 #include <utility>
 #include <vector>
@@ -13,31 +11,19 @@
 
 namespace kvbatch {
 
-namespace {
-
-std::shared_ptr<rocksdb::TableFactory> WithoutReadahead(const rocksdb::TableFactory& factory) {
-  rocksdb::BlockBasedTableOptions table = *factory.GetOptions<rocksdb::BlockBasedTableOptions>();
-  table.max_auto_readahead_size = 0;
-  return std::shared_ptr<rocksdb::TableFactory>(rocksdb::NewBlockBasedTableFactory(table));
-}
-
-}  // namespace
-
 EntryIterator::EntryIterator(const SourceStore& store, rocksdb::ColumnFamilyHandle* family, RangeBounds bounds,
                              bool read_ahead)
-    : db_(store.db()), family_(family), bounds_(std::move(bounds)), read_ahead_(read_ahead) {
+    : db_(store.db()), family_(family), bounds_(std::move(bounds)) {
   auto layout = store.Tables(family_);
   if (!layout.ok()) {
     opened_ = layout.status();
     return;
   }
+  readahead_ = read_ahead ? ReadaheadOfEach(layout.value()->merged) : 0;
   auto files = DisjointTables(*layout.value(), family_->GetComparator(), bounds_);
   if (!files.empty()) {
-    rocksdb::Options options = db_->GetOptions(family_);
-    if (!read_ahead_) {
-      options.table_factory = WithoutReadahead(*options.table_factory);
-    }
-    tables_ = std::make_unique<TableRun>(std::move(files), std::move(options), bounds_);
+    tables_ = std::make_unique<TableRun>(std::move(files), store.TableOptions(family_, read_ahead ? kReadaheadBytes : 0),
+                                         bounds_);
     LeaveTablesIfNeeded();
     return;
   }
@@ -49,7 +35,7 @@ void EntryIterator::OpenIterator() {
   options.verify_checksums = true;
   options.fill_cache = false;
   options.total_order_seek = true;
-  options.readahead_size = read_ahead_ ? kReadaheadBytes : 0;
+  options.readahead_size = readahead_;
   if (bounds_.end) {
     upper_ = ToSlice(*bounds_.end);
     options.iterate_upper_bound = &upper_;

@@ -3,6 +3,7 @@
 
 #include <rocksdb/db.h>
 
+#include <cstddef>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -47,7 +48,7 @@ class EntryIterator {
   rocksdb::DB* const db_;
   rocksdb::ColumnFamilyHandle* const family_;
   RangeBounds bounds_;
-  const bool read_ahead_;
+  size_t readahead_ = 0;  // of each file that RocksDB's iterator merges
   rocksdb::Slice upper_;
   std::unique_ptr<TableRun> tables_;
   std::unique_ptr<rocksdb::Iterator> iterator_;

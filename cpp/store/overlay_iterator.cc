@@ -273,11 +273,16 @@ OverlayIterator::OverlayIterator(const SourceStore& store, rocksdb::ColumnFamily
     return;
   }
 #if KVBATCH_TABLE_ITERATORS
+  std::vector<const TableFile*> met;
   for (const TableFile& file : layout.value()->files) {
     if (file.path != base.path && (!bounds.start || comparator_->Compare(file.largest, *bounds.start) >= 0) &&
         (!bounds.end || comparator_->Compare(file.smallest, *bounds.end) < 0)) {
-      sources_.push_back(std::make_unique<TableSource>(file, store.db()->GetOptions(family), bounds));
+      met.push_back(&file);
     }
+  }
+  const rocksdb::Options options = store.TableOptions(family, ReadaheadOfEach(met.size()));
+  for (const TableFile* const file : met) {
+    sources_.push_back(std::make_unique<TableSource>(*file, options, bounds));
   }
 #else
   (void)base;

@@ -21,7 +21,7 @@ constexpr int kStepsBeforeSeek = 32;
 
 OverlayReader::Opened::Opened(const SourceStore& store, rocksdb::ColumnFamilyHandle* family, const TableFile& file,
                               const RangeBounds& bounds)
-    : operations(store, family, file, bounds), base_reader(store.db()->GetOptions(family)) {
+    : operations(store, family, file, bounds), base_reader(store.TableOptions(family, kReadaheadBytes)) {
   if (!operations.Valid()) {
     return;
   }

@@ -1,5 +1,6 @@
 #include "store/source_store.h"
 
+#include <rocksdb/table.h>
 #include <rocksdb/table_properties.h>
 
 #include <algorithm>
@@ -16,6 +17,14 @@ namespace {
 
 // A sequential reader has a handful of files open at a time; every further one only holds its index in memory.
 constexpr int kMaxOpenFiles = 64;
+
+std::shared_ptr<rocksdb::TableFactory> TableFactory(const rocksdb::TableFactory& like, size_t readahead) {
+  rocksdb::BlockBasedTableOptions table = *like.GetOptions<rocksdb::BlockBasedTableOptions>();
+  table.initial_auto_readahead_size = table.max_auto_readahead_size = readahead;
+  // Whoever reads whole ranges asks no filter, and one is held in memory for each open file.
+  table.filter_policy = nullptr;
+  return std::shared_ptr<rocksdb::TableFactory>(rocksdb::NewBlockBasedTableFactory(table));
+}
 
 std::string Quoted(const std::string& name) { return "\"" + name + "\""; }
 
@@ -76,9 +85,12 @@ Result<std::shared_ptr<SourceStore>> SourceStore::Open(const std::string& path, 
         return status;
       }
       descriptors.emplace_back(family.name, OpenOptions(family));
-      if (auto& options = descriptors.back().options; options.merge_operator == nullptr) {
+      auto& options = descriptors.back().options;
+      if (options.merge_operator == nullptr) {
         options.merge_operator = FailingMergeOperator("none");
       }
+      // Its iterators are told what to read ahead, each by how many files it merges.
+      options.table_factory = TableFactory(*options.table_factory, 0);
     }
     if (wanted(family.name)) {
       store->families_.push_back(family);
@@ -90,6 +102,8 @@ Result<std::shared_ptr<SourceStore>> SourceStore::Open(const std::string& path, 
   options.info_log = SilentLogger();
   options.max_open_files = kMaxOpenFiles;
   options.skip_stats_update_on_db_open = true;
+  // Where so many files are merged that nothing is read ahead of each, the kernel does it, in memory of its own.
+  options.advise_random_on_open = false;
   // A record that was cut by a crash is no loss, nobody was told that it was written. Whatever else is wrong in the WAL
   // must not end in a copy that silently lacks what stands behind it, which RocksDB's default allows.
   options.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
@@ -124,6 +138,12 @@ Result<rocksdb::ColumnFamilyHandle*> SourceStore::Family(const std::string& name
     return Status(Code::kUsage, path_ + " has no column family " + Quoted(name));
   }
   return found->second;
+}
+
+rocksdb::Options SourceStore::TableOptions(rocksdb::ColumnFamilyHandle* family, size_t readahead) const {
+  rocksdb::Options options = db_->GetOptions(family);
+  options.table_factory = TableFactory(*options.table_factory, readahead);
+  return options;
 }
 
 Result<std::string> SourceStore::Identity() const {

@@ -48,6 +48,8 @@ class SourceStore {
   // kUsage when there is no such family.
   Result<rocksdb::ColumnFamilyHandle*> Family(const std::string& name) const;
   rocksdb::DB* db() const { return db_.get(); }
+  // To read one file of the family by itself, `readahead` bytes ahead once it is read from front to back.
+  rocksdb::Options TableOptions(rocksdb::ColumnFamilyHandle* family, size_t readahead) const;
   uint64_t LatestSequence() const { return db_->GetLatestSequenceNumber(); }
 
   // Everything that is read of the store's tables goes through it; what is sent of them by other ways is charged by who

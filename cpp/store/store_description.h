@@ -13,6 +13,14 @@ namespace kvbatch {
 
 // What is read ahead of whoever reads whole ranges or whole files.
 inline constexpr size_t kReadaheadBytes = 1 << 20;
+// Less spares no reads: a block is about as large.
+inline constexpr size_t kLeastReadaheadBytes = 16 << 10;
+
+// What is read ahead of each of `files` files that one reader merges: all of them together have what one file would.
+inline constexpr size_t ReadaheadOfEach(size_t files) {
+  const size_t share = files > 1 ? kReadaheadBytes / files : kReadaheadBytes;
+  return share < kLeastReadaheadBytes ? 0 : share;
+}
 
 // The column family in which a target keeps its job record and cursors until the job is finished.
 inline constexpr char kReservedColumnFamily[] = "__kvbatch__";

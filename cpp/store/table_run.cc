@@ -59,6 +59,11 @@ TableFile Describe(const rocksdb::SstFileMetaData& file, const std::string& path
 
 Result<TableLayout> DescribeTables(rocksdb::DB* db, rocksdb::ColumnFamilyHandle* family) {
   TableLayout layout;
+  rocksdb::ColumnFamilyMetaData metadata;
+  db->GetColumnFamilyMetaData(family, &metadata);
+  for (const auto& level : metadata.levels) {
+    layout.merged += level.level == 0 ? level.files.size() : std::min<size_t>(level.files.size(), 1);
+  }
   if (!KVBATCH_TABLE_ITERATORS) {
     return layout;
   }
@@ -69,8 +74,6 @@ Result<TableLayout> DescribeTables(rocksdb::DB* db, rocksdb::ColumnFamilyHandle*
       !status.ok()) {
     return status;
   }
-  rocksdb::ColumnFamilyMetaData metadata;
-  db->GetColumnFamilyMetaData(family, &metadata);
   for (const auto& level : metadata.levels) {
     for (const auto& file : level.files) {
       const std::string path = file.directory + "/" + file.relative_filename;

@@ -52,6 +52,9 @@ struct TableLayout {
   // are invisible to whoever reads a file by itself.
   bool readable = false;
   bool memtables = false;  // there are entries in memtables
+  // How many files RocksDB's own iterator has open at once: those of level 0, which may overlap, and one of each
+  // other level.
+  size_t merged = 0;
 };
 
 // kSource when the properties of a file cannot be read.
