@@ -1,9 +1,11 @@
 #include "store/entry_iterator.h"
 
+#include <rocksdb/advanced_cache.h>
 #include <rocksdb/merge_operator.h>
 #include <rocksdb/sst_file_writer.h>
 
 #include "batch/wide_columns.h"
+#include "store/block_memory.h"
 #include "store/source_store.h"
 #include "store_testing.h"
 
@@ -215,6 +217,39 @@ TEST_F(EntryIteratorTest, EntriesInMemtablesAreNotMissed) {
   const Read read = ReadAll();
   EXPECT_FALSE(read.began_in_tables);
   EXPECT_EQ(read.entries, (Entries{{"a", "new"}, {"b", "only in the WAL"}}));
+}
+
+// Who reads everything once has nothing of a cache, and takes the place of those who do.
+TEST_F(EntryIteratorTest, WhatIsReadStaysInNoCache) {
+  {
+    OwnedStore store(path_);
+    for (const char* value : {"old", "new"}) {
+      for (int key = 0; key < 1000; ++key) {
+        store.Put(std::to_string(key), value + std::string(100, 'x'));
+      }
+      store.Flush();
+    }
+  }
+  // Any source's; it has no room otherwise.
+  BlockMemoryCache()->SetCapacity(8 << 20);
+  const Read read = ReadAll();
+  EXPECT_FALSE(read.began_in_tables);
+  EXPECT_EQ(read.entries.size(), 1000U);
+  // What the cache itself takes; a block has 4 KiB.
+  EXPECT_LT(BlockMemoryCache()->GetUsage(), 1024U);
+  BlockMemoryCache()->SetCapacity(0);
+}
+
+// Many files that are merged have together what is read ahead of one.
+TEST_F(EntryIteratorTest, ReadaheadIsDividedAmongTheFilesThatAreMerged) {
+  EXPECT_EQ(ReadaheadOfEach(0), kReadaheadBytes);
+  EXPECT_EQ(ReadaheadOfEach(1), kReadaheadBytes);
+  for (size_t files = 2; files < 2000; ++files) {
+    EXPECT_LE(files * ReadaheadOfEach(files), kReadaheadBytes);
+    EXPECT_TRUE(ReadaheadOfEach(files) == 0 || ReadaheadOfEach(files) >= kLeastReadaheadBytes);
+  }
+  EXPECT_GT(ReadaheadOfEach(36), 0U);
+  EXPECT_EQ(ReadaheadOfEach(100), 0U);
 }
 
 TEST_F(EntryIteratorTest, RangesBetweenAndBehindTheFilesAreEmpty) {
