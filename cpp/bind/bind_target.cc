@@ -27,15 +27,17 @@ void RegisterTargetStore(py::module_& module) {
   py::class_<TargetStore, TargetHandle>(module, "TargetStore", py::release_gil_before_calling_cpp_dtor(),
                                         "A RocksDB directory that a job writes into, with the job's records.")
       .def(py::init([](const Text& path, bool create, uint64_t sst_file_bytes,
-                       const std::optional<ColumnFamilyDescription>& default_family) {
+                       const std::optional<ColumnFamilyDescription>& default_family, uint64_t max_memory) {
              TargetOptions options;
              options.create = create;
              options.sst_file_bytes = sst_file_bytes;
+             options.max_memory = max_memory;
              options.default_family = default_family.value_or(options.default_family);
              return Get([&] { return TargetStore::Open(path.value, options); });
            }),
            py::arg("path"), py::kw_only(), py::arg("create") = true,
            py::arg("sst_file_bytes") = TargetOptions().sst_file_bytes, py::arg("default_family") = std::nullopt,
+           py::arg("max_memory") = 0,
            "A store that does not exist yet gets `default_family`'s traits. Raises UsageError, RefusedError or "
            "TargetError.")
       .def_property_readonly("path", [](const TargetStore& store) { return Text{store.path()}; })

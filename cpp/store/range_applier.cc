@@ -219,6 +219,10 @@ Status RangeApplier::ApplyFrame(Frame* frame) {
   batch.assign(raw.value());
   if (large) {
     frame->DropPayload();
+    // It will be a file of its own.
+    if (Status status = store_->HoldKeys(2 * next.last_key.size()); !status.ok()) {
+      return status;
+    }
   }
   Status status = store_->WriteValidated(rocksdb::WriteBatch(std::move(batch)), &next);
   if (status.ok() && large) {
@@ -307,8 +311,12 @@ Status RangeApplier::Submit(bool complete) {
   RunBehind(
       [this, writer = std::move(writer), file, lease, cursor, over_graft]() mutable {
         const bool built = writer != nullptr;
-        Status status = built ? FromTarget(writer->Finish(), "finish " + file) : Status::Ok();
+        rocksdb::ExternalSstFileInfo info;
+        Status status = built ? FromTarget(writer->Finish(&info), "finish " + file) : Status::Ok();
         writer.reset();
+        if (status.ok() && built) {
+          status = store_->HoldKeys(info.smallest_key.size() + info.largest_key.size());
+        }
         if (status.ok() && built) {
           status = store_->Ingest(range_.family, file, IngestKind::kBuilt);
         }

@@ -158,7 +158,7 @@ Status RangeApplier::CheckTaken(const std::string& path, const TakenFile& file,
     }
     *ingested_before = held.value();
   }
-  return Status::Ok();
+  return *ingested_before ? Status::Ok() : store_->HoldKeys(first.size() + last.size());
 }
 
 void RangeApplier::LeaveTaken() {

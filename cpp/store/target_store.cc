@@ -4,9 +4,11 @@
 #include <rocksdb/cache.h>
 #include <rocksdb/comparator.h>
 #include <rocksdb/options.h>
+#include <rocksdb/write_buffer_manager.h>
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <atomic>
 #include <charconv>
 #include <filesystem>
 #include <set>
@@ -28,9 +30,28 @@ namespace fs = std::filesystem;
 constexpr char kSpoolDirectory[] = ".kvbatch";
 // Behind the number of the range.
 constexpr std::string_view kPartialEnding = ".partial";
-constexpr int kMaxOpenFiles = 64;
+// The index of each is in memory, and none is read twice soon. RocksDB takes no smaller number.
+constexpr int kMaxOpenFiles = 20;
 // So many files are made durable at once; those that wait for another's ingestion go in together.
 constexpr size_t kFinisherThreads = 4;
+
+// What RocksDB has of a file's first and last key: what it knows of the file, and the lists that it searches in of the
+// newest version of all files and of the one before.
+constexpr uint64_t kKeyCopies = 3;
+// Smaller ones are what every store has.
+constexpr uint64_t kLeastHeldKeys = 64 << 10;
+// They may take so much beside the budget, and an eighth of it.
+constexpr uint64_t kHeldKeysBeside = 40 << 20;
+constexpr uint64_t kHeldKeysShare = 8;
+// Of all stores of this process.
+std::atomic<uint64_t> held_key_bytes{0};
+
+// All families' memtables together; RocksDB's default is as much for each.
+constexpr uint64_t kMaxMemtableBytes = 64 << 20;
+constexpr uint64_t kMinMemtableBytes = 8 << 20;
+constexpr uint64_t kMemtableShare = 4;
+// Of the job's records: a cursor may have a large key, and is written again and again.
+constexpr uint64_t kRecordMemtableBytes = 4 << 20;
 
 // Index blocks of new files pass through it, little else.
 constexpr size_t kCacheBytes = 8 << 20;
@@ -58,6 +79,9 @@ rocksdb::ColumnFamilyOptions TargetStore::WriteOptionsFor(const ColumnFamilyDesc
   static const auto* const cache = new std::shared_ptr<rocksdb::Cache>(rocksdb::NewLRUCache(kCacheBytes));
   rocksdb::ColumnFamilyOptions options = OpenOptions(family, *cache);
   options.disable_auto_compactions = true;
+  if (family.name == kReservedColumnFamily) {
+    options.write_buffer_size = kRecordMemtableBytes;
+  }
   return options;
 }
 
@@ -101,6 +125,10 @@ Result<std::shared_ptr<TargetStore>> TargetStore::Open(const std::string& path, 
   db_options.skip_stats_update_on_db_open = true;
   db_options.info_log_level = rocksdb::InfoLogLevel::WARN_LEVEL;
   db_options.wal_dir = WalDirectory(path);
+  // Not by an option, which the OPTIONS file would hand down to the owner.
+  db_options.write_buffer_manager = std::make_shared<rocksdb::WriteBufferManager>(
+      options.max_memory == 0 ? kMaxMemtableBytes
+                              : std::clamp(options.max_memory / kMemtableShare, kMinMemtableBytes, kMaxMemtableBytes));
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* db = nullptr;
   const auto opened = rocksdb::DB::Open(db_options, path, descriptors, &handles, &db);
@@ -121,6 +149,9 @@ Result<std::shared_ptr<TargetStore>> TargetStore::Open(const std::string& path, 
     if (HasUsableMergeOperator(families[i])) {
       store->mergeable_.insert(handles[i]->GetID());
     }
+  }
+  if (Status status = store->HoldKeysOfFiles(); !status.ok()) {
+    return status;
   }
   store->CleanSpool();
   const fs::path spool = fs::path(path) / kSpoolDirectory;
@@ -156,6 +187,7 @@ Status TargetStore::Close() {
   }
   const Status closed = FromTarget(db_->Close(), "close " + path_);
   db_.reset();
+  held_key_bytes -= std::exchange(held_key_bytes_, 0);
   return restored.ok() ? closed : restored;
 }
 
@@ -413,6 +445,46 @@ std::string TargetStore::NextSpoolFile() {
 
 Status TargetStore::Ingest(uint32_t family, const std::string& file, IngestKind kind) {
   return ingester_->Ingest(Handle(family), file, kind);
+}
+
+Status TargetStore::HoldKeys(uint64_t bytes) {
+  if (bytes < kLeastHeldKeys) {
+    return Status::Ok();
+  }
+  constexpr uint64_t kMiB = 1 << 20;
+  const uint64_t added = kKeyCopies * bytes;
+  const uint64_t held = held_key_bytes += added;
+  {
+    const std::lock_guard lock(mutex_);
+    held_key_bytes_ += added;
+  }
+  const uint64_t allowed = kHeldKeysBeside + options_.max_memory / kHeldKeysShare;
+  if (options_.max_memory == 0 || held <= allowed) {
+    return Status::Ok();
+  }
+  // How many such keys are still to come is not known.
+  const uint64_t enough = (2 * held - kHeldKeysBeside) * kHeldKeysShare;
+  return Status(Code::kRefused, "a file with keys of " + std::to_string(bytes / 2 / 1024) +
+                                    " KiB: RocksDB has the first and last key of every file in memory, so far " +
+                                    std::to_string(held / kMiB) + " MiB at the target, more than the " +
+                                    std::to_string(allowed / kMiB) + " MiB that its side's --max-memory allows. " +
+                                    "Nothing is lost; raise --max-memory to " + std::to_string(enough / kMiB + 1) +
+                                    "MiB there and run the same command again");
+}
+
+Status TargetStore::HoldKeysOfFiles() {
+  for (const auto& [id, handle] : handles_) {
+    rocksdb::ColumnFamilyMetaData metadata;
+    db_->GetColumnFamilyMetaData(handle, &metadata);
+    for (const auto& level : metadata.levels) {
+      for (const auto& file : level.files) {
+        if (Status status = HoldKeys(file.smallestkey.size() + file.largestkey.size()); !status.ok()) {
+          return status;
+        }
+      }
+    }
+  }
+  return Status::Ok();
 }
 
 Result<bool> TargetStore::Holds(uint32_t family, const rocksdb::TableProperties& file, const std::string& first,

@@ -37,6 +37,7 @@ struct TargetOptions {
   bool create = true;                            // make the store where there is none
   ColumnFamilyDescription default_family;        // its default family then; the name does not matter
   uint64_t sst_file_bytes = uint64_t{64} << 20;  // most that a range has unfinished; files are cut at 3/4 of it
+  uint64_t max_memory = 0;                       // of the process, for what HoldKeys and memtables take; 0: no bound
 };
 
 // Thread-safe but for Open and Close. Automatic compactions are off while it is open: a job leaves files where they
@@ -111,6 +112,10 @@ class TargetStore : public std::enable_shared_from_this<TargetStore> {
   std::string PartialPath(uint32_t range) const;
   // As Ingester::Ingest.
   Status Ingest(uint32_t family, const std::string& file, IngestKind kind);
+  // Before a file becomes the store's whose first and last key have so many bytes together. kRefused where RocksDB,
+  // which keeps those of every file in memory, would take too much for it. Small keys do not count.
+  Status HoldKeys(uint64_t bytes);
+  Status HoldKeysOfFiles();
   // Whether the family holds, between the two keys, the very file whose properties these are.
   Result<bool> Holds(uint32_t family, const rocksdb::TableProperties& file, const std::string& first,
                      const std::string& last) const;
@@ -123,6 +128,7 @@ class TargetStore : public std::enable_shared_from_this<TargetStore> {
   std::set<uint32_t> mergeable_;  // ids of the families that the store itself can merge in
   rocksdb::ColumnFamilyHandle* reserved_ = nullptr;
   uint64_t next_spool_file_ = 0;
+  uint64_t held_key_bytes_ = 0;
   std::unique_ptr<rocksdb::DB> db_;
   std::unique_ptr<Ingester> ingester_;
   std::unique_ptr<Finisher> finisher_;

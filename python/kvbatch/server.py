@@ -97,6 +97,7 @@ class Receiver:
             self._socket.close()
             raise
         self.host, self.port = self._socket.getsockname()[:2]
+        self._max_memory = options.max_memory
         self.pool = BufferPool(options.max_memory)
         self.limits = FrameLimits(max_data_bytes=largest_entry(options.max_memory), max_file_bytes=FILE_PIECE_BYTES)
         self.counters = ReceiverCounters()
@@ -271,7 +272,8 @@ class Receiver:
         with self._reserved(path):
             if (old := self._session_of_job(path, manifest.job)) is not None:
                 self.close_session(old)
-            session = Session(path, open_job(path, manifest, self._checked), control)
+            job = open_job(path, manifest, self._checked, max_memory=self._max_memory)
+            session = Session(path, job, control)
             with self._lock:
                 self._sessions[session.id] = session
         log.info("job opened", job=manifest.job, name=name, resumed=session.job.resumed, peer=control.name)

@@ -43,14 +43,14 @@ def goes_by_files(path: Path, manifest: Manifest) -> bool:
     return manifest.lane == "files" and not ((path / "CURRENT").exists() and is_unfinished(path))
 
 
-def open_job(path: Path, manifest: Manifest, checked: CheckedFiles | None = None) -> Job:
-    """Takes up or resumes a job at `path`. `checked`: what this process knows of files that it received before. Raises
-    RefusedError, TargetError."""
+def open_job(path: Path, manifest: Manifest, checked: CheckedFiles | None = None, *, max_memory: int = 0) -> Job:
+    """Takes up or resumes a job at `path`. `checked`: what this process knows of files that it received before.
+    `max_memory`: what it may take, 0 for no bound. Raises RefusedError, TargetError."""
     # A job of files that is finished already will be refused, maybe in another lane, and leaves nothing behind.
     remove_left_record(path, manifest)
     if goes_by_files(path, manifest):
         return FilesJob(path, manifest, checked or CheckedFiles())
-    return TargetJob(path, manifest)
+    return TargetJob(path, manifest, max_memory)
 
 
 def _check_place(path: Path, manifest: Manifest) -> None:

@@ -244,8 +244,9 @@ def check_writable(path: Path, manifest: Manifest) -> None:
 class TargetJob:
     """One job writing into one directory. Thread-safe; each range is given to one applier at a time."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        """Opens or makes the store and takes up the job. Raises RefusedError, TargetError."""
+    def __init__(self, path: Path, manifest: Manifest, max_memory: int = 0) -> None:
+        """Opens or makes the store and takes up the job. `max_memory`: of this process, 0 for no bound. Raises
+        RefusedError, TargetError."""
         check_writable(path, manifest)
         if not CAN_GRAFT and manifest.lane == "sst" and any(part.file for part in manifest.ranges):
             raise RefusedError(
@@ -258,7 +259,12 @@ class TargetJob:
         self._lock = threading.Lock()
         self._active: set[int] = set()
         default_family = next((family for family in manifest.families if family.name == "default"), None)
-        self._store = TargetStore(str(path), sst_file_bytes=manifest.sst_file_bytes, default_family=default_family)
+        self._store = TargetStore(
+            str(path),
+            sst_file_bytes=manifest.sst_file_bytes,
+            default_family=default_family,
+            max_memory=max_memory,
+        )
         try:
             self._take_up(manifest)
         except BaseException:

@@ -250,8 +250,9 @@ class LocalStream:
 
 
 class LocalSession:
-    def __init__(self, path: Path, manifest: Manifest, max_frame_bytes: int) -> None:
-        self._job = open_job(path, manifest)
+    def __init__(self, path: Path, manifest: Manifest, max_frame_bytes: int, max_memory: int = 0) -> None:
+        """`max_memory`: of this process, 0 for no bound."""
+        self._job = open_job(path, manifest, max_memory=max_memory)
         self._reply = self._job.reply(max_frame_bytes)
         self._lock = threading.Lock()
 
