@@ -75,17 +75,25 @@ void RegisterSourceStore(py::module_& module) {
           "last_key", [](const EntryRun& run) { return Bytes{run.last_key}; },
           "Last key of a full run; empty for the run that ends the range.");
 
+  py::class_<SourceStore::FileMemory>(module, "FileMemory", "What files take while they are read, in bytes.")
+      .def_readonly("shared_bytes", &SourceStore::FileMemory::shared_bytes, "Of all readers together.")
+      .def_readonly("reader_bytes", &SourceStore::FileMemory::reader_bytes, "Of each reader.")
+      .def_readonly("merged", &SourceStore::FileMemory::merged, "How many files a reader merges.");
+
   py::class_<SourceStore, SourceHandle>(module, "SourceStore", py::release_gil_before_calling_cpp_dtor(),
                                         "A RocksDB directory opened read-only; nothing in it changes.")
-      .def(py::init([](const Text& path, const std::vector<Text>& column_families) {
+      .def(py::init([](const Text& path, const std::vector<Text>& column_families, uint64_t max_memory,
+                       uint64_t reserved_bytes) {
              std::vector<std::string> names;
              for (const Text& name : column_families) {
                names.push_back(name.value);
              }
-             return Get([&] { return SourceStore::Open(path.value, names); });
+             return Get([&] { return SourceStore::Open(path.value, names, {max_memory, reserved_bytes}); });
            }),
-           py::arg("path"), py::arg("column_families") = std::vector<Text>(),
-           "Raises UsageError, RefusedError or SourceError.")
+           py::arg("path"), py::arg("column_families") = std::vector<Text>(), py::kw_only(), py::arg("max_memory") = 0,
+           py::arg("reserved_bytes") = 0,
+           "Raises UsageError, RefusedError or SourceError. UsageError also where its WAL takes more than `max_memory` "
+           "without `reserved_bytes`; 0 is no bound.")
       .def_property_readonly("path", [](const SourceStore& store) { return Text{store.path()}; })
       // Copies: references would keep the store open for as long as anybody has one of them.
       .def_property_readonly("column_families", [](const SourceStore& store) { return store.families(); })
@@ -98,6 +106,10 @@ void RegisterSourceStore(py::module_& module) {
       .def_property_readonly(
           "bytes_read", [](const SourceStore& store) { return store.reads().bytes.load(); },
           "Of its tables, compressed as they are; without what is sent of them as it is.")
+      .def_property_readonly("memtable_bytes", &SourceStore::memtable_bytes, "What is in memory of its WAL.")
+      .def(
+          "memory_for_files", [](const SourceStore& store) { return Get([&] { return store.MemoryForFiles(); }); },
+          "What its files take while they are read, beyond what every stream has for it.")
       .def_property_readonly("latest_sequence", &SourceStore::LatestSequence)
       .def(
           "figures",

@@ -22,8 +22,8 @@ EntryIterator::EntryIterator(const SourceStore& store, rocksdb::ColumnFamilyHand
   readahead_ = read_ahead ? ReadaheadOfEach(layout.value()->merged) : 0;
   auto files = DisjointTables(*layout.value(), family_->GetComparator(), bounds_);
   if (!files.empty()) {
-    tables_ = std::make_unique<TableRun>(std::move(files), store.TableOptions(family_, read_ahead ? kReadaheadBytes : 0),
-                                         bounds_);
+    tables_ = std::make_unique<TableRun>(std::move(files),
+                                         store.TableOptions(family_, read_ahead ? kReadaheadBytes : 0), bounds_);
     LeaveTablesIfNeeded();
     return;
   }

@@ -125,6 +125,11 @@ Status OverlayReader::PackInto(BatchBuilder* builder, size_t room, FillResult* r
     if (!deletes || replaces.value()) {
       const bool skipped = IsSkipped(key);
       const bool large = !skipped && key.size() + value.size() >= kLargeEntryBytes;
+      if (large) {
+        if (Status status = store().CheckKey(key); !status.ok()) {
+          return status;
+        }
+      }
       const auto pack = [&] {
         return deletes                                    ? builder->Delete(target_family(), key)
                : operations.kind() == RecordKind::kEntity ? builder->PutEntity(target_family(), key, value)

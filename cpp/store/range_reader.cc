@@ -19,6 +19,11 @@ Status RangeReader::PackInto(BatchBuilder* builder, size_t room, FillResult* res
     const std::string_view key = entries_->key();
     const std::string_view value = entries_->value();
     const bool large = key.size() + value.size() >= kLargeEntryBytes;
+    if (large) {
+      if (Status status = store().CheckKey(key); !status.ok()) {
+        return status;
+      }
+    }
     const bool fits = (!large || (room > 0 && builder->count() == 0)) &&
                       (entries_->is_entity() ? builder->PutEntity(target_family(), key, value)
                                              : builder->Put(target_family(), key, value));

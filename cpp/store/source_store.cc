@@ -5,15 +5,21 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <limits>
 #include <regex>
 #include <utility>
 
+#include "frame/large_entry.h"
 #include "store/block_memory.h"
+#include "store/memtable_bound.h"
 #include "store/rocksdb_status.h"
 
 namespace kvbatch {
 
 namespace {
+
+// One key may take so much of the memory that there is; a smaller one than a large entry is not looked at.
+constexpr uint64_t kKeyShare = 64;
 
 // A sequential reader has a handful of files open at a time; every further one only holds its index in memory.
 constexpr int kMaxOpenFiles = 64;
@@ -25,6 +31,8 @@ std::shared_ptr<rocksdb::TableFactory> TableFactory(const rocksdb::TableFactory&
   table.filter_policy = nullptr;
   return std::shared_ptr<rocksdb::TableFactory>(rocksdb::NewBlockBasedTableFactory(table));
 }
+
+std::string InMib(uint64_t bytes) { return std::to_string((bytes + (1 << 19)) >> 20) + " MiB"; }
 
 std::string Quoted(const std::string& name) { return "\"" + name + "\""; }
 
@@ -51,7 +59,8 @@ Status NotOpened(const std::string& path, const rocksdb::Status& status) {
 
 }  // namespace
 
-Result<std::shared_ptr<SourceStore>> SourceStore::Open(const std::string& path, const std::vector<std::string>& names) {
+Result<std::shared_ptr<SourceStore>> SourceStore::Open(const std::string& path, const std::vector<std::string>& names,
+                                                       const SourceMemory& memory) {
   auto described = DescribeStore(path);
   if (!described.ok()) {
     return described.status();
@@ -76,6 +85,9 @@ Result<std::shared_ptr<SourceStore>> SourceStore::Open(const std::string& path, 
 
   std::shared_ptr<SourceStore> store(new SourceStore());
   store->path_ = path;
+  if (memory.max_memory > 0) {
+    store->max_key_bytes_ = std::max<size_t>(memory.max_memory / kKeyShare, kLargeEntryBytes);
+  }
   store->lock_ = lock.Take();
   std::vector<rocksdb::ColumnFamilyDescriptor> descriptors;
   for (const auto& family : described.value()) {
@@ -108,6 +120,11 @@ Result<std::shared_ptr<SourceStore>> SourceStore::Open(const std::string& path, 
   // must not end in a copy that silently lacks what stands behind it, which RocksDB's default allows.
   options.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
   options.wal_dir = WalDirectory(path);
+  MemtableBound bound(memory.max_memory == 0                      ? std::numeric_limits<size_t>::max() / 2
+                      : memory.max_memory > memory.reserved_bytes ? memory.max_memory - memory.reserved_bytes
+                                                                  : 0);
+  options.wal_filter = &bound;
+  options.write_buffer_manager = bound.manager();
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* db = nullptr;
   const auto opened = rocksdb::DB::OpenForReadOnly(options, path, descriptors, &handles, &db);
@@ -115,8 +132,22 @@ Result<std::shared_ptr<SourceStore>> SourceStore::Open(const std::string& path, 
     return NotOpened(path, opened);
   }
   store->db_.reset(db);
+  store->memtables_ = bound.manager();
   for (size_t i = 0; i < handles.size(); ++i) {
     store->handles_[descriptors[i].name] = handles[i];
+  }
+  if (bound.exceeded()) {
+    constexpr uint64_t kMiB = 1 << 20;
+    // Entries that are only counted take a little more or less.
+    const uint64_t bytes = bound.bytes() + bound.bytes() / 32 + kMiB;
+    return Status(Code::kUsage, path + ": its WAL was not flushed and is kept in memory while the job runs, about " +
+                                    InMib(bytes) + "; that is more than --max-memory " + InMib(memory.max_memory) +
+                                    " leaves. Nothing was written; give --max-memory " +
+                                    std::to_string((bytes + memory.reserved_bytes) / kMiB + 1) +
+                                    "MiB, or have the program that it belongs to flush it");
+  }
+  if (Status status = store->CheckKeysOfFiles(); !status.ok()) {
+    return status;
   }
   for (const auto& family : store->families_) {
     if (Status status = store->CheckMergeOperands(family); !status.ok()) {
@@ -181,6 +212,62 @@ Status SourceStore::CheckMergeOperands(const ColumnFamilyDescription& family) co
                                         : "its merge operator " + family.merge_operator + " is not known to this build";
   return Status(Code::kRefused, "column family " + Quoted(family.name) + " holds merge operands and " + operand_owner +
                                     "; compact it with the program it belongs to, then try again");
+}
+
+Status SourceStore::CheckKey(std::string_view key) const {
+  if (key.size() <= max_key_bytes_) {
+    return Status::Ok();
+  }
+  return Status(Code::kRefused, path_ + ": a key of " + InMib(key.size()) + "; --max-memory allows keys of " +
+                                    InMib(max_key_bytes_) + ", since they are in memory many times. Nothing is lost; " +
+                                    "raise it to " + std::to_string((key.size() * kKeyShare >> 20) + 1) +
+                                    "MiB and run the same command again");
+}
+
+Status SourceStore::CheckKeysOfFiles() const {
+  if (max_key_bytes_ == std::numeric_limits<size_t>::max()) {
+    return Status::Ok();
+  }
+  for (const auto& family : families_) {
+    rocksdb::ColumnFamilyMetaData metadata;
+    db_->GetColumnFamilyMetaData(handles_.at(family.name), &metadata);
+    for (const auto& level : metadata.levels) {
+      for (const auto& file : level.files) {
+        for (const std::string* key : {&file.smallestkey, &file.largestkey}) {
+          if (Status status = CheckKey(*key); !status.ok()) {
+            return status;
+          }
+        }
+      }
+    }
+  }
+  return Status::Ok();
+}
+
+Result<SourceStore::FileMemory> SourceStore::MemoryForFiles() const {
+  // What is in any case: of a stream's own part what it reads ahead and half as much, of the process some indexes.
+  constexpr uint64_t kReaderAllowance = kReadaheadBytes + kReadaheadBytes / 2;
+  constexpr uint64_t kSharedAllowance = 16 << 20;
+  // Of a file that is merged, besides its block and what is read ahead.
+  constexpr uint64_t kIteratorBytes = 2 << 10;
+  FileMemory memory;
+  uint64_t index_bytes = 0;
+  for (const auto& family : families_) {
+    auto tables = TablesOf(family.name);
+    if (!tables.ok()) {
+      return tables.status();
+    }
+    const TableLayout& layout = *tables.value();
+    index_bytes += layout.index_bytes;
+    if (layout.files.empty() || DisjointTables(layout, handles_.at(family.name)->GetComparator(), {}).empty()) {
+      const uint64_t each = family.block_size + kIteratorBytes + ReadaheadOfEach(layout.merged);
+      const uint64_t bytes = layout.merged * each;
+      memory.reader_bytes = std::max(memory.reader_bytes, bytes - std::min(bytes, kReaderAllowance));
+      memory.merged = std::max<uint64_t>(memory.merged, layout.merged);
+    }
+  }
+  memory.shared_bytes = index_bytes - std::min(index_bytes, kSharedAllowance);
+  return memory;
 }
 
 Result<ColumnFamilyFigures> SourceStore::Figures(const std::string& name) const {

@@ -2,13 +2,16 @@
 #pragma once
 
 #include <rocksdb/db.h>
+#include <rocksdb/write_buffer_manager.h>
 
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/status.h"
@@ -31,12 +34,20 @@ struct ColumnFamilyFigures {
   uint64_t merge_operands = 0;  // in the files
 };
 
+// What a store may take of a job's memory while it is open.
+struct SourceMemory {
+  uint64_t max_memory = 0;      // of the job; 0: no bound
+  uint64_t reserved_bytes = 0;  // of that, what the job needs for itself at least
+};
+
 // Thread-safe once open. Readers must not outlive it; the bindings keep it alive for them.
 class SourceStore {
  public:
   // Opens `names` (all when empty) and takes the store's lock in shared mode. Refuses what cannot be moved: unknown
   // comparators, user-defined timestamps, merge operands whose operator is not known, a store that is being written.
-  static Result<std::shared_ptr<SourceStore>> Open(const std::string& path, const std::vector<std::string>& names);
+  // kUsage when its WAL takes more memory than there is; the message says what would be enough.
+  static Result<std::shared_ptr<SourceStore>> Open(const std::string& path, const std::vector<std::string>& names,
+                                                   const SourceMemory& memory = {});
   ~SourceStore();
 
   SourceStore(const SourceStore&) = delete;
@@ -58,6 +69,22 @@ class SourceStore {
 
   // RocksDB's id of this store, which no other store has.
   Result<std::string> Identity() const;
+
+  // What memtables take, which hold the WAL.
+  uint64_t memtable_bytes() const { return memtables_->memory_usage(); }
+
+  // kRefused for a key that is too large for the memory there is: readers, RocksDB and what the sides tell each other
+  // have a key many times.
+  Status CheckKey(std::string_view key) const;
+
+  // What the files of the opened families take while they are read, beyond what is every stream's in any case: of all
+  // readers together their indexes, of each reader the blocks of the files that it merges.
+  struct FileMemory {
+    uint64_t shared_bytes = 0;
+    uint64_t reader_bytes = 0;
+    uint64_t merged = 0;  // files at once, where they are many
+  };
+  Result<FileMemory> MemoryForFiles() const;
 
   Result<ColumnFamilyFigures> Figures(const std::string& name) const;
 
@@ -96,14 +123,17 @@ class SourceStore {
   std::unique_ptr<rocksdb::Iterator> NewKeyIterator(rocksdb::ColumnFamilyHandle* family) const;
   Result<std::optional<std::pair<std::string, std::string>>> EndsOfTables(rocksdb::ColumnFamilyHandle* family) const;
   Result<const TableLayout*> TablesOf(const std::string& name) const;
+  Status CheckKeysOfFiles() const;
   Status CheckMergeOperands(const ColumnFamilyDescription& family) const;
 
   std::string path_;
+  size_t max_key_bytes_ = std::numeric_limits<size_t>::max();
   std::shared_ptr<StoreLock> lock_;
   std::vector<ColumnFamilyDescription> families_;
   std::map<std::string, rocksdb::ColumnFamilyHandle*> handles_;
   const std::shared_ptr<ReadMeter> reads_ = std::make_shared<ReadMeter>();
   const std::unique_ptr<rocksdb::Env> env_ = MeteredEnv(reads_);
+  std::shared_ptr<rocksdb::WriteBufferManager> memtables_;
   std::unique_ptr<rocksdb::DB> db_;
   mutable std::mutex mutex_;
   mutable std::map<rocksdb::ColumnFamilyHandle*, TableLayout> layouts_;

@@ -189,6 +189,11 @@ Status SstBuilder::AddEntries(size_t piece_bytes) {
     const Record record{entries_->is_entity() ? RecordKind::kEntity : RecordKind::kPut, 0, entries_->key(),
                         entries_->value()};
     const uint64_t bytes = record.key.size() + record.value.size();
+    if (bytes >= kLargeEntryBytes) {
+      if (Status status = store_->CheckKey(record.key); !status.ok()) {
+        return status;
+      }
+    }
     if (bytes >= kLargeEntryBytes && bytes > room_) {
       needed_bytes_ = bytes;
       return Status::Ok();

@@ -6,6 +6,7 @@
 #include <rocksdb/table_properties.h>
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "batch/wide_columns.h"
@@ -20,6 +21,9 @@
 namespace kvbatch {
 
 namespace {
+
+// That RocksDB keeps open though nobody reads them: SourceStore's max_open_files.
+constexpr size_t kCachedTables = 64;
 
 uint64_t MemtableEntries(rocksdb::DB* db, rocksdb::ColumnFamilyHandle* family) {
   uint64_t entries = 0;
@@ -85,6 +89,13 @@ Result<TableLayout> DescribeTables(rocksdb::DB* db, rocksdb::ColumnFamilyHandle*
       layout.readable = layout.readable && properties->second->num_range_deletions == 0;
     }
   }
+  std::vector<uint64_t> indexes;
+  for (const auto& [path, properties] : tables) {
+    indexes.push_back(properties->index_size);
+  }
+  std::sort(indexes.rbegin(), indexes.rend());
+  indexes.resize(std::min(indexes.size(), std::max(layout.merged, kCachedTables)));
+  layout.index_bytes = std::accumulate(indexes.begin(), indexes.end(), uint64_t{0});
   const auto* comparator = family->GetComparator();
   std::sort(layout.files.begin(), layout.files.end(), [comparator](const TableFile& a, const TableFile& b) {
     return comparator->Compare(a.smallest, b.smallest) < 0;

@@ -55,6 +55,8 @@ struct TableLayout {
   // How many files RocksDB's own iterator has open at once: those of level 0, which may overlap, and one of each
   // other level.
   size_t merged = 0;
+  // Of the files that it may have open, their indexes.
+  uint64_t index_bytes = 0;
 };
 
 // kSource when the properties of a file cannot be read.

@@ -24,8 +24,10 @@ from kvbatch.options import (
     AUTO_WINDOW,
     FRAME_PARTS,
     MIN_BATCH_BYTES,
+    PLAIN_SOURCE,
     STREAM_BYTES,
     MigrationOptions,
+    SourceMemory,
 )
 from kvbatch.process import IdleCores
 from kvbatch.stream_group import StreamGroup
@@ -42,8 +44,16 @@ _HELD_BACK = frozenset(ThrottleReason) - {ThrottleReason.WINDOW}
 class FlowPolicy:
     """Belongs to the job's thread, but for `close`."""
 
-    def __init__(self, options: MigrationOptions, flow: JobFlow, target: Endpoint, bus: EventBus) -> None:
+    def __init__(
+        self,
+        options: MigrationOptions,
+        flow: JobFlow,
+        target: Endpoint,
+        bus: EventBus,
+        source_memory: SourceMemory = PLAIN_SOURCE,
+    ) -> None:
         self._options = options
+        self._source_memory = source_memory
         self._flow = flow
         self._target = target
         self._bus = bus
@@ -105,7 +115,8 @@ class FlowPolicy:
     @property
     def pool_bytes(self) -> int:
         """What is left of the memory for frames and large entries."""
-        return self._flow.settings.max_memory - STREAM_BYTES * self.streams
+        taken = STREAM_BYTES * self.streams + self._source_memory.bytes_of(self.streams)
+        return max(0, self._flow.settings.max_memory - taken)
 
     @property
     def window(self) -> int:

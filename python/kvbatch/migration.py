@@ -90,7 +90,7 @@ class Migration:
         self._idle_streams = False
         self._flow = JobFlow(options.settings, self._store.read_limiter, ThrottleLedger())
         self._figures = JobFigures(self.plan, self._flow)
-        self._policy = FlowPolicy(options, self._flow, self._target_endpoint, self._bus)
+        self._policy = FlowPolicy(options, self._flow, self._target_endpoint, self._bus, self.plan.source_memory)
         self._summary: Summary | None = None
         self._error: BaseException | None = None
         self._retries = Retries(options.retries)
@@ -98,7 +98,6 @@ class Migration:
         self._opened = False
         # The job's record before this run.
         self._known: JobRecord | None = None
-        # Of the newest session, where a stop loses more than what is in flight.
         self._thread = threading.Thread(target=self._run, name=f"kvbatch-{self.job}", daemon=True)
 
     # -- what the caller sees -----------------------------------------------------------------------------------------
@@ -126,7 +125,7 @@ class Migration:
         job, given as to `migrate`; they hold from the next frame on. Raises UsageError, and changes nothing, for what
         makes no sense."""
         with self._steering:
-            changed = self._options.changed(self._flow.settings, **changes)
+            changed = self._options.changed(self._flow.settings, self.plan.source_memory, **changes)
             settings = self._flow.change(**changed)
             self._changes |= changed
             if self._recorded:
@@ -269,8 +268,8 @@ class Migration:
         """A stop ends the waiting for a receiver that does not answer; a session that is open ends in good order."""
         target = self._target_endpoint
         if isinstance(target, DirectoryEndpoint):
-            # It shares this side's memory and has no bound of its own.
-            return LocalSession(target.path, self.plan.manifest, MAX_SIZE)
+            # It shares this side's memory, and has no bound of its own for frames.
+            return LocalSession(target.path, self.plan.manifest, MAX_SIZE, self._flow.settings.max_memory)
         window, silence_seconds = self._policy.window, self._options.peer_timeout
         try:
             return RemoteSession(target, self.plan.manifest, window, silence_seconds, on_connected=self._stop.watch)

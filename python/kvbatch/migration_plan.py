@@ -14,7 +14,7 @@ from kvbatch.files_planner import check_link
 from kvbatch.fingerprint import fingerprint_directory
 from kvbatch.lane_choice import Way, bytes_read, choose_way, grafted_bytes, way_of
 from kvbatch.manifest import Manifest
-from kvbatch.options import MigrationOptions
+from kvbatch.options import PLAIN_SOURCE, MigrationOptions, SourceMemory
 from kvbatch.ranges import Range
 from kvbatch.target_state import TargetState, recorded_end, takes_whole_store
 
@@ -48,6 +48,7 @@ class Plan:
     manifest: Manifest
     # Of the run that finished the job, where a record says so and the target is still the store that it made.
     recorded_end: dict[str, Any] | None = None
+    source_memory: SourceMemory = PLAIN_SOURCE
     target_state: TargetState | None = None
     estimated_seconds: float | None = None
 
@@ -74,7 +75,13 @@ class Plan:
 def open_source(endpoint: Endpoint, options: MigrationOptions) -> SourceStore:
     if not isinstance(endpoint, DirectoryEndpoint):
         raise UsageError(f"{endpoint} cannot be a source: a source is a RocksDB directory on this machine")
-    store = SourceStore(str(endpoint.path), list(options.column_families))
+    # Its WAL goes into memory as it is opened.
+    store = SourceStore(
+        str(endpoint.path),
+        list(options.column_families),
+        max_memory=options.max_memory,
+        reserved_bytes=options.least_memory,
+    )
     if any(family.name == RESERVED_COLUMN_FAMILY for family in store.column_families):
         raise RefusedError(
             f"the source {endpoint} is the unfinished target of another migration; finish that one with its own command"
@@ -102,6 +109,13 @@ def _target_family(family: ColumnFamilyDescription, options: MigrationOptions) -
         block_size=family.block_size,
         num_levels=family.num_levels,
     )
+
+
+def _source_memory(store: SourceStore, lane: str) -> SourceMemory:
+    if lane == "files":
+        return SourceMemory(store.memtable_bytes)
+    files = store.memory_for_files()
+    return SourceMemory(store.memtable_bytes + files.shared_bytes, files.reader_bytes, files.merged)
 
 
 def make_plan(source: Endpoint, target: Endpoint, store: SourceStore, options: MigrationOptions) -> Plan:
@@ -135,6 +149,8 @@ def make_plan(source: Endpoint, target: Endpoint, store: SourceStore, options: M
     else:
         way = way_of(end["lane"], end["lane_reason"], store, options)
     check_link(source, target, options)
+    memory = _source_memory(store, way.lane)
+    options.check_memory(memory)
     return Plan(
         job=job,
         source=str(source),
@@ -142,6 +158,7 @@ def make_plan(source: Endpoint, target: Endpoint, store: SourceStore, options: M
         column_families=tuple(family.name for family in store.column_families),
         manifest=manifest_of(way.lane, way.ranges),
         recorded_end=end,
+        source_memory=memory,
         **_figures_of(way, options),
     )
 

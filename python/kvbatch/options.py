@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -15,12 +16,14 @@ from kvbatch.flow.rate_schedule import RateSchedule, parse_rate
 from kvbatch.flow.settings import SETTING_NAMES, JobSettings
 from kvbatch.flow.source_check import SourceCheck
 from kvbatch.ranges import KeyRange, parse_key_range
-from kvbatch.units import parse_bytes
+from kvbatch.units import format_bytes, parse_bytes
 
 __all__ = [
+    "PLAIN_SOURCE",
     "TARGET_COMPRESSIONS",
     "MigrationOptions",
     "ReceiverOptions",
+    "SourceMemory",
     "VerifyOptions",
     "default_state_dir",
     "default_streams",
@@ -51,6 +54,24 @@ TARGET_COMPRESSIONS = ("none", "lz4", "lz4hc", "zstd", "snappy", "zlib", "bzip2"
 
 # No machine has more, and it stays far from where sums of sizes would overflow in the core.
 MAX_SIZE = 1 << 50
+
+
+@dataclass(frozen=True, slots=True)
+class SourceMemory:
+    """What an open source takes of `--max-memory`, in bytes."""
+
+    # Its memtables and the indexes of its files.
+    shared_bytes: int = 0
+    # Blocks of the files that a stream merges, beyond its own part.
+    stream_bytes: int = 0
+    merged_files: int = 0
+
+    def bytes_of(self, streams: int) -> int:
+        return self.shared_bytes + self.stream_bytes * streams
+
+
+# One whose files do not overlap and whose WAL was flushed.
+PLAIN_SOURCE = SourceMemory()
 
 
 def default_streams() -> int:
@@ -289,15 +310,31 @@ class MigrationOptions(_Options):
             made = made.model_copy(update={"streams": made.max_streams})
         if made.rate_limit and made.rate_schedule is not None:
             raise UsageError("--rate-limit and --rate-schedule exclude each other: a limit for all times is *=20MiB/s")
-        batch_bytes = made.batch_bytes or MIN_AUTO_BATCH_BYTES
-        streams = made.most_streams
-        needed = (FRAME_PARTS * batch_bytes + STREAM_BYTES) * streams
-        if made.max_memory < needed:
-            raise UsageError(
-                f"--max-memory {made.max_memory} is too little for {streams} streams of {batch_bytes}-byte "
-                f"batches: give at least {needed}, or fewer streams"
-            )
+        made.check_memory(PLAIN_SOURCE)
         return made
+
+    @property
+    def least_memory(self) -> int:
+        """What the streams need, whatever the source is."""
+        return (FRAME_PARTS * self._least_batch_bytes + STREAM_BYTES) * self.most_streams
+
+    @property
+    def _least_batch_bytes(self) -> int:
+        return self.batch_bytes or MIN_AUTO_BATCH_BYTES
+
+    def check_memory(self, source: SourceMemory) -> None:
+        """Raises UsageError where `max_memory` is not enough for the streams and this source."""
+        needed = self.least_memory + source.bytes_of(self.most_streams)
+        if self.max_memory >= needed:
+            return
+        what = f"{self.most_streams} streams of {self._least_batch_bytes}-byte batches"
+        if source.shared_bytes:
+            what += f", {format_bytes(source.shared_bytes)} of the source's WAL and indexes"
+        if source.stream_bytes:
+            what += f", {source.merged_files} files that each stream merges"
+        raise UsageError(
+            f"--max-memory {self.max_memory} is too little for {what}: give at least {needed}, or fewer streams"
+        )
 
     @property
     def settings(self) -> JobSettings:
@@ -309,8 +346,8 @@ class MigrationOptions(_Options):
         """What a plan counts on: of `auto` nobody knows it yet."""
         return self.streams or min(self.most_auto_streams, default_streams())
 
-    def changed(self, settings: JobSettings, **changes: Any) -> dict[str, Any]:
-        """`changes` of the settings that hold now, as `checked` reads them. Raises UsageError."""
+    def changed(self, settings: JobSettings, source: SourceMemory = PLAIN_SOURCE, /, **changes: Any) -> dict[str, Any]:
+        """`changes` of the settings that hold now, as `checked` reads them; with this source. Raises UsageError."""
         unknown = next((name for name in changes if name not in SETTING_NAMES), None)
         if unknown is not None:
             raise UsageError(f"{unknown!r} cannot be changed while a job runs; {', '.join(SETTING_NAMES)} can")
@@ -320,6 +357,7 @@ class MigrationOptions(_Options):
         now |= {name: getattr(settings, name) for name in SETTING_NAMES if name not in now}
         now["max_streams"] = self.max_streams
         checked = MigrationOptions.checked(**(now | changes))
+        checked.check_memory(source)
         return {name: getattr(checked, name) for name in changes}
 
     @property

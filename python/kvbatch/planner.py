@@ -13,6 +13,8 @@ __all__ = ["RangeSizes", "middle_key", "plan_ranges"]
 
 # Bytes of a key behind the common prefix that take part in the search for a boundary.
 _SEARCH_BYTES = 16
+# A larger key is no boundary.
+_MAX_BOUND_BYTES = 64 << 10
 # A cut may be off by one part in so many of a piece.
 _TOLERANCE = 64
 
@@ -70,7 +72,8 @@ def _boundaries(store: SourceStore, family: str, first: bytes, last: bytes, piec
     keys: list[bytes] = []
     for middle in near:
         key = store.seek(family, space.key(middle))
-        if key is not None and key not in (first, *keys[-1:]):
+        # A bound is part of the manifest and of many a message.
+        if key is not None and len(key) <= _MAX_BOUND_BYTES and key not in (first, *keys[-1:]):
             keys.append(key)
     return keys
 

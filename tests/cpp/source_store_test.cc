@@ -131,6 +131,45 @@ TEST_F(SourceStoreTest, AWalThatIsCutInItsLastRecordOpens) {
   }
 }
 
+// What RocksDB replays is in memory: where that is too much the store is not opened, and what it says is enough.
+TEST_F(SourceStoreTest, AWalThatTakesTooMuchMemoryIsRefusedWithWhatWouldDo) {
+  {
+    OwnedStore store(path_, {FamilyNamed("flushed")});
+    for (int i = 0; i < 8000; ++i) {
+      store.Put("key" + std::to_string(i), std::string(1000, 'v'));
+      store.Put("key" + std::to_string(i), std::string(1000, 'v'), "flushed");
+    }
+    // Its part of the WAL stands in a file, and counts no more.
+    Check(store->Flush(rocksdb::FlushOptions(), store.family("flushed")));
+  }
+  constexpr uint64_t kMiB = 1 << 20;
+  const auto refused = SourceStore::Open(path_, {}, {6 * kMiB, 2 * kMiB});
+  EXPECT_THAT(refused, Fails(Code::kUsage, "its WAL was not flushed"));
+  const std::string message = refused.status().message();
+  const std::string before = "give --max-memory ";
+  const uint64_t enough = std::stoull(message.substr(message.find(before) + before.size()));
+  EXPECT_GE(enough, 10U);
+  EXPECT_LE(enough, 14U);
+  const auto opened = SourceStore::Open(path_, {}, {enough * kMiB, 2 * kMiB});
+  ASSERT_TRUE(opened.ok()) << opened.status().message();
+  EXPECT_EQ(Read(*opened.value()).size(), 8000U);
+  EXPECT_GE(opened.value()->memtable_bytes(), 8000000U);
+  EXPECT_LE(opened.value()->memtable_bytes(), (enough - 2) * kMiB);
+  EXPECT_TRUE(SourceStore::Open(path_, {}).ok());
+}
+
+TEST_F(SourceStoreTest, AKeyThatIsTooLargeForTheMemoryIsRefused) {
+  constexpr uint64_t kMiB = 1 << 20;
+  {
+    OwnedStore store(path_);
+    store.Put(std::string(3 * kMiB, 'k'), "v");
+    store.Flush();
+  }
+  EXPECT_THAT(SourceStore::Open(path_, {}, {64 * kMiB, 0}), Fails(Code::kRefused, "a key of 3 MiB"));
+  EXPECT_TRUE(SourceStore::Open(path_, {}, {193 * kMiB, 0}).ok());
+  EXPECT_TRUE(SourceStore::Open(path_, {}).ok());
+}
+
 // Its owner keeps the WAL elsewhere: without it the newest entries would be missing, and nothing would say so.
 TEST_F(SourceStoreTest, AWalInAnotherDirectoryIsReadOrRefused) {
   rocksdb::DBOptions options;

@@ -48,6 +48,53 @@ for name in ["default", *(f"family{number}" for number in range(1, int(families)
     family.flush()
 store.close()
 """
+# Stores that are hard on whoever reads or writes them: (kind, how many, bytes of each).
+_ODD_WRITER = """
+import random, sys
+import rocksdict
+from pathlib import Path
+from support.stores import copy_open_store, raw_options
+
+path, kind, count, size = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+options = raw_options()
+options.set_compression_type(rocksdict.DBCompressionType.none())
+options.set_disable_auto_compactions(True)
+options.set_write_buffer_size(1 << 30)
+written = path.with_name(path.name + ".open")
+store = rocksdict.Rdict(str(written), options)
+source = random.Random(4)
+if kind == "files":  # that overlap, all in level 0
+    for _ in range(count):
+        for _ in range(size >> 10):
+            store[source.randbytes(16)] = source.randbytes(1000)
+        store.flush()
+elif kind == "keys":
+    for _ in range(count):
+        store[source.randbytes(size)] = b"1"
+    store.flush()
+elif kind == "wal":
+    for number in range(count):
+        store[b"key%012d" % number] = source.randbytes(size)
+copy_open_store(store, written, path)
+"""
+
+
+@pytest.fixture(scope="module")
+def odd_store() -> Iterator[Callable[[str, int, int], Path]]:
+    """Made once: ("files", how many, bytes of each), ("keys", …) or ("wal", entries, bytes of each)."""
+    with quick_folder("kvbatch-memory-") as folder:
+
+        def store(kind: str, count: int, size: int) -> Path:
+            path = folder / f"{kind}-{count}-{size}"
+            if not path.exists():
+                subprocess.run(
+                    [sys.executable, "-c", _ODD_WRITER, str(path), kind, str(count), str(size)],
+                    check=True,
+                    env={"PYTHONPATH": str(_PEAK_MEMORY.parents[1])},
+                )
+            return path
+
+        yield store
 
 
 @pytest.fixture(scope="module")
@@ -204,4 +251,74 @@ def test_many_families(stores: Callable[..., Path], migrate: Callable[..., Outco
     source = stores(40, 3, MIB, "random", "lz4")
     outcome = migrate(source, place, "--lane", lane, sender="64MiB")
     assert outcome.code == 0, outcome.errors
+    outcome.stays_within("64MiB")
+
+
+@lanes
+def test_files_that_overlap_are_read_by_many_streams(
+    odd_store: Callable[[str, int, int], Path], migrate: Callable[..., Outcome], lane: str
+) -> None:
+    """Each stream merges them all: what is read ahead of one file is multiplied by both numbers."""
+    source = odd_store("files", 36, 1 << 20)
+    outcome = migrate(source, "receiver", "--lane", lane, "--streams", "8", sender="24MiB")
+    assert outcome.code == 0, outcome.errors
+    outcome.stays_within("24MiB")
+
+
+def test_so_many_files_that_overlap_that_their_blocks_alone_are_too_much(
+    odd_store: Callable[[str, int, int], Path], migrate: Callable[..., Outcome]
+) -> None:
+    source = odd_store("files", 600, 16 << 10)
+    refused = migrate(source, "directory", "--lane", "batch", "--streams", "8", sender="24MiB")
+    assert refused.code == 2
+    assert "600 files that each stream merges" in refused.errors
+    enough = re.search(r"give at least (\d+)", refused.errors)
+    assert enough is not None
+    assert not refused.target.exists()
+    outcome = migrate(source, "directory", "--lane", "batch", "--streams", "8", sender=enough[1])
+    assert outcome.code == 0, outcome.errors
+    outcome.stays_within(enough[1])
+
+
+def test_a_wal_that_was_not_flushed_is_refused_by_name_where_it_takes_too_much(
+    odd_store: Callable[[str, int, int], Path], migrate: Callable[..., Outcome]
+) -> None:
+    source = odd_store("wal", 12_000, 10_000)
+    refused = migrate(source, "directory", sender="16MiB")
+    assert refused.code == 2
+    assert "its WAL was not flushed" in refused.errors
+    assert not refused.target.exists()
+    assert refused.peaks["sender"] <= 16 * MIB + BESIDE_BYTES
+    enough = re.search(r"give --max-memory (\d+MiB)", refused.errors)
+    assert enough is not None
+    assert parse_bytes(enough[1]) < 140 * MIB
+    outcome = migrate(source, "directory", "--lane", "batch", sender=enough[1])
+    assert outcome.code == 0, outcome.errors
+    outcome.stays_within(enough[1])
+
+
+@lanes
+def test_a_large_key_is_refused_by_name_where_the_budget_does_not_allow_it(
+    odd_store: Callable[[str, int, int], Path], migrate: Callable[..., Outcome], lane: str
+) -> None:
+    source = odd_store("keys", 3, 3 * MIB)
+    refused = migrate(source, "receiver", "--lane", lane, sender="64MiB")
+    assert refused.code == 4
+    assert "a key of 3 MiB" in refused.errors
+    refused.stays_within("64MiB")
+    enough = re.search(r"raise it to (\d+MiB)", refused.errors)
+    assert enough is not None
+    outcome = migrate(source, "receiver", "--lane", lane, sender=enough[1])
+    assert outcome.code == 0, outcome.errors
+    outcome.stays_within(enough[1])
+
+
+def test_so_many_large_keys_that_the_target_cannot_have_them_in_memory(
+    odd_store: Callable[[str, int, int], Path], migrate: Callable[..., Outcome]
+) -> None:
+    """In the lane `sst` each is a file of its own."""
+    source = odd_store("keys", 20, 2 * MIB)
+    outcome = migrate(source, "receiver", "--lane", "sst", sender="64MiB")
+    assert outcome.code == 4
+    assert "first and last key of every file in memory" in outcome.errors
     outcome.stays_within("64MiB")

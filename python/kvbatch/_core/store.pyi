@@ -28,6 +28,7 @@ __all__: list[str] = [
     "ColumnFamilyFigures",
     "Cursor",
     "EntryRun",
+    "FileMemory",
     "FillResult",
     "OverlayReader",
     "PartialFile",
@@ -176,13 +177,40 @@ class EntryRun:
     @property
     def raw_bytes(self) -> int: ...
 
+class FileMemory:
+    """
+    What files take while they are read, in bytes.
+    """
+    @property
+    def merged(self) -> int:
+        """
+        How many files a reader merges.
+        """
+    @property
+    def reader_bytes(self) -> int:
+        """
+        Of each reader.
+        """
+    @property
+    def shared_bytes(self) -> int:
+        """
+        Of all readers together.
+        """
+
 class SourceStore:
     """
     A RocksDB directory opened read-only; nothing in it changes.
     """
-    def __init__(self, path: str, column_families: collections.abc.Sequence[str] = []) -> None:
+    def __init__(
+        self,
+        path: str,
+        column_families: collections.abc.Sequence[str] = [],
+        *,
+        max_memory: typing.SupportsIndex = 0,
+        reserved_bytes: typing.SupportsIndex = 0,
+    ) -> None:
         """
-        Raises UsageError, RefusedError or SourceError.
+        Raises UsageError, RefusedError or SourceError. UsageError also where its WAL takes more than `max_memory` without `reserved_bytes`; 0 is no bound.
         """
     def approximate_sizes(self, column_family: str, start: bytes, keys: collections.abc.Sequence[bytes]) -> list[int]:
         """
@@ -206,6 +234,10 @@ class SourceStore:
     ) -> tuple[list[tuple[bytes, bytes]], bool]:
         """
         ([(key, digest)], whether the end was reached) from the start of the range, or from behind `after`, on; at least one entry if there is one.
+        """
+    def memory_for_files(self) -> FileMemory:
+        """
+        What its files take while they are read, beyond what every stream has for it.
         """
     def memtables_are_plain(self, column_family: str) -> bool:
         """
@@ -254,6 +286,11 @@ class SourceStore:
         """
     @property
     def latest_sequence(self) -> int: ...
+    @property
+    def memtable_bytes(self) -> int:
+        """
+        What is in memory of its WAL.
+        """
     @property
     def path(self) -> str: ...
     @property
@@ -572,6 +609,7 @@ class TargetStore:
         create: bool = True,
         sst_file_bytes: typing.SupportsIndex = 67108864,
         default_family: ColumnFamilyDescription | None = None,
+        max_memory: typing.SupportsIndex = 0,
     ) -> None:
         """
         A store that does not exist yet gets `default_family`'s traits. Raises UsageError, RefusedError or TargetError.
