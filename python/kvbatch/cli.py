@@ -280,6 +280,7 @@ def plan(
     job: JobOption = None,
     state_dir: StateOption = None,
     target_compression: TargetCompressionOption = "auto",
+    max_memory: MemoryOption = "256MiB",
     allow_nonempty: NonemptyOption = False,
     link: LinkOption = False,
     as_json: JsonOption = False,
@@ -292,6 +293,7 @@ def plan(
         "job": job,
         "state_dir": state_dir or default_state_dir(),
         "target_compression": target_compression,
+        "max_memory": max_memory,
         "allow_nonempty": allow_nonempty,
         "link": link,
     }

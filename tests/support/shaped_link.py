@@ -212,9 +212,10 @@ class _Pump:
                 if not piece:  # the source has said all
                     self._sink.shutdown(socket.SHUT_WR)
                     return
-                self._sink.sendall(piece)
+                # Before, so that who has received it all finds it counted.
                 with self._way.lock:
                     self._way.carried_bytes += len(piece)
+                self._sink.sendall(piece)
                 with self._changed:
                     self._queue.popleft()
                     self._queued_bytes -= len(piece)
