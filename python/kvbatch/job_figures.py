@@ -145,6 +145,11 @@ class JobFigures:
         with self._lock:
             return dict(self._cursors)
 
+    def note_begun(self, begun: Mapping[int, tuple[int, int]]) -> None:
+        """What stands at the target now that is on no cursor."""
+        with self._lock:
+            self._begun = dict(begun)
+
     def standing_bytes(self) -> int:
         """What is durable, and what stood at the target of begun files when the session began."""
         with self._lock:
@@ -171,9 +176,10 @@ class JobFigures:
             counters = copy.copy(self._before)
             counters.include(session)
             cursors = list(self._cursors.values())
+            begun = list(self._begun.values())
             found_entries, found_bytes = self._found or (0, 0)
-        durable_entries = sum(self._entries(cursor) for cursor in cursors)
-        durable_bytes = sum(cursor.raw_bytes for cursor in cursors)
+        durable_entries = sum(self._entries(cursor) for cursor in cursors) + sum(entries for entries, _ in begun)
+        durable_bytes = sum(cursor.raw_bytes for cursor in cursors) + sum(raw_bytes for _, raw_bytes in begun)
         entries = max(durable_entries, self._base_entries + session.entries)
         raw_bytes = max(durable_bytes, self._base_bytes + session.raw_bytes + under_way)
         seconds = time.monotonic() - self._started

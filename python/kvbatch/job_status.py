@@ -170,7 +170,7 @@ class JobStatus:
 
 def _state_option(state_dir: Path) -> str:
     """What a command needs to find this state directory again."""
-    return "" if state_dir == default_state_dir() else f" --state-dir {shlex.quote(str(state_dir))}"
+    return "" if state_dir == default_state_dir() else f" --state-dir {shlex.quote(str(state_dir.absolute()))}"
 
 
 def command(verb: str, job: str, state_dir: Path) -> str:

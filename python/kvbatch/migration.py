@@ -464,7 +464,9 @@ class Migration:
         """Takes what became durable behind the last acks into the figures, if the target can still say it."""
         known = self._figures.cursors()
         with suppress(KvbatchError):
-            for cursor in session.settle(_SETTLE_SECONDS):
+            reply = session.settle(_SETTLE_SECONDS)
+            self._figures.note_begun(reply.begun())
+            for cursor in reply.cursors:
                 if cursor.range not in known or not known[cursor.range].complete:
                     self._note_durable(cursor)
 

@@ -15,6 +15,7 @@ from kvbatch.ranges import optional_bytes
 from kvbatch.receiver_session import Session, resolve_name
 from kvbatch.store_reader import DirectoryReader
 from kvbatch.target_discard import JobIdentity
+from kvbatch.target_job import OpenReply
 
 if TYPE_CHECKING:
     from kvbatch.server import Receiver
@@ -25,6 +26,15 @@ log = get_logger("kvbatch.receiver")
 
 # Data frames come on streams, and in a repair.
 CONTROL_LIMITS = FrameLimits(max_data_bytes=0)
+
+
+def _standing(reply: OpenReply) -> dict[str, Any]:
+    """Where the ranges of a job stand."""
+    return {
+        "cursors": [cursor_to_json(cursor) for cursor in reply.cursors],
+        "partial_files": [partial_file_to_json(file) for file in reply.partial_files],
+        "grafts": [cursor_to_json(cursor) for cursor in reply.grafts],
+    }
 
 
 class ReceiverControl:
@@ -69,9 +79,7 @@ class ReceiverControl:
             "resumed": reply.resumed,
             "family_ids": reply.family_ids,
             "manifest": reply.manifest.to_json(),
-            "cursors": [cursor_to_json(cursor) for cursor in reply.cursors],
-            "partial_files": [partial_file_to_json(file) for file in reply.partial_files],
-            "grafts": [cursor_to_json(cursor) for cursor in reply.grafts],
+            **_standing(reply),
         }
 
     def _settle(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -79,7 +87,7 @@ class ReceiverControl:
         if self._session is None:
             raise ProtocolError("open a job first")
         self._session.end_streams()
-        return {"cursors": [cursor_to_json(cursor) for cursor in self._session.job.reply(0).cursors]}
+        return _standing(self._session.job.reply(0))
 
     def _split(self, request: dict[str, Any]) -> dict[str, Any]:
         if self._session is None:

@@ -123,10 +123,10 @@ class TargetSession(Protocol):
         """What stands from `key` on in a range that is open, behind all that was put of it, becomes a range of its own,
         which is returned; `reply` has the manifest that then counts. From any thread."""
 
-    def settle(self, seconds: float) -> tuple[Cursor, ...]:
+    def settle(self, seconds: float) -> OpenReply:
         """Once its streams are closed, which get no successors: where the job stands with all that was made durable of
-        what they had put. Raises TransportError when the target does not answer within `seconds`, ProtocolError when it
-        does not know this."""
+        what they had put, and with what is left of files. Raises TransportError when the target does not answer within
+        `seconds`, ProtocolError when it does not know this."""
 
     def finish(self) -> None:
         """Every range is complete: makes the target an ordinary store."""

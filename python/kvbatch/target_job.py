@@ -288,22 +288,22 @@ class TargetJob:
             manifest = dataclasses.replace(manifest, written_ranges=tuple(written))
             self._store.put_record(JOB_RECORD, manifest.encode())
         self.manifest = manifest
-        complete = {cursor.range for cursor in self._store.cursors() if cursor.complete}
-        self._grafts = tuple(cursor for cursor in self._store.grafts() if cursor.range not in complete)
-        done = complete | {cursor.range for cursor in self._grafts}
-        self._partial_files = tuple(file for file in self._store.partial_files() if file.range not in done)
 
     def reply(self, max_frame_bytes: int) -> OpenReply:
         with self._lock:
+            cursors = tuple(self._store.cursors())
+            complete = {cursor.range for cursor in cursors if cursor.complete}
+            grafts = tuple(cursor for cursor in self._store.grafts() if cursor.range not in complete)
+            open_ranges = {part.id for part in self.manifest.ranges} - complete - {cursor.range for cursor in grafts}
             return OpenReply(
                 identity=self._store.identity,
                 resumed=self.resumed,
                 family_ids=dict(self._family_ids),
                 manifest=self.manifest,
-                cursors=tuple(self._store.cursors()),
+                cursors=cursors,
                 max_frame_bytes=max_frame_bytes,
-                partial_files=self._partial_files,
-                grafts=self._grafts,
+                partial_files=tuple(file for file in self._store.partial_files() if file.range in open_ranges),
+                grafts=grafts,
             )
 
     def open_range(self, range_id: int, offset: int = 0) -> RangeApplier:
@@ -320,7 +320,7 @@ class TargetJob:
                 raise ProtocolError(f"{part} is complete already")
             mode = ApplyMode.WRITE if range_id in self.manifest.written_ranges else ApplyMode.INGEST
             family = self._family_ids[part.column_family]
-            graft = next((cursor for cursor in self._grafts if cursor.range == range_id), None)
+            graft = next((cursor for cursor in self._store.grafts() if cursor.range == range_id), None)
             if graft is not None and offset == part.file_bytes:
                 cursor, offset, grafted = graft, 0, True
             else:

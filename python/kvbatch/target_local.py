@@ -269,9 +269,9 @@ class LocalSession:
             self._reply = dataclasses.replace(self._reply, manifest=self._job.manifest)
             return self._job.manifest.ranges[-1]
 
-    def settle(self, seconds: float) -> tuple[Cursor, ...]:
+    def settle(self, seconds: float) -> OpenReply:
         del seconds
-        return self._job.reply(self._reply.max_frame_bytes).cursors
+        return self._job.reply(self._reply.max_frame_bytes)
 
     def finish(self) -> None:
         self._job.finish()

@@ -6,13 +6,13 @@ import dataclasses
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from kvbatch._core.base import chain_file_piece, xxh3_64
 from kvbatch._core.codec import Codec
 from kvbatch._core.frame import Frame, FrameType
-from kvbatch._core.store import BatchRun, BuiltPiece, Cursor, PartialFile, RangeReader, SstBuilder
+from kvbatch._core.store import BatchRun, BuiltPiece, Cursor, RangeReader, SstBuilder
 from kvbatch._core.wire import FramesInFlight
 from kvbatch.endpoints import ReceiverEndpoint
 from kvbatch.errors import CorruptionError, ProtocolError, RefusedError, TransportError
@@ -244,13 +244,18 @@ class RemoteStream:
         self._peer.close()
 
 
-def _cursors_of(answer: dict[str, Any]) -> tuple[Cursor, ...]:
-    return tuple(cursor_from_json(cursor) for cursor in answer["cursors"])
-
-
-def _check_ranges(those: Iterable[Cursor | PartialFile], manifest: Manifest) -> None:
-    if not all(each.range < len(manifest.ranges) for each in those):
+def _with_standing(reply: OpenReply, answer: dict[str, Any]) -> OpenReply:
+    """With where the ranges stand, as the answer says."""
+    told = dataclasses.replace(
+        reply,
+        cursors=tuple(cursor_from_json(cursor) for cursor in answer["cursors"]),
+        partial_files=tuple(partial_file_from_json(file) for file in answer["partial_files"]),
+        grafts=tuple(cursor_from_json(cursor) for cursor in answer["grafts"]),
+    )
+    ranges = {each.range for those in (told.cursors, told.partial_files, told.grafts) for each in those}
+    if not all(range_ < len(reply.manifest.ranges) for range_ in ranges):
         raise ValueError("a range that the job does not have")
+    return told
 
 
 class RemoteSession:
@@ -282,10 +287,8 @@ class RemoteSession:
                     resumed=bool(answer["resumed"]),
                     family_ids={str(name): int(id_) for name, id_ in answer["family_ids"].items()},
                     manifest=Manifest.from_json(answer["manifest"]),
-                    cursors=_cursors_of(answer),
+                    cursors=(),
                     max_frame_bytes=int(welcome["max_frame_bytes"]),
-                    partial_files=tuple(partial_file_from_json(file) for file in answer["partial_files"]),
-                    grafts=tuple(cursor_from_json(cursor) for cursor in answer["grafts"]),
                 )
                 manifest.check_resumes(self._reply.manifest)
                 missing = {part.column_family for part in self._reply.manifest.ranges} - self._reply.family_ids.keys()
@@ -293,8 +296,7 @@ class RemoteSession:
                     raise ValueError(f"no id for the column families {sorted(missing)}")
                 if not all(0 <= id_ < 1 << 32 for id_ in self._reply.family_ids.values()):
                     raise ValueError("a column family id that is none")
-                _check_ranges((*self._reply.cursors, *self._reply.grafts), self._reply.manifest)
-                _check_ranges(self._reply.partial_files, self._reply.manifest)
+                self._reply = _with_standing(self._reply, answer)
         except BaseException:
             self._control.close()
             raise
@@ -323,7 +325,7 @@ class RemoteSession:
             self._reply = dataclasses.replace(self._reply, manifest=manifest)
             return manifest.ranges[-1]
 
-    def settle(self, seconds: float) -> tuple[Cursor, ...]:
+    def settle(self, seconds: float) -> OpenReply:
         deadline = time.monotonic() + seconds
         control, connection = self._control, self._control.connection
         connection.set_timeout(round(1000 * seconds))
@@ -336,9 +338,7 @@ class RemoteSession:
                     raise TransportError(f"{control.name} did not say within {seconds:g} s what is durable")
                 type_, answer = control.receive(FrameType.REPLY, FrameType.HEARTBEAT)
         with malformed_is_protocol_error(control.name, "answer to settle"):
-            cursors = _cursors_of(answer)
-            _check_ranges(cursors, self._reply.manifest)
-            return cursors
+            return _with_standing(self._reply, answer)
 
     def finish(self) -> None:
         with self._lock:

@@ -164,6 +164,10 @@ def test_a_job_that_was_stopped_inside_of_a_file_goes_on_there(tmp_path: Path, p
         with pytest.raises(kvbatch.StoppedError, match="nothing is lost"):
             job.migration.wait()
         stopped = job.migration.progress()
+        # Of the one range nothing is complete, and yet nothing is lost.
+        assert stopped.ranges_complete == 0
+        assert stopped.durable_bytes >= 0.9 * stopped.raw_bytes
+        assert 0 < stopped.durable_entries < KEYS
     with SteeredJob(tmp_path / "source", place.endpoint(), state_dir=tmp_path / "state", **limits) as job:
         job.until(lambda progress: progress.raw_bytes > 0)
         assert job.migration.progress().raw_bytes >= stopped.raw_bytes > 0
