@@ -235,9 +235,9 @@ def check_writable(path: Path, manifest: Manifest) -> None:
     if family is not None:
         lane = " and --lane batch" if manifest.lane == "files" else ""
         raise RefusedError(
-            f'the target {path} already holds data (column family "{family}"). Nothing was changed. Compare it '
-            f"with `kvbatch verify SOURCE TARGET`, choose another target, or pass --allow-nonempty{lane} to write over "
-            "it"
+            f'the target {path} already holds data (column family "{family}"). Nothing was changed. If it is this '
+            "source's copy, one of the two was opened for writing since. Compare them with `kvbatch verify SOURCE "
+            f"TARGET`, choose another target, or pass --allow-nonempty{lane} to write over it"
         )
 
 
