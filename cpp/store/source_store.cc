@@ -174,6 +174,8 @@ Result<rocksdb::ColumnFamilyHandle*> SourceStore::Family(const std::string& name
 rocksdb::Options SourceStore::TableOptions(rocksdb::ColumnFamilyHandle* family, size_t readahead) const {
   rocksdb::Options options = db_->GetOptions(family);
   options.table_factory = TableFactory(*options.table_factory, readahead);
+  // What is read ahead here the kernel need not read ahead once more, beside a server that waits for the same disk.
+  options.advise_random_on_open = readahead > 0;
   return options;
 }
 

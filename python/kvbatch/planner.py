@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, replace
 
 from kvbatch._core.store import ColumnFamilyDescription, SourceStore
@@ -200,9 +201,13 @@ def plan_ranges(store: SourceStore, *, key_range: KeyRange, sizes: RangeSizes) -
 
 def middle_key(store: SourceStore, part: Range, after: bytes) -> bytes | None:
     """A key of the store about half way between `after`, which lies in the range, and the end of the range; None where
-    there is none."""
+    there is none between them."""
     keys = store.first_and_last_key(part.column_family)
     if keys is None:
         return None
-    [middle, *_] = [*_boundaries(store, part.column_family, after, part.end or keys[1], 2), None]
-    return middle
+    [middle, *_] = [*_boundaries(store, part.column_family, after, keys[1] if part.end is None else part.end, 2), None]
+    comparator = next(family.comparator for family in store.column_families if family.name == part.column_family)
+    before = operator.gt if comparator == REVERSE_COMPARATOR else operator.lt
+    # The next key of the store behind a place within the range may lie at its end, or behind it.
+    inside = middle is not None and before(after, middle) and (part.end is None or before(middle, part.end))
+    return middle if inside else None

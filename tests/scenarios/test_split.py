@@ -30,9 +30,9 @@ def _worth_sharing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kvbatch.stream_group.LEAST_SHARED_BYTES", 64 << 10)
 
 
-@pytest.fixture(params=["bytewise", "reverse"])
-def source(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    path = tmp_path / "source"
+@pytest.fixture(scope="module", params=["bytewise", "reverse"])
+def source(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    path = tmp_path_factory.mktemp("split") / "source"
     if request.param == "bytewise":
         return write_store(path, {"default": numbered(ENTRIES)})
     puts = [("put", key, value) for key, value in numbered(ENTRIES).items()]

@@ -7,7 +7,7 @@ import pytest
 
 from kvbatch._core.store import SourceStore, write_sample_store
 from kvbatch.errors import UsageError
-from kvbatch.planner import RangeSizes, plan_ranges
+from kvbatch.planner import RangeSizes, middle_key, plan_ranges
 from kvbatch.ranges import KeyRange, Range
 from support.stores import numbered, read_store, write_store
 
@@ -35,6 +35,20 @@ def plan(
 
 def entries_of(store: SourceStore, part: Range) -> int:
     return sum(run.entries for run in store.digest_range(part.column_family, part.start, part.end))
+
+
+def test_a_range_is_shared_at_a_key_within_what_it_has_left(tmp_path: Path) -> None:
+    """However little that is: sizes are known by blocks, so the search may end at the end of the range, or behind it
+    where that is no key of the store."""
+    keys = sorted(numbered(ENTRIES))
+    store = SourceStore(str(write_store(tmp_path / "store", {"default": numbered(ENTRIES)})))
+    for last in (15_000, 30_020):
+        for end in (keys[last], keys[last] + b"x"):
+            part = Range(0, "default", None, end)
+            for left in [*range(1, 100), 1000, 10_000]:
+                middle = middle_key(store, part, keys[last - left])
+                assert middle is None or keys[last - left] < middle < end, left
+            assert middle_key(store, part, keys[5000]) is not None
 
 
 def test_a_small_store_is_one_range_a_family(tmp_path: Path) -> None:
