@@ -458,15 +458,18 @@ def _print_traceback_if_asked() -> None:
         traceback.print_exc()
 
 
-def _advice(error: KvbatchError, command: str, moved: bool) -> str | None:
+def _advice(error: KvbatchError, command: str, migration: Migration | None) -> str | None:
     """What the command to type next is for, where that is not in the message."""
     if command != "migrate":
         # Whoever stopped a verify knows how to start it.
         return "try again with" if error.resumable and not isinstance(error, StoppedError) else None
     if error.resumable:
+        if migration is not None and not migration.begun:
+            return "nothing was moved; try again with"
         # Who is stopped says so itself.
         return "carry on with" if isinstance(error, StoppedError) else "nothing is lost; carry on with"
     if error.exit_code == 1 and not error.final:
+        moved = migration is not None and migration.progress().durable_entries > 0
         kept = "what was moved stays; once this is mended, carry on with"
         return kept if moved else "once this is mended, try again with"
     return None
@@ -497,8 +500,7 @@ def _fail(
 ) -> NoReturn:
     _print_traceback_if_asked()
     arguments = _arguments()
-    moved = migration is not None and migration.progress().durable_entries > 0
-    advice = _advice(error, next(iter(arguments), ""), moved)
+    advice = _advice(error, next(iter(arguments), ""), migration)
     changes = {} if migration is None else migration.changed_options
     command = None if advice is None else _again(arguments, changes)
     if progress is ProgressChoice.JSON:

@@ -147,6 +147,11 @@ class Migration:
         return self._options.model_copy(update=self.changed_options)
 
     @property
+    def begun(self) -> bool:
+        """Whether its target was open, in this run or before: then there is something to carry on with."""
+        return self._opened or self._known is not None
+
+    @property
     def finishing(self) -> bool:
         """Whether everything is at the target, and nothing but `cancel` makes a difference any more."""
         return self._finishing

@@ -16,7 +16,7 @@ from kvbatch.flow.rate_schedule import RateSchedule, parse_rate
 from kvbatch.flow.settings import SETTING_NAMES, JobSettings
 from kvbatch.flow.source_check import SourceCheck
 from kvbatch.ranges import KeyRange, parse_key_range
-from kvbatch.units import format_bytes, parse_bytes
+from kvbatch.units import format_bytes, parse_bytes, write_bytes
 
 __all__ = [
     "PLAIN_SOURCE",
@@ -327,13 +327,14 @@ class MigrationOptions(_Options):
         needed = self.least_memory + source.bytes_of(self.most_streams)
         if self.max_memory >= needed:
             return
-        what = f"{self.most_streams} streams of {self._least_batch_bytes}-byte batches"
+        what = f"{self.most_streams} streams with batches of {write_bytes(self._least_batch_bytes)}"
         if source.shared_bytes:
             what += f", {format_bytes(source.shared_bytes)} of the source's WAL and indexes"
         if source.stream_bytes:
             what += f", {source.merged_files} files that each stream merges"
         raise UsageError(
-            f"--max-memory {self.max_memory} is too little for {what}: give at least {needed}, or fewer streams"
+            f"--max-memory {write_bytes(self.max_memory)} is too little for {what}: give at least "
+            f"{-(-needed // MIB)}MiB, or fewer streams"
         )
 
     @property

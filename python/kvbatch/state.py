@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kvbatch.endpoints import os_reason
 from kvbatch.errors import KvbatchError, RefusedError, UsageError
 from kvbatch.state_schema import upgrade
 
@@ -299,8 +300,9 @@ def _usable(directory: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.Error) as error:
+        why = os_reason(error) if isinstance(error, OSError) else str(error)
         raise UsageError(
-            f"the state directory {directory} cannot be used: {error}; give another one with --state-dir"
+            f"the state directory {directory} cannot be used: {why}; give another one with --state-dir"
         ) from error
 
 

@@ -291,9 +291,13 @@ def _watch_in_place(read: Callable[[], list[JobStatus]], interval: float, one: b
 
 
 def _watch_in_lines(read: Callable[[], list[JobStatus]], interval: float, one: bool) -> int | None:
+    silent = False
     while True:
         due = time.monotonic() + interval
         jobs = read()
+        was_silent, silent = silent, not one and not any(status.runs for status in jobs)
+        if silent and not was_silent:
+            print("no job runs; a job that does has a line here", file=sys.stderr, flush=True)
         for status in jobs:
             if one or status.runs:
                 print(job_line(status), flush=True)

@@ -338,6 +338,21 @@ def test_no_colour_where_none_is_wanted(state_dir: Path) -> None:
         assert "\x1b[32m" not in terminal.said
 
 
+def test_a_list_that_is_watched_in_lines_says_when_no_job_runs(state_dir: Path) -> None:
+    record_job(state_dir, "nightly", JobState.STOPPED)
+    command = kvbatch_command(["status", "--watch", "--interval", "0.1", "--state-dir", state_dir])
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        assert watching.stderr is not None
+        assert watching.stderr.readline().startswith("no job runs")
+        with FakeJob(state_dir, "weekly"):
+            assert "job weekly: running" in watching.stdout.readline()
+        # Not at every look.
+        assert watching.stderr.readline().startswith("no job runs")
+        watching.send_signal(signal.SIGINT)
+        assert (watching.wait(), watching.stderr.read()) == (-signal.SIGINT, "")
+
+
 def test_a_job_is_watched_in_lines_until_nobody_runs_it(state_dir: Path) -> None:
     job = FakeJob(state_dir)
     migration = job.__enter__()

@@ -129,7 +129,7 @@ CASES: list[tuple[str, Arguments, int, list[str]]] = [
     ("open address", lambda world: ["serve", "--root", world.target, "--listen", "0.0.0.0:0"], 4, ["--insecure"]),
     ("nobody listens",
      lambda world: ["migrate", world.source, f"kvbatch://127.0.0.1:{free_port()}/x", "--retries", 0], 75,
-     ["nothing is lost", "carry on with: kvbatch migrate"]),
+     ["nothing was moved", "try again with: kvbatch migrate"]),
 ]  # fmt: skip
 
 

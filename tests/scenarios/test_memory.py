@@ -272,7 +272,7 @@ def test_so_many_files_that_overlap_that_their_blocks_alone_are_too_much(
     refused = migrate(source, "directory", "--lane", "batch", "--streams", "8", sender="24MiB")
     assert refused.code == 2
     assert "600 files that each stream merges" in refused.errors
-    enough = re.search(r"give at least (\d+)", refused.errors)
+    enough = re.search(r"give at least (\d+MiB)", refused.errors)
     assert enough is not None
     assert not refused.target.exists()
     outcome = migrate(source, "directory", "--lane", "batch", "--streams", "8", sender=enough[1])
