@@ -366,6 +366,7 @@ class JobStream:
         entries, raw_bytes, digest = cursor.entries, cursor.raw_bytes, cursor.digest
         file_entries = file_bytes = skip = 0
         piece: BuiltPiece | None = None
+        kept_bytes = 0
         begun = None
         if (kept := self.session.reply.partial_file(part.id)) is not None:
             begun = begun_file(kept, builder, partial(self._build_next, stream, part, builder))
@@ -374,9 +375,10 @@ class JobStream:
             else:
                 file_entries, file_bytes = begun.entries, begun.raw_bytes
                 self.range_bytes += file_bytes
-                skip = begun.kept - begun.piece.offset
-                digest = chain_file_piece(digest, 0, begun.kept, kept.crc32c)
-        stream.begin(part, 0 if begun is None else begun.kept)
+                kept_bytes = kept.length
+                skip = kept_bytes - begun.piece.offset
+                digest = chain_file_piece(digest, 0, kept_bytes, kept.crc32c)
+        stream.begin(part, kept_bytes)
         while True:
             if begun is not None:
                 piece, begun = begun.piece, None

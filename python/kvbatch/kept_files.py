@@ -45,10 +45,9 @@ def _sums(path: Path, length: int, look: Look) -> FileSums:
 
 @dataclass(frozen=True, slots=True)
 class BegunFile:
-    """A file that is built anew up to where the target has it: `kept` bytes, `piece` being the one in which they end.
-    `entries` and `raw_bytes` stand in the pieces before it."""
+    """A file that is built anew up to where the target has it: `piece` is the one in which that ends, `entries` and
+    `raw_bytes` stand in the pieces before it."""
 
-    kept: int
     piece: BuiltPiece
     entries: int
     raw_bytes: int
@@ -68,7 +67,7 @@ def begun_file(
             if crc32c != kept.crc32c:
                 return None
             entries, raw_bytes = (before.entries, before.raw_bytes) if before is not None else (0, 0)
-            return BegunFile(kept.length, piece, entries, raw_bytes)
+            return BegunFile(piece, entries, raw_bytes)
         if piece.ends_file or piece.ends_range:
             return None
         before = piece

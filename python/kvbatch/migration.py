@@ -222,12 +222,13 @@ class Migration:
             if not self._opened:
                 self._recorder.undo_start(self._known)
                 raise
-            progress = self._publish_last_sample()
+            # Of a job that is too short for another it is the only one.
+            progress = self._publish(self._figures.last_sample())
             self._recorder.update(state=state_after(error), error=str(error), progress=progress.to_json())
             raise
         if already_finished is not None:
             return already_finished
-        progress, summary = self._publish_last_sample(), self._summarize()
+        progress, summary = self._publish(self._figures.last_sample()), self._summarize()
         self._recorder.update(state=JobState.DONE, summary=summary.to_json(), progress=progress.to_json())
         self._recorder.remove_sent_log()
         return summary
@@ -262,7 +263,7 @@ class Migration:
         self._figures.note_break()
         # Before the target was open there is nothing to tell, and an earlier run's figures are to stay.
         if self._opened:
-            self._publish_sample()
+            self._publish(self._figures.sample())
             self._policy.tell_throttle(self._figures.progress.throttle)
         self._recorder.update(error=f"retry {retry.retry} of {retry.retries}: {error}")
         # Here and not in stamina, as a stop ends this pause; the next attempt sees why.
@@ -450,7 +451,7 @@ class Migration:
                     give_up = float("inf")
             elif time.monotonic() >= next_sample:
                 next_sample += SAMPLE_SECONDS
-                self._policy.look(self._publish_sample(), self._figures.observation)
+                self._policy.look(self._publish(self._figures.sample()), self._figures.observation)
             self._policy.apply()
             self._idle_streams = group.working < self._policy.streams
         group.join()
@@ -475,14 +476,7 @@ class Migration:
                 if cursor.range not in known or not known[cursor.range].complete:
                     self._note_durable(cursor)
 
-    def _publish_sample(self) -> Progress:
-        progress = self._figures.sample()
-        self._bus.publish("sample", **progress.to_json())
-        return progress
-
-    def _publish_last_sample(self) -> Progress:
-        """Of a job that is too short for another, the only one."""
-        progress = self._figures.last_sample()
+    def _publish(self, progress: Progress) -> Progress:
         self._bus.publish("sample", **progress.to_json())
         return progress
 

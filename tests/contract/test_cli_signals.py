@@ -149,15 +149,18 @@ def stuck(receiver: kvbatch.Receiver) -> Iterator[tuple[Link, Hold]]:
         yield link, hold
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "lane"),
+    [(signal.SIGINT, "batch"), (signal.SIGTERM, "batch"), (signal.SIGINT, "sst"), (signal.SIGTERM, "files")],
+)
 def test_an_interrupted_migration_is_75_with_the_command_that_then_finishes_it(
-    receiver: kvbatch.Receiver, stuck: tuple[Link, Hold], tmp_path: Path, number: int
+    receiver: kvbatch.Receiver, stuck: tuple[Link, Hold], tmp_path: Path, number: int, lane: str
 ) -> None:
     link, hold = stuck
     entries = {"default": numbered(5000), "users": numbered(100)}
     source = write_store(tmp_path / "source", entries)
     target = f"kvbatch://127.0.0.1:{link.port}/copy"
-    options = ("--job", "nightly", "--streams", "1", "--batch-size", "4KiB", "--window", "1", "--json")
+    options = ("--job", "nightly", "--streams", "1", "--batch-size", "4KiB", "--window", "1", "--json", "--lane", lane)
     command = ("migrate", source, target, *options, "--progress", "json")
     with process(*command) as running:
         assert running.stderr is not None
@@ -169,8 +172,8 @@ def test_an_interrupted_migration_is_75_with_the_command_that_then_finishes_it(
     assert out == ""
     assert "Traceback" not in err
     events = [json.loads(line) for line in err.splitlines()]
-    # A sampler may tell how the job is held up between the words that it stops and that it stopped.
-    told = [event["event"] for event in events if event["event"] not in {"sample", "throttle"}]
+    # Between the words that it stops and that it stopped it may tell how it is held up, and what became durable.
+    told = [event["event"] for event in events if event["event"] not in {"sample", "throttle", "range"}]
     assert told[-3:] == ["warning", "done", "error"]
     assert (events[-2]["state"], events[-2]["error"]) == ("stopped", events[-1]["message"])
     assert events[-1]["advice"] == "carry on with"

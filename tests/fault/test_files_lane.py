@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -179,6 +180,33 @@ def test_a_record_of_another_job_in_a_store_is_not_touched(files_route: Route) -
     (route.copy / "kvbatch.json").write_text("{}")
     route.processes.kvbatch(*command).wait()
     assert (route.copy / "kvbatch.json").read_text() == "{}"
+
+
+def test_killed_by_the_clock(files_route: Route) -> None:
+    """At any step of either side: a sender takes about half a second to start, and as long to move it all."""
+    route = files_route
+    draw = chance("files clock")
+    kills = runs = 0
+    while kills < 3:
+        assert runs < 30, f"only {kills} of {runs} jobs had not ended when somebody was to be killed"
+        runs += 1
+        route.name = f"copy-{runs}"
+        sender = start(route)
+        sender.ended.wait(draw.uniform(0.2, 1.2))
+        victims = draw.choice([("sender",), ("receiver",), ("sender", "receiver"), ("receiver", "sender")])
+        under_way = sender.alive
+        for victim in victims:
+            (sender if victim == "sender" else route.receiver).kill()
+        kills += under_way
+        if "receiver" in victims:
+            route.start_receiver()
+        print("killed", victims, "under way", under_way)
+        summary = (start(route) if "sender" in victims else sender).result()
+        assert summary["entries"] == ENTRIES
+        assert summary["resent_bytes"] <= 2 * UNDER_WAY
+        assert kvbatch.verify(str(route.source), str(route.copy)).equal
+        shutil.rmtree(route.copy)
+    assert not list(route.root.iterdir()), "a staging directory is still there"
 
 
 def test_kill_of_both_over_and_over(files_route: Route) -> None:

@@ -76,11 +76,14 @@ def _fill_disk_and_go_on(source: Path, place: Place, **options: Any) -> kvbatch.
     return summary
 
 
+@pytest.mark.parametrize("lane", ["batch", "sst"])
 @pytest.mark.parametrize("sst_file_bytes", ["512KiB", "64MiB"], ids=["in the fifth file", "in the first file"])
 def test_full_disk_is_resumable_and_the_job_goes_on_after_space_is_made(
-    source: Path, small_place: Place, sst_file_bytes: str
+    source: Path, small_place: Place, sst_file_bytes: str, lane: str
 ) -> None:
-    summary = _fill_disk_and_go_on(source, small_place, sst_file_bytes=sst_file_bytes)
+    """In the lane `sst` the sender builds all of it: no file of this source can be moved as it is."""
+    assert kvbatch.plan(source, small_place.endpoint(), lane=lane).files_grafted == 0
+    summary = _fill_disk_and_go_on(source, small_place, sst_file_bytes=sst_file_bytes, lane=lane)
     if sst_file_bytes == "512KiB":
         assert summary.batches < len(ENTRIES) * 4096 // 65536, "what had become durable was moved again"
 

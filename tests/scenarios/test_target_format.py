@@ -8,7 +8,8 @@ import rocksdict
 
 import kvbatch
 from support.places import Place
-from support.stores import numbered, raw_options, write_store
+from support.stores import copy_open_store, need_rocksdb, numbered, raw_options, read_store, write_store
+from support.tables import KEYS, compacted, key_of
 from support.tools import (
     CRC32C,
     as_ldb_scan,
@@ -31,6 +32,26 @@ def test_an_older_rocksdb_reads_every_family(tmp_path: Path, place: Place) -> No
         assert ldb_scan(place.path(), name) == as_ldb_scan(entries)
     assert f"Internal keys in range: {len(FAMILIES['default'])}" in ldb(place.path(), "idump", "--count_only")
     ldb(place.path(), "checkconsistency")
+
+
+def test_an_older_rocksdb_reads_and_writes_over_files_of_the_source(tmp_path: Path, place: Place) -> None:
+    """As far as it reads the format in which the source's program wrote them."""
+    need_rocksdb((9, 10), "ingest files that a database wrote")
+    store = compacted(tmp_path / "open", format_version=5)
+    assert {table_format_version(file) for file in (tmp_path / "open").glob("*.sst")} == {5}
+    for number in range(0, KEYS, 40):
+        store[key_of(number)] = b"overwritten"
+        del store[key_of(number + 1)]
+    copy_open_store(store, tmp_path / "open", tmp_path / "source")
+    store.close()
+    migration = kvbatch.migrate(tmp_path / "source", place.endpoint(), lane="sst", graft_bytes=1)
+    assert migration.plan.files_grafted >= 10
+    migration.wait()
+    entries = read_store(tmp_path / "source")["default"]
+    assert ldb_scan(place.path()) == as_ldb_scan(entries)
+    ldb(place.path(), "--try_load_options=false", "put", "new", "1")
+    ldb(place.path(), "--try_load_options=false", "compact")
+    assert ldb_scan(place.path()) == as_ldb_scan({**entries, b"new": b"1"})
 
 
 def test_an_older_rocksdb_writes_to_it(tmp_path: Path) -> None:
