@@ -235,13 +235,21 @@ std::shared_ptr<rocksdb::Logger> SilentLogger() { return std::make_shared<Silent
 
 Result<std::vector<ColumnFamilyDescription>> DescribeStore(const std::string& path) {
   std::error_code error;
-  if (!fs::exists(path, error)) {
+  const bool stands = fs::exists(path, error);
+  if (error) {
+    return FromErrno(Code::kSource, "look at " + path, error.value());
+  }
+  if (!stands) {
     return NoStore(path, "does not exist");
   }
   if (!fs::is_directory(path, error)) {
     return NoStore(path, "is not a directory");
   }
-  if (!fs::exists(fs::path(path) / "CURRENT", error)) {
+  const bool has_current = fs::exists(fs::path(path) / "CURRENT", error);
+  if (error) {
+    return FromErrno(Code::kSource, "look into " + path, error.value());
+  }
+  if (!has_current) {
     return NoStore(path, "is not a RocksDB directory: it has no CURRENT file");
   }
   std::vector<std::string> names;

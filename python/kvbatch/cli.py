@@ -79,7 +79,15 @@ __all__ = ["app", "main"]
 EXIT_DIFFERENT = 3
 # As shells count, like everybody's behind whom `head` has read enough.
 _EXIT_READER_GONE = 128 + signal.SIGPIPE
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def _stop_signals() -> tuple[signal.Signals, ...]:
+    """What asks for an end. SIGHUP, the end of the terminal or the connection, unless whoever began this ignores it, as
+    nohup does."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return (signal.SIGINT, signal.SIGTERM, *(() if ignored else (signal.SIGHUP,)))
+
+
 # `timeout` signals a child and then its whole group: that is one request to stop, not two.
 _SAME_REQUEST_SECONDS = 0.5
 
@@ -240,10 +248,11 @@ def _metrics_of(
 
 
 class _StopOnSignals:
-    """SIGINT and SIGTERM call `stop`; a second one ends the process at once."""
+    """SIGINT, SIGTERM and SIGHUP call `stop`; a second one ends the process at once."""
 
     def __init__(self, stop: Callable[[], None]) -> None:
         self._stop = stop
+        self._signals = _stop_signals()
         self._asked = 0.0
 
     def _on_signal(self, number: int, frame: object) -> None:
@@ -260,12 +269,12 @@ class _StopOnSignals:
         _thread.start_new_thread(self._stop, ())
 
     def __enter__(self) -> None:
-        for number in _STOP_SIGNALS:
+        for number in self._signals:
             signal.signal(number, self._on_signal)
 
     def __exit__(self, *exc: object) -> None:
         # There is nothing left to stop, and the result is still to be printed.
-        for number in _STOP_SIGNALS:
+        for number in self._signals:
             signal.signal(number, signal.SIG_IGN)
 
 
@@ -315,15 +324,16 @@ def serve(
     ] = False,
     metrics_listen: MetricsOption = None,
 ) -> None:
-    """Receive migrations into directories below a root. SIGTERM or SIGINT ends it."""
+    """Receive migrations into directories below a root. SIGTERM, SIGINT or SIGHUP ends it."""
     host, port = parse_listen(listen)
     receiver = Receiver(root, host, port, max_memory=max_memory, insecure=insecure)
     # Blocked in every thread and waited for in this one: a handler that sets an event can deadlock on a second signal.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    stop_signals = _stop_signals()
+    signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals)
     with _metrics_of(receiver, metrics_listen):
         receiver.start()
         print(f"listening on {format_address(receiver.host, receiver.port)}, root {receiver.root}", flush=True)
-        signal.sigwait(_STOP_SIGNALS)
+        signal.sigwait(stop_signals)
         receiver.stop()
 
 
@@ -397,7 +407,7 @@ add_control_commands(app)
 def _unwind(number: int, frame: object) -> NoReturn:
     """For what leaves nothing to carry on with: it is taken down, and once more does not hurry that."""
     del number, frame
-    for each in _STOP_SIGNALS:
+    for each in _stop_signals():
         signal.signal(each, signal.SIG_IGN)
     print("kvbatch: stopped on request", file=sys.stderr, flush=True)
     sys.exit(StoppedError.exit_code)
@@ -410,7 +420,7 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Make a store, migrate it and verify the copy. A receiver on loopback takes it; prints a short table."""
-    for number in _STOP_SIGNALS:
+    for number in _stop_signals():
         signal.signal(number, _unwind)
     report = run_demo(entries, directory)
     if as_json:

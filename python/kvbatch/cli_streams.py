@@ -67,12 +67,13 @@ def take_streams() -> None:
 
 def _open_missing() -> None:
     """Gives the numbers of the three streams to /dev/null where the program was started without them, before a file
-    of a store gets one and what is meant for people lands in it."""
-    for fd in (0, 1, 2):
+    of a store gets one and what is meant for people lands in it. A stdout that was closed cannot be written then
+    either: whoever wants no result says so by /dev/null."""
+    for fd, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(fd)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)
+            os.open(os.devnull, mode)
 
 
 def _text_on(stream: _Stream, before: TextIO | None) -> TextIO:

@@ -140,7 +140,10 @@ def _parse_receiver(text: str) -> ReceiverEndpoint:
         parts = urlsplit(text)
         port = parts.port or DEFAULT_PORT
     except ValueError as error:
-        raise UsageError(f"malformed endpoint {text!r}: {error}") from error
+        # What urllib says of a port is no whole sentence.
+        raise UsageError(
+            f"malformed endpoint {text!r}: {error}; write kvbatch://host:port/NAME with a port from 1 to 65535"
+        ) from error
     name = unquote(parts.path.removeprefix("/").removesuffix("/"))
     if not parts.hostname or not name or parts.query or parts.fragment or parts.username is not None:
         raise UsageError(f"malformed endpoint {text!r}: write kvbatch://host:port/NAME")

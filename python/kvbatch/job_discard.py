@@ -27,6 +27,8 @@ class Discarded:
     "removed"  what stood at the target was the job's alone, and is gone
     "cursors"  the target may have held other data before; the entries that the job had written stay among it
     "nothing"  nothing of the job stood at the target
+    "store"    a store with data stands there that no job is unfinished in, maybe because this one was finished by a
+               sender with another state directory; it stays as it is
     """
 
     job: str
@@ -39,6 +41,7 @@ class Discarded:
             DiscardOutcome.CURSORS: f"its cursors were removed from {self.target}. The entries that it had written "
             "there stay: with --allow-nonempty they may stand among other data",
             DiscardOutcome.NOTHING: f"nothing of it stood at {self.target}",
+            DiscardOutcome.STORE: f"the store at {self.target} has no records of an unfinished job, and stays as it is",
         }
         return f"job {self.job} was discarded: {what[self.outcome]}"
 

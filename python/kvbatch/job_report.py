@@ -79,7 +79,10 @@ def render_report(job: str, state_dir: Path | None = None) -> str:
 def write_report(job: str, path: str | os.PathLike[str], state_dir: str | os.PathLike[str] | None = None) -> Path:
     """Writes the page to `path`, whole or not at all, over a file that is there. Returns the path. Raises UsageError as
     `render_report`, and where the file cannot be written."""
-    target = Path(os.path.realpath(path))
+    try:
+        target = Path(os.path.realpath(path))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{path!r} is no path; name a file, such as report.html") from error
     if target.exists() and not target.is_file():
         what = "a directory" if target.is_dir() else "no regular file"
         raise UsageError(f"{path} is {what}. Nothing was written; name a file, such as report.html")

@@ -123,8 +123,10 @@ class Migration:
     def set(self, **changes: Any) -> JobSettings:
         """Changes rate_limit, source_read_rate, streams, batch_bytes, window, compression or max_memory of the running
         job, given as to `migrate`; they hold from the next frame on. Raises UsageError, and changes nothing, for what
-        makes no sense."""
+        makes no sense, RefusedError once the job has ended."""
         with self._steering:
+            if self._finished.is_set():
+                raise RefusedError(f"job {self.job} has ended: there is nothing left that could be set")
             changed = self._options.changed(self._flow.settings, self.plan.source_memory, **changes)
             settings = self._flow.change(**changed)
             self._changes |= changed

@@ -55,8 +55,9 @@ def _make_root(root: Path) -> None:
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        file = next((each for each in (root, *root.parents) if each.is_file()), None)
-        why = error.strerror or str(error) if file is None else f"{file} is a file"
+        why = error.strerror or str(error)
+        if isinstance(error, (FileExistsError, NotADirectoryError)):
+            why = f"{next(each for each in (root, *root.parents) if each.exists())} is a file"
         raise UsageError(
             f"the root {root} cannot be a directory for targets: {why}. Nothing was changed; give a directory with "
             "--root"

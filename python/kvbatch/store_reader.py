@@ -61,7 +61,7 @@ class DirectoryReader:
     def __init__(self, path: Path, column_families: Sequence[str] = ()) -> None:
         """`column_families`: only these, all when empty; UsageError for one that is not there. RefusedError where the
         store is only being received."""
-        if not (path / "CURRENT").exists() and (staged := staged_manifest(path)) is not None:
+        if (staged := staged_manifest(path)) is not None and not (path / "CURRENT").exists():
             raise RefusedError(
                 f"{path} is no store yet: the files of the unfinished job {staged.job!r} stand in "
                 f"{staging_path(path)}. Nothing was changed; run its `kvbatch migrate` again first"

@@ -33,6 +33,7 @@ class DiscardOutcome(StrEnum):
     REMOVED = "removed"  # nothing but the job's, and nothing stands there now
     CURSORS = "cursors"  # other data, too: entries that the job wrote stay among it
     NOTHING = "nothing"  # nothing of the job
+    STORE = "store"  # a store with data and no records of any job, which stays as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,8 @@ class JobIdentity:
 
 def discard_directory(path: Path, identity: JobIdentity) -> DiscardOutcome:
     """Removes what the job wrote at `path`, which nobody may have open. Repeatable: what a kill leaves is removed by
-    the next call. Raises RefusedError, having changed nothing, for a finished store, another job's target, and whatever
-    holds something that is not the job's; TargetError, NoSpaceError."""
+    the next call. Raises RefusedError, having changed nothing, for another job's target, and whatever holds something
+    that is not the job's; TargetError, NoSpaceError."""
     try:
         return _discard(path, identity)
     except SourceError as error:
@@ -88,10 +89,7 @@ def _discard(path: Path, identity: JobIdentity) -> DiscardOutcome:
     if manifest is None:
         if family_with_data(path) is None:
             return DiscardOutcome.NOTHING  # a store that was made for the job, or before it
-        raise RefusedError(
-            f"the target {path} is a store without records of a job: a finished one, or somebody else's. Nothing was "
-            "changed; if the job came to its very end, running its `kvbatch migrate` again says so"
-        )
+        return DiscardOutcome.STORE
     identity.check(manifest, path)
     if manifest.allow_nonempty:
         _drop_cursors(path, identity)

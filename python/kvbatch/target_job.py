@@ -212,6 +212,9 @@ def check_writable(path: Path, manifest: Manifest) -> None:
         if (store := _store_around(path)) is not None:
             raise RefusedError(f"the target {path} lies inside the store {store}; choose a path outside of it")
         if not path.exists():
+            standing = next(parent for parent in path.parents if parent.exists())
+            if not standing.is_dir():
+                raise RefusedError(f"the target {path} cannot be made: {standing} is a file; choose another path")
             return
         if not path.is_dir():
             raise RefusedError(f"the target {path} is a file; choose another path")
@@ -236,8 +239,9 @@ def check_writable(path: Path, manifest: Manifest) -> None:
         lane = " and --lane batch" if manifest.lane == "files" else ""
         raise RefusedError(
             f'the target {path} already holds data (column family "{family}"). Nothing was changed. If it is this '
-            "source's copy, one of the two was opened for writing since. Compare them with `kvbatch verify SOURCE "
-            f"TARGET`, choose another target, or pass --allow-nonempty{lane} to write over it"
+            "source's copy, a sender with another --state-dir finished it, or one of the two was opened for writing "
+            "since. Compare them with `kvbatch verify SOURCE TARGET`, choose another target, or pass "
+            f"--allow-nonempty{lane} to write over it"
         )
 
 

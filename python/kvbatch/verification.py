@@ -50,6 +50,8 @@ class Verification:
         if not isinstance(endpoint, DirectoryEndpoint):
             raise UsageError(f"{endpoint}: verify reads the source as a directory on this machine")
         self._source = endpoint
+        if on_progress is not None and not callable(on_progress):
+            raise UsageError(f"on_progress {on_progress!r}: give a function of one argument, a Progress, or None")
         options = VerifyOptions.checked(
             repair=repair, column_families=column_families, key_range=key_range, threads=threads, state_dir=state_dir
         )

@@ -54,7 +54,7 @@ def port_of(server: subprocess.Popen[str]) -> int:
     return int(found[1])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_serve_ends_with_0_keeps_what_was_applied_and_goes_on_when_it_is_back(tmp_path: Path, number: int) -> None:
     source = SmallSource(write_store(tmp_path / "source", ENTRIES), BOUNDS)
     root = tmp_path / "root"
@@ -187,6 +187,30 @@ def test_an_interrupted_migration_is_75_with_the_command_that_then_finishes_it(
     summary = json.loads(again.stdout)
     assert (summary["resumed"], summary["entries"]) == (True, 5100)
     assert read_store(receiver.root / "copy") == entries
+
+
+@pytest.mark.parametrize("nohup", [False, True])
+def test_the_end_of_the_terminal_stops_a_migration_as_ctrl_c_does_but_not_under_nohup(
+    receiver: kvbatch.Receiver, stuck: tuple[Link, Hold], tmp_path: Path, nohup: bool
+) -> None:
+    link, hold = stuck
+    source = write_store(tmp_path / "source", {"default": numbered(5000)})
+    options = ("--streams", "1", "--batch-size", "4KiB", "--window", "1", "--json", "--progress", "json")
+    command = kvbatch_command(["migrate", source, f"kvbatch://127.0.0.1:{link.port}/copy", *options])
+    with subprocess.Popen(
+        ["nohup", *command] if nohup else command,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as running:  # fmt: skip
+        assert running.stderr is not None
+        next(line for line in running.stderr if '"started"' in line)
+        running.send_signal(signal.SIGHUP)
+        if nohup:
+            hold.release.set()
+        out, err = running.communicate(timeout=WAIT_SECONDS)
+    if nohup:
+        assert (running.returncode, json.loads(out)["entries"]) == (0, 5000), err
+    else:
+        assert (running.returncode, json.loads(err.splitlines()[-1])["advice"]) == (75, "carry on with")
 
 
 def test_what_was_set_is_part_of_the_command_that_carries_on(tmp_path: Path) -> None:

@@ -92,7 +92,9 @@ def refused(target: TargetCase, identity: JobIdentity, words: str, root: Path) -
 def test_a_finished_store_is_left_alone(target: TargetCase, any_source: SmallSource, tmp_path: Path) -> None:
     finish(target, any_source)
     target.settle()
-    refused(target, identity_of(any_source), "finished", tmp_path)
+    before = tree(target.path)
+    assert discard_target(target.endpoint, identity_of(any_source)) is DiscardOutcome.STORE
+    assert tree(target.path) == before
     assert read_store(target.path) == ENTRIES
 
 

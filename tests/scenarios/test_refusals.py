@@ -13,7 +13,7 @@ import rocksdict
 
 import kvbatch
 from support.capi_store import REVERSE_BYTEWISE, run_store_script
-from support.mounts import Prefix, read_only_disk, read_only_tree, small_disk
+from support.mounts import Prefix, read_only_disk, read_only_tree, small_disk, unreadable_tree
 from support.places import Place
 from support.stores import kvbatch as run_kvbatch
 from support.stores import numbered, raw_options, read_store, tree, write_store
@@ -388,11 +388,47 @@ def test_target_parent_that_cannot_be_written_is_named(
 def test_parent_of_the_target_that_is_a_file_is_named(tmp_path: Path) -> None:
     source = _source(tmp_path)
     (tmp_path / "parent").write_text("precious")
-    done = run_kvbatch("migrate", source, tmp_path / "parent" / "target")
-    assert done.returncode in (1, 2, 4), done.stderr
-    assert str(tmp_path / "parent") in done.stderr
-    assert "Traceback" not in done.stderr
+    for target in (tmp_path / "parent" / "target", tmp_path / "parent" / "deep" / "target"):
+        done = run_kvbatch("migrate", source, target)
+        assert done.returncode == 4, done.stderr
+        assert f"{tmp_path / 'parent'} is a file; choose another path" in done.stderr
     assert (tmp_path / "parent").read_text() == "precious"
+
+
+def test_a_directory_that_may_not_be_looked_into_is_named(tmp_path: Path) -> None:
+    source, closed = _source(tmp_path), write_store(tmp_path / "closed", {"default": numbered(3)})
+    commands: list[list[object]] = [
+        ["migrate", closed, tmp_path / "target"],
+        ["migrate", source, closed],
+        ["plan", closed, tmp_path / "target"],
+        ["verify", source, closed],
+        ["verify", closed, source],
+        ["serve", "--root", closed / "root"],
+    ]
+    with unreadable_tree(closed) as prefix:
+        for command in commands:
+            done = run_kvbatch(*command, prefix=prefix)
+            assert done.returncode in (1, 2), done.stderr
+            assert str(closed) in done.stderr
+            assert "Permission denied" in done.stderr
+            assert "bug" not in done.stderr
+    assert read_store(closed) == {"default": numbered(3)}
+
+
+def test_what_is_set_once_a_job_has_ended_is_refused(tmp_path: Path) -> None:
+    job = kvbatch.migrate(_source(tmp_path), tmp_path / "target")
+    job.wait()
+    with pytest.raises(kvbatch.RefusedError, match=f"job {job.job} has ended"):
+        job.set(streams=2)
+    assert job.changed_options == {}
+
+
+def test_wrong_types_are_wrong_usage_before_anything_is_done(tmp_path: Path) -> None:
+    source = _source(tmp_path)
+    with pytest.raises(kvbatch.UsageError, match="on_progress 5: give a function"):
+        kvbatch.verify(source, source.parent / "none", on_progress=5)  # type: ignore[arg-type]
+    with pytest.raises(kvbatch.UsageError, match="5 is no path"):
+        kvbatch.report("nightly", 5)  # type: ignore[arg-type]
 
 
 def test_receiver_cannot_be_a_source(tmp_path: Path, receiver: kvbatch.Receiver) -> None:

@@ -103,6 +103,19 @@ def read_only_disk(path: Path) -> Iterator[Prefix]:
 @contextmanager
 def read_only_tree(path: Path) -> Iterator[Prefix]:
     """`path` and all below it without the permission to write, which root needs as well behind the prefix."""
+    with _without(path, 0o222) as prefix:
+        yield prefix
+
+
+@contextmanager
+def unreadable_tree(path: Path) -> Iterator[Prefix]:
+    """The same without any permission."""
+    with _without(path, 0o777) as prefix:
+        yield prefix
+
+
+@contextmanager
+def _without(path: Path, permissions: int) -> Iterator[Prefix]:
     prefix: Prefix = []
     if os.geteuid() == 0:
         if shutil.which("setpriv") is None:
@@ -113,7 +126,7 @@ def read_only_tree(path: Path) -> Iterator[Prefix]:
             pytest.skip(f"root cannot lay down its privileges: {done.stderr.strip()}")
     modes = {entry: entry.stat().st_mode for entry in [path, *path.rglob("*")]}
     for entry, mode in modes.items():
-        entry.chmod(mode & ~0o222)
+        entry.chmod(mode & ~permissions)
     try:
         yield prefix
     finally:

@@ -104,6 +104,7 @@ def test_options_are_read(name: str, given: Any, held: Any) -> None:
         ("max_streams", 65, "--max-streams 65: give a whole number from 1 to 64"),
         ("key_range", "61", "--range (key_range) '61': give HEX..HEX, for example"),
         ("key_range", 5, "--range (key_range) 5: give HEX..HEX, for example"),
+        ("key_range", KeyRange("a", None), "--range (key_range) KeyRange(start='a', end=None): give HEX..HEX"),  # type: ignore[arg-type]
         ("column_families", "users", "column_families 'users': give a sequence of names, ('users',) for this one"),
         ("column_families", 5, """--cf (column_families) 5: give a sequence of names, such as ("default",)"""),
         ("column_families", (5,), """--cf (column_families) (5,): give a sequence of names, such as ("default",)"""),
