@@ -314,6 +314,19 @@ def memory_only(folder: Path, entries: int) -> dict[str, float]:
     return bench.over_loopback()
 
 
+def small_and_large(arguments: list[str], entries: int) -> dict[str, float]:
+    """One round. Part of what a job takes are its batches, whose size adapts: to a large job more often."""
+    small = run_in_child([*arguments, "--entries", str(entries)])
+    large = run_in_child([*arguments, "--entries", str(5 * entries)])
+    figures = {"large_loopback": 5 * large["rate"]}
+    for side in ("sender", "receiver"):
+        figures[f"{side}_rss_mib"] = small[f"{side}_rss_mib"]
+        figures[f"large_{side}_rss_mib"] = large[f"{side}_rss_mib"]
+        figures[f"large_{side}_rss_to_small"] = large[f"{side}_rss_mib"] / small[f"{side}_rss_mib"]
+    print(", ".join(f"{k} {v:.3g}" for k, v in figures.items()), file=sys.stderr)
+    return figures
+
+
 @contextlib.contextmanager
 def scratch(directory: Path | None) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="kvbatch-bench-", dir=directory) as folder:
@@ -360,13 +373,7 @@ def main() -> None:
     figures |= medians(rounds_in_memory)
     if not arguments.skip_large:
         base = ["--memory-only"] + (["--directory", str(arguments.directory)] if arguments.directory else [])
-        small = run_in_child([*base, "--entries", str(arguments.entries)])
-        large = run_in_child([*base, "--entries", str(5 * arguments.entries)])
-        for side in ("sender", "receiver"):
-            figures[f"{side}_rss_mib"] = small[f"{side}_rss_mib"]
-            figures[f"large_{side}_rss_mib"] = large[f"{side}_rss_mib"]
-            figures[f"large_{side}_rss_to_small"] = large[f"{side}_rss_mib"] / small[f"{side}_rss_mib"]
-        figures["large_loopback"] = 5 * large["rate"]
+        figures |= medians([small_and_large(base, arguments.entries) for _ in range(arguments.rounds)])
 
     result = {
         "entries": arguments.entries,
