@@ -163,6 +163,9 @@ void RegisterRangeApplier(py::module_& module) {
           "drain", [](RangeApplier& applier) { Run([&] { return applier.Drain(); }); },
           "Waits until everything submitted is durable.")
       .def(
+          "close", [](RangeApplier& applier) { WithoutGil([&] { applier.Close(); }); },
+          "Leaves the range to whoever opens it next: the first pieces of a file stay. Idempotent.")
+      .def(
           "take_durable", [](RangeApplier& applier) { return WithoutGil([&] { return applier.TakeDurable(); }); },
           "The newest durable cursor if it is newer than at the last call.")
       .def_property_readonly("applied", [](const RangeApplier& applier) { return applier.applied(); })

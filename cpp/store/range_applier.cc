@@ -56,7 +56,9 @@ RangeApplier::RangeApplier(std::shared_ptr<TargetStore> store, ApplyRange range,
   }
 }
 
-RangeApplier::~RangeApplier() {
+RangeApplier::~RangeApplier() { Close(); }
+
+void RangeApplier::Close() {
   (void)Drain();
   if (writer_) {
     writer_.reset();

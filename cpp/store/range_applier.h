@@ -86,6 +86,10 @@ class RangeApplier {
   // Makes what was applied durable without ending the range: the peer went away.
   Status Flush();
 
+  // Behind it nothing is applied any more, and the files of the spool that this one wrote are whoever's comes next: the
+  // first pieces of one stay, what else there is goes. Idempotent.
+  void Close();
+
   // Waits until everything submitted is durable and returns the first error of the background work.
   Status Drain();
 

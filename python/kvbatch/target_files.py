@@ -338,6 +338,11 @@ class FileApplier:
         if self._syncing is not None:
             self._syncing.result()
 
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
     def take_durable(self) -> Cursor | None:
         if self._syncing is None or not self._syncing.done() or self._syncing.exception() is not None:
             return None

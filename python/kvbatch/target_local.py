@@ -116,6 +116,8 @@ class AppliedRanges:
             with contextlib.suppress(KvbatchError):
                 applier.flush()
                 applier.drain()
+            # Not when it is collected, which an exception may put off until others write to the same files.
+            applier.close()
             self._job.release_range(applier.applied.range)
         self._left_over = self.take_durable()
         self._finishing.clear()

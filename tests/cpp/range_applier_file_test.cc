@@ -242,6 +242,19 @@ TEST_F(PartialFileTest, WhoComesNextGoesOnBehindThePiecesThatWereWhole) {
   EXPECT_EQ(FinishedEntries(store_), entries);
 }
 
+TEST_F(PartialFileTest, WhoHasLeftItTouchesItNoMore) {
+  const std::string bytes = ReadFile(Grown(SomeEntries(1000)));
+  auto left = ApplierFor(store_, ApplyMode::kIngest, RangeOf(kRange));
+  ASSERT_EQ(::pwrite(Must(left->OpenTaken()), bytes.data(), 5000, 0), 5000);
+  ASSERT_THAT(left->AddPiece(5000, Crc32c(bytes.substr(0, 5000))), IsOk());
+  left->Close();
+  const auto applier = Must(Resumed(5000));
+  ASSERT_EQ(::pwrite(Must(applier->OpenTaken()), bytes.data(), 1000, 5000), 1000);
+  ASSERT_THAT(applier->AddPiece(1000, Crc32c(bytes.substr(0, 1000))), IsOk());
+  left.reset();
+  EXPECT_EQ(store_->PartialFiles().at(0).length, 6000U);
+}
+
 TEST_F(PartialFileTest, LessOfItCanBeTakenAndNotMore) {
   const std::string bytes = ReadFile(Grown(SomeEntries(1000)));
   Begin(bytes, 5000);

@@ -703,6 +703,10 @@ class RangeApplier:
         """
         Raises CorruptionError, and applies nothing, for a batch that is not what it claims to be.
         """
+    def close(self) -> None:
+        """
+        Leaves the range to whoever opens it next: the first pieces of a file stay. Idempotent.
+        """
     def drain(self) -> None:
         """
         Waits until everything submitted is durable.
