@@ -215,7 +215,7 @@ def test_the_end_of_the_terminal_stops_a_migration_as_ctrl_c_does_but_not_under_
 
 def test_what_was_set_is_part_of_the_command_that_carries_on(tmp_path: Path) -> None:
     """A job that somebody slowed down is not to come back at full speed."""
-    source = write_store(tmp_path / "source", {"default": numbered(5000)})
+    source = write_store(tmp_path / "source", {"default": numbered(20_000)})
     begun = ("migrate", source, tmp_path / "copy", "--batch-size", "4KiB", "--streams=1", "--rate-limit", "64KiB/s")
     with process(*begun, "--job", "nightly", "--compression", "none", "--progress", "json") as running:
         assert running.stderr is not None
@@ -236,7 +236,7 @@ def test_what_was_set_is_part_of_the_command_that_carries_on(tmp_path: Path) -> 
     # Either of them is a command, and what was set by none is left out.
     done = command_line(*told[1:], "--rate-limit", "0")
     assert done.returncode == 0, done.stderr
-    assert read_store(tmp_path / "copy") == {"default": numbered(5000)}
+    assert read_store(tmp_path / "copy") == {"default": numbered(20_000)}
 
 
 class _Interrupted(io.RawIOBase):

@@ -102,8 +102,10 @@ class SteeredJob(AbstractContextManager["SteeredJob"]):
 
     def finish(self, **changes: Any) -> kvbatch.Summary:
         """To the end, with other settings where they are given."""
-        if changes:
-            self.migration.set(**changes)
+        # It may have come there by itself.
+        with suppress(kvbatch.RefusedError):
+            if changes:
+                self.migration.set(**changes)
         summary = self.migration.wait(WAIT_SECONDS)
         self._reader.join(WAIT_SECONDS)
         return summary
