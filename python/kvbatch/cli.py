@@ -18,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import stamina
 import typer
 
 from kvbatch import api
@@ -214,6 +213,7 @@ def migrate(
         if dry_run:
             show_plan(api.plan(source, target, **options), as_json)
             return
+        _silence_retries()
         if progress is not ProgressChoice.NONE:
             logging.getLogger("kvbatch.state").setLevel(logging.ERROR)  # its warnings are events too
         migration = Migration(source, target, MigrationOptions.checked(**options))
@@ -452,10 +452,11 @@ def _common(
 # -- errors -----------------------------------------------------------------------------------------------------------
 
 
-def _configure_logs() -> None:
-    # The events tell of every retry already.
+def _silence_retries() -> None:
+    """The events tell of every one already."""
+    import stamina
+
     stamina.instrumentation.set_on_retry_hooks([])
-    configure_for_command_line()
 
 
 def _arguments() -> list[str]:
@@ -541,7 +542,7 @@ class _FailureTold:
 def main() -> None:
     """Runs a command; errors become messages and exit codes."""
     take_streams()
-    _configure_logs()
+    configure_for_command_line()
     return_large_memory(LARGE_ENTRY_BYTES)
     try:
         try:

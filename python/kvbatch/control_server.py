@@ -26,7 +26,7 @@ from kvbatch.control_protocol import (
 )
 from kvbatch.errors import KvbatchError, ProtocolError, RefusedError
 from kvbatch.events import Progress
-from kvbatch.logs import get_logger
+from kvbatch.logs import Logger
 from kvbatch.state import JobState
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ControlServer", "Controllable", "controlled"]
 
-log = get_logger("kvbatch.control")
+log = Logger("kvbatch.control")
 
 # Whoever has not said by then what he wants is not waited for any longer.
 _CLIENT_SECONDS = 5.0

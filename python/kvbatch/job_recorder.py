@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from kvbatch.errors import UsageError
 from kvbatch.events import EventBus
 from kvbatch.kept_options import options_to_json
-from kvbatch.logs import get_logger
+from kvbatch.logs import Logger
 from kvbatch.options import MigrationOptions
 from kvbatch.samples import HistoryWriter
 from kvbatch.sent_log import SentLog
@@ -20,7 +20,7 @@ from kvbatch.state import JobRecord, StateStore, sent_path
 
 __all__ = ["JobRecorder"]
 
-log = get_logger("kvbatch.state")
+log = Logger("kvbatch.state")
 
 T = TypeVar("T")
 

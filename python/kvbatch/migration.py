@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from typing import Any
 
-import stamina
-
 from kvbatch._core.frame import BufferPool
 from kvbatch._core.store import Cursor
 from kvbatch.at_exit import AT_EXIT_SECONDS, stop_at_exit
@@ -238,6 +236,8 @@ class Migration:
     def _attempt_until_done(self) -> Summary | None:
         """Runs sessions until one finishes the job. Returns the recorded summary when an earlier session had finished
         the job already."""
+        import stamina  # takes as long as a quarter of kvbatch, and `status` retries nothing
+
         for attempt in stamina.retry_context(on=self._wait_before_retry, attempts=None, timeout=None):
             with attempt, self._full_disk_named():
                 return self._run_session()

@@ -185,7 +185,7 @@ class _PartError(ValueError):
 
 
 class _Options(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, defer_build=True)
 
     @classmethod
     def checked(cls, **options: Any) -> Self:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kvbatch._core.frame import Frame, FrameLimits, FrameType
 from kvbatch._core.store import TargetStore
 from kvbatch.errors import ClosedError, KvbatchError, ProtocolError
-from kvbatch.logs import get_logger
+from kvbatch.logs import Logger
 from kvbatch.manifest import Manifest
 from kvbatch.protocol import Peer, cursor_to_json, malformed_is_protocol_error, partial_file_to_json
 from kvbatch.ranges import optional_bytes
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CONTROL_LIMITS", "ReceiverControl"]
 
-log = get_logger("kvbatch.receiver")
+log = Logger("kvbatch.receiver")
 
 # Data frames come on streams, and in a repair.
 CONTROL_LIMITS = FrameLimits(max_data_bytes=0)

@@ -22,7 +22,7 @@ from kvbatch.errors import (
     UsageError,
 )
 from kvbatch.flow.job_flow import HEARTBEAT_SECONDS
-from kvbatch.logs import get_logger
+from kvbatch.logs import Logger
 from kvbatch.manifest import Manifest
 from kvbatch.options import ReceiverOptions
 from kvbatch.protocol import (
@@ -43,7 +43,7 @@ from kvbatch.target_state import TargetState, examine_directory
 
 __all__ = ["Receiver"]
 
-log = get_logger("kvbatch.receiver")
+log = Logger("kvbatch.receiver")
 
 _FIRST_FRAME_MILLISECONDS = 30_000
 # What a connection may send before it has said what it is.

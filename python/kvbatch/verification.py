@@ -14,7 +14,7 @@ from kvbatch.comparison import Meter, Readers, VerifyReport, compare
 from kvbatch.endpoints import DirectoryEndpoint, check_apart, parse_endpoint
 from kvbatch.errors import KvbatchError, RefusedError, StoppedError, UsageError
 from kvbatch.events import Event, EventBus, Progress
-from kvbatch.logs import get_logger
+from kvbatch.logs import Logger
 from kvbatch.options import VerifyOptions, default_state_dir
 from kvbatch.ranges import KeyRange
 from kvbatch.repair import repair_keys
@@ -23,7 +23,7 @@ from kvbatch.stopping import StopRequest
 
 __all__ = ["Verification", "verify"]
 
-log = get_logger("kvbatch.state")
+log = Logger("kvbatch.state")
 
 # Of a key that is kept in the state directory, which stays small.
 _KEPT_KEY_CHARACTERS = 256
