@@ -25,6 +25,7 @@ __all__ = [
     "os_reason",
     "parse_endpoint",
     "parse_listen",
+    "standing_part",
 ]
 
 DEFAULT_PORT = 7720
@@ -172,6 +173,11 @@ def check_apart(source: Endpoint, target: Endpoint) -> None:
             raise RefusedError(
                 f"{inner} lies inside {outer}. Nothing was written; choose a target outside of the source"
             )
+
+
+def standing_part(path: Path) -> Path:
+    """The path itself, or the nearest of its parents that exists."""
+    return next(each for each in (path, *path.parents) if each.exists())
 
 
 def os_reason(error: OSError) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvbatch._core.store import SourceStore
-from kvbatch.endpoints import DirectoryEndpoint, Endpoint
+from kvbatch.endpoints import DirectoryEndpoint, Endpoint, standing_part
 from kvbatch.errors import RefusedError, UsageError
 from kvbatch.options import MigrationOptions
 from kvbatch.ranges import KeyRange, Range
@@ -71,9 +71,7 @@ def check_link(source: DirectoryEndpoint, target: Endpoint, options: MigrationOp
             f"--link: {target} stands behind a receiver, where files of this machine cannot be linked to. Nothing was "
             "changed; migrate without --link"
         )
-    standing = Path(os.path.realpath(target.path)).parent
-    while not standing.exists():
-        standing = standing.parent
+    standing = standing_part(Path(os.path.realpath(target.path)).parent)
     if standing.stat().st_dev != source.path.stat().st_dev:
         raise RefusedError(
             f"--link: {source} and {target} lie on different file systems. Nothing was changed; migrate without --link"

@@ -63,7 +63,7 @@ def discard(job: str, state_dir: str | os.PathLike[str] | None = None) -> Discar
     source is not touched. May be repeated after an error.
 
     Raises UsageError for a job that is not known; RefusedError for one that runs or is done, and where the target is
-    not an unfinished target of exactly this job or holds anything else; TransportError when the receiver does not
+    the unfinished one of another job or holds anything else besides; TransportError when the receiver does not
     answer; TargetError. The record stays then.
     """
     directory = default_state_dir() if state_dir is None else Path(state_dir)

@@ -145,8 +145,6 @@ def _known_check(value: Any) -> Any:
 
 
 def _parse_optional_range(value: Any) -> KeyRange:
-    if isinstance(value, KeyRange) and not all(isinstance(end, bytes | None) for end in (value.start, value.end)):
-        raise ValueError
     return KeyRange() if value is None else parse_key_range(value)
 
 

@@ -93,6 +93,8 @@ def describe_key(key: bytes | None) -> str:
 def parse_key_range(text: str | KeyRange) -> KeyRange:
     """`HEX..HEX`; either side may be empty. Raises UsageError."""
     if isinstance(text, KeyRange):
+        if not all(isinstance(bound, bytes | None) for bound in (text.start, text.end)):
+            raise UsageError(f"malformed range {text!r}: its bounds are bytes, or None")
         return text
     start, separator, end = text.partition("..") if isinstance(text, str) else ("", "", "")
     if not separator:

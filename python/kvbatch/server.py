@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kvbatch._core.frame import BufferPool, FrameLimits, FrameType, largest_entry
 from kvbatch.at_exit import AT_EXIT_SECONDS, stop_at_exit
-from kvbatch.endpoints import format_address, is_loopback, os_reason
+from kvbatch.endpoints import format_address, is_loopback, os_reason, standing_part
 from kvbatch.errors import (
     ClosedError,
     KvbatchError,
@@ -57,7 +57,7 @@ def _make_root(root: Path) -> None:
     except OSError as error:
         why = error.strerror or str(error)
         if isinstance(error, (FileExistsError, NotADirectoryError)):
-            why = f"{next(each for each in (root, *root.parents) if each.exists())} is a file"
+            why = f"{standing_part(root)} is a file"
         raise UsageError(
             f"the root {root} cannot be a directory for targets: {why}. Nothing was changed; give a directory with "
             "--root"

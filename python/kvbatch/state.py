@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kvbatch.endpoints import os_reason
+from kvbatch.endpoints import os_reason, standing_part
 from kvbatch.errors import KvbatchError, RefusedError, UsageError
 from kvbatch.state_schema import upgrade
 
@@ -290,9 +290,9 @@ def _is_held(lock: Path) -> bool:
 
 def _check_directory(directory: Path) -> None:
     """Raises NotADirectoryError where it can be none."""
-    file = next((each for each in (directory, *directory.parents) if each.is_file()), None)
-    if file is not None:
-        raise NotADirectoryError(f"{file} is a file, and jobs are kept in a directory. Nothing was changed")
+    standing = standing_part(directory)
+    if standing.is_file():
+        raise NotADirectoryError(f"{standing} is a file, and jobs are kept in a directory. Nothing was changed")
 
 
 @contextmanager

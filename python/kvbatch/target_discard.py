@@ -87,9 +87,8 @@ def _discard(path: Path, identity: JobIdentity) -> DiscardOutcome:
         return DiscardOutcome.NOTHING
     manifest = _recorded_manifest(path) if is_unfinished(path) else None
     if manifest is None:
-        if family_with_data(path) is None:
-            return DiscardOutcome.NOTHING  # a store that was made for the job, or before it
-        return DiscardOutcome.STORE
+        # One without data was made for the job, or before it.
+        return DiscardOutcome.NOTHING if family_with_data(path) is None else DiscardOutcome.STORE
     identity.check(manifest, path)
     if manifest.allow_nonempty:
         _drop_cursors(path, identity)

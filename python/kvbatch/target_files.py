@@ -331,8 +331,7 @@ class FileApplier:
                     os.ftruncate(self._fd, self._applied.raw_bytes)
                 self._job.note(self._applied)
         finally:
-            os.close(self._fd)
-            self._fd = -1
+            self.close()
 
     def drain(self) -> None:
         if self._syncing is not None:

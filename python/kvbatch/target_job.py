@@ -24,6 +24,7 @@ from kvbatch._core.store import (
     TargetStore,
     describe_store,
 )
+from kvbatch.endpoints import standing_part
 from kvbatch.errors import KvbatchError, ProtocolError, RefusedError, TargetError
 from kvbatch.manifest import JOB_RECORD, Manifest
 from kvbatch.ranges import REVERSE_COMPARATOR
@@ -214,13 +215,12 @@ def check_writable(path: Path, manifest: Manifest) -> None:
     with translate_os_errors(f"look at the target {path}"):
         if (store := _store_around(path)) is not None:
             raise RefusedError(f"the target {path} lies inside the store {store}; choose a path outside of it")
-        if not path.exists():
-            standing = next(parent for parent in path.parents if parent.exists())
-            if not standing.is_dir():
-                raise RefusedError(f"the target {path} cannot be made: {standing} is a file; choose another path")
+        standing = standing_part(path)
+        if not standing.is_dir():
+            what = "is a file" if standing == path else f"cannot be made: {standing} is a file"
+            raise RefusedError(f"the target {path} {what}; choose another path")
+        if standing != path:
             return
-        if not path.is_dir():
-            raise RefusedError(f"the target {path} is a file; choose another path")
         names = [entry.name for entry in path.iterdir()]
     if "CURRENT" not in names:
         foreign = [name for name in names if not _BIRTH_FILE.fullmatch(name)]
