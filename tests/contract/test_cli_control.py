@@ -18,8 +18,9 @@ from kvbatch.endpoints import parse_endpoint
 from kvbatch.state import JobState, StateStore, control_path, sent_path
 from kvbatch.target_local import LocalSession
 from support.fake_job import ERROR, OPTION_WORDS, FakeJob, record_job
+from support.forked import Forked
 from support.sender import SmallSource
-from support.stores import kvbatch, kvbatch_command, read_store, write_store
+from support.stores import kvbatch, read_store, write_store
 from support.targets import ENTRIES, TargetCase
 
 WAIT_SECONDS = 60.0
@@ -230,8 +231,8 @@ class Terminal:
     def __init__(self, *arguments: object, **environment: str) -> None:
         self.said = ""
         self._master, slave = pty.openpty()
-        self.process = subprocess.Popen(
-            kvbatch_command(arguments),
+        self.process = Forked(
+            ["-m", "kvbatch", *arguments],
             stdin=slave,
             stdout=slave,
             stderr=slave,
@@ -339,8 +340,8 @@ def test_no_colour_where_none_is_wanted(state_dir: Path) -> None:
 
 def test_a_list_that_is_watched_in_lines_says_when_no_job_runs(state_dir: Path) -> None:
     record_job(state_dir, "nightly", JobState.STOPPED)
-    command = kvbatch_command(["status", "--watch", "--interval", "0.1", "--state-dir", state_dir])
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+    command = ["-m", "kvbatch", "status", "--watch", "--interval", "0.1", "--state-dir", state_dir]
+    with Forked(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as watching:
         assert watching.stdout is not None
         assert watching.stderr is not None
         assert watching.stderr.readline().startswith("no job runs")
@@ -355,8 +356,8 @@ def test_a_list_that_is_watched_in_lines_says_when_no_job_runs(state_dir: Path) 
 def test_a_job_is_watched_in_lines_until_nobody_runs_it(state_dir: Path) -> None:
     job = FakeJob(state_dir)
     migration = job.__enter__()
-    command = kvbatch_command(["status", "nightly", "--watch", "--interval", "0.1", "--state-dir", state_dir])
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
+    command = ["-m", "kvbatch", "status", "nightly", "--watch", "--interval", "0.1", "--state-dir", state_dir]
+    with Forked(command, stdout=subprocess.PIPE) as watching:
         assert watching.stdout is not None
         line = watching.stdout.readline()
         assert re.fullmatch(

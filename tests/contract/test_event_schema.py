@@ -15,9 +15,10 @@ from pydantic import BaseModel, ConfigDict, StrictBool, StrictFloat, StrictInt, 
 import kvbatch
 from kvbatch.events import Event, EventKind, Progress, StreamProgress, Summary
 from kvbatch.flow.throttle import ThrottleReason
+from support.forked import Forked
 from support.link import Hold, Link, data_frame
 from support.stores import kvbatch as run_kvbatch
-from support.stores import kvbatch_command, numbered, write_store
+from support.stores import numbered, write_store
 
 PAGE = (Path(__file__).parents[2] / "docs/events.md").read_text()
 WAIT_SECONDS = 60
@@ -115,8 +116,8 @@ def test_the_events_of_a_migration_are_as_documented(source: Path, receiver: kvb
     with Link(receiver.port, hold) as link:
         command = ["migrate", source, f"kvbatch://127.0.0.1:{link.port}/copy", "--progress", "json"]
         options = ["--lane", "batch", "--batch-size", "16KiB"]
-        with subprocess.Popen(
-            kvbatch_command([*command, *options]), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        with Forked(
+            ["-m", "kvbatch", *command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         ) as running:
             assert running.stderr is not None
             lines = ""

@@ -117,7 +117,7 @@ def stores() -> Iterator[Callable[..., Path]]:
 
 
 def _kvbatch(peak_file: Path) -> list[str]:
-    return [sys.executable, str(_PEAK_MEMORY), str(peak_file)]
+    return [str(_PEAK_MEMORY), str(peak_file)]
 
 
 @dataclass

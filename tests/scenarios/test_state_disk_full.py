@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 import kvbatch
+from support.forked import Forked
 from support.link import Hold, Link, data_frame
 from support.mounts import small_disk
 from support.stores import kvbatch as run_kvbatch
-from support.stores import kvbatch_command, numbered, read_store, write_store
+from support.stores import numbered, read_store, write_store
 
 ENTRIES = {"default": numbered(20_000)}
 WAIT_SECONDS = 60
@@ -40,9 +41,7 @@ def test_a_disk_that_fills_up_during_a_run(source: Path, receiver: kvbatch.Recei
     with small_disk(tmp_path / "state", "512k") as state, Link(receiver.port, hold) as link:
         command = ["migrate", source, f"kvbatch://127.0.0.1:{link.port}/copy", "--state-dir", state]
         options = ["--job", "nightly", "--batch-size", "16KiB", "--progress", "json", "--json"]
-        with subprocess.Popen(
-            kvbatch_command([*command, *options]), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as running:
+        with Forked(["-m", "kvbatch", *command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
             assert hold.reached.wait(WAIT_SECONDS)
             with filled(state):
                 hold.release.set()

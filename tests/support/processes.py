@@ -8,22 +8,19 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from support.stores import kvbatch_command
+from support.forked import Forked
 
 __all__ = ["Child", "Processes"]
 
 WAIT_SECONDS = 90.0
 _TERMINATE_SECONDS = 10.0
 _LOG_LINES = 60
-# Fixtures end every child, but not when the tests themselves are killed.
-_DIE_WITH_PARENT = ["setpriv", "--pdeathsig", "KILL", "--"]
 _SMALL_PIECES = Path(__file__).with_name("small_pieces.py")
 _DIES_AT_THE_END = Path(__file__).with_name("dies_at_the_end.py")
 
@@ -44,12 +41,8 @@ class Child:
         self._coming: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self.ended = threading.Event()
         self._on_line = on_line
-        self.process = subprocess.Popen(
-            [*_DIE_WITH_PARENT, *command],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **environment},
+        self.process = Forked(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **environment}
         )
         self._stdout: str | None = None
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -147,10 +140,10 @@ class Processes:
         return child
 
     def kvbatch(self, *arguments: object) -> Child:
-        return self.start(str(arguments[0]), kvbatch_command(arguments))
+        return self.start(str(arguments[0]), ["-m", "kvbatch", *map(str, arguments)])
 
     def dying_at_the_end(self, *arguments: object) -> Child:
-        return self.start(str(arguments[0]), [sys.executable, str(_DIES_AT_THE_END), *map(str, arguments)])
+        return self.start(str(arguments[0]), [str(_DIES_AT_THE_END), *map(str, arguments)])
 
     def serve(self, root: Path, port: int = 0, *, dying_at_the_end: bool = False) -> tuple[Child, int]:
         """A receiver that listens, and its port."""
@@ -169,7 +162,7 @@ class Processes:
         on_line: Callable[[str], None] = lambda line: None,
     ) -> Child:
         """`kvbatch migrate` with small ranges and files; its stderr is one JSON event a line."""
-        command = [sys.executable, str(_SMALL_PIECES), "migrate", str(source), str(target), "--json"]
+        command = [str(_SMALL_PIECES), "migrate", str(source), str(target), "--json"]
         command += ["--progress", "json", "--state-dir", str(self.directory / state), *map(str, arguments)]
         return self.start("migrate", command, on_line=on_line)
 

@@ -12,6 +12,7 @@ import pytest
 import rocksdict
 
 from kvbatch._core.store import ROCKSDB_VERSION
+from support.forked import run_forked
 
 Families = Mapping[str, Mapping[bytes, bytes]]
 
@@ -100,12 +101,25 @@ def tree(path: Path) -> dict[str, tuple[int, int, int]]:
 
 
 def kvbatch(
-    *arguments: object, timeout: float = 120, prefix: Iterable[str] = (), **kwargs: object
+    *arguments: object,
+    timeout: float = 120,
+    prefix: Iterable[str] = (),
+    stdin: int | None = None,
+    cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Runs the command line in a process of its own."""
+    """Runs the command line in a process of its own; behind a prefix that process is executed, not forked."""
+    prefix = list(prefix)
+    if not prefix:
+        return run_forked(["-m", "kvbatch", *arguments], timeout=timeout, stdin=stdin, cwd=cwd)
     return subprocess.run(
-        [*prefix, *kvbatch_command(arguments)], capture_output=True, text=True, timeout=timeout, check=False, **kwargs
-    )  # type: ignore[call-overload]
+        [*prefix, *kvbatch_command(arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        stdin=stdin,
+        cwd=cwd,
+    )
 
 
 def kvbatch_command(arguments: Iterable[object]) -> list[str]:
