@@ -25,6 +25,7 @@ from kvbatch import cli
 from kvbatch._core.frame import FrameType
 from kvbatch.endpoints import ReceiverEndpoint
 from kvbatch.target_remote import RemoteSession
+from support.forked import Forked
 from support.link import Hold, Link, data_frame
 from support.sender import SmallSource
 from support.stores import kvbatch as command_line
@@ -36,17 +37,15 @@ WAIT_SECONDS = 20
 
 
 @contextmanager
-def process(*arguments: object) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
-        kvbatch_command(arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as running:
+def process(*arguments: object) -> Iterator[Forked]:
+    with Forked(["-m", "kvbatch", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         try:
             yield running
         finally:
             running.kill()
 
 
-def port_of(server: subprocess.Popen[str]) -> int:
+def port_of(server: Forked) -> int:
     assert server.stdout is not None
     line = server.stdout.readline()
     found = re.match(r"listening on 127\.0\.0\.1:(\d+), root /", line)

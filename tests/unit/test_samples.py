@@ -116,7 +116,7 @@ def test_a_week_stays_small_covers_the_week_and_keeps_the_newest_minutes(state: 
     writer = HistoryWriter(state, JOB)
     for flushed in range(0, WEEK, 240):
         # One of twenty for as long as all but one of sixty are thinned away in the end, since that is most of the time.
-        step = 1 if flushed >= WEEK - 2 * 86_400 else 20
+        step = 1 if flushed >= WEEK - 10 * 3600 else 20
         for second in range(flushed + step - 1, flushed + 240, step):
             # What never is the same takes most room.
             writer.sample(START + second, progress(second, round_trip_seconds=second % 977 / 1e5))

@@ -88,7 +88,7 @@ class ThrottleLedger:
         return seconds
 
     def main_reason(self, streams: int) -> ThrottleReason | None:
-        """What `streams` streams waited for most since this was last asked; None when they hardly waited."""
+        """What so many streams waited for most since this was last asked; None when they hardly waited or have ended."""
         with self._lock:
             now = time.monotonic()
             seconds = self._seconds_at(now)
@@ -96,4 +96,4 @@ class ThrottleLedger:
             waited = {reason: seconds[reason] - self._seconds_then[reason] for reason in seconds}
             self._seconds_then = seconds
         reason = max(waited, key=lambda each: waited[each])
-        return reason if waited[reason] > _NOTICEABLE_SHARE * elapsed * max(1, streams) else None
+        return reason if streams and waited[reason] > _NOTICEABLE_SHARE * elapsed * streams else None
