@@ -28,6 +28,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NoReturn
 
+from coverage import Coverage
+
 __all__ = ["Forked", "run_forked"]
 
 _PR_SET_PDEATHSIG = 1
@@ -73,7 +75,12 @@ class Forked:
                     cleanup.callback(os.close, streams[-1])
                 else:
                     streams.append(number if given is None else given)
-            request = {"arguments": self.args, "environment": dict(env or os.environ), "cwd": str(cwd or Path.cwd())}
+            request = {
+                "arguments": self.args,
+                "environment": dict(env or os.environ),
+                "cwd": str(cwd or Path.cwd()),
+                "covered": Coverage.current() is not None,
+            }
             _template().send(json.dumps(request).encode(), [*streams, theirs.fileno()])
         self.pid: int = _STATUS.unpack(status.recv(_STATUS.size))[0]
         threading.Thread(target=self._await_end, args=[status], daemon=True).start()
@@ -184,6 +191,7 @@ class _Request:
     arguments: list[str]
     environment: dict[str, str]
     cwd: str
+    covered: bool  # whether coverage counts the lines that the test runs
     descriptors: list[int] = field(default_factory=list)
 
 
@@ -234,6 +242,8 @@ def _end(children: Iterable[int]) -> NoReturn:
 def _become(request: _Request) -> None:
     """What the interpreter and the shell do before a program's first line."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if not request.covered and (coverage := Coverage.current()):
+        coverage.stop()
     for number, stream in enumerate(request.descriptors):
         os.dup2(stream, number)
         os.close(stream)

@@ -88,7 +88,7 @@ class ThrottleLedger:
         return seconds
 
     def main_reason(self, streams: int) -> ThrottleReason | None:
-        """What so many streams waited for most since this was last asked; None when they hardly waited or have ended."""
+        """What so many streams waited for most since this was last asked; None if they hardly waited or have ended."""
         with self._lock:
             now = time.monotonic()
             seconds = self._seconds_at(now)
