@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from coverage import Coverage
 
 import kvbatch
 
 SHARED_FIXTURES = Path(__file__).resolve().parent.parent.parent / "shared" / "fixtures"
 
 
-# Folders and modules whose tests go again, and for long, through lines that others cover: to count lines takes half of
+# Folders, modules and tests that go again, and for long, through lines that others cover: to count lines takes half of
 # Python's speed.
 _NOT_COUNTED = {
     "fault", "kvrocks", "property",
     "test_batch_controller", "test_files_lane", "test_graft_conditions", "test_memory", "test_odd_input",
     "test_recorded_checksums", "test_selection", "test_source_formats", "test_source_untouched", "test_split",
+    "test_a_week_stays_small_covers_the_week_and_keeps_the_newest_minutes",
 }  # fmt: skip
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if not _NOT_COUNTED.isdisjoint((item.path.parent.name, item.path.stem)):
-            item.add_marker(pytest.mark.no_cover)
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    # A worker of pytest-xdist has two, as every process begins one; pytest-cov's own marker knows of one.
+    resting: list[Coverage] = []
+    if not _NOT_COUNTED.isdisjoint((item.path.parent.name, item.path.stem, item.name)):
+        while running := Coverage.current():
+            running.stop()
+            resting.append(running)
+    try:
+        return (yield)
+    finally:
+        for one in reversed(resting):
+            one.start()
 
 
 def pytest_collection_finish() -> None:

@@ -28,7 +28,7 @@ CHANGES = st.one_of(
     st.fixed_dictionaries({"batch_bytes": st.sampled_from(["4KiB", 5000, "64KiB", "auto"])}),
     st.fixed_dictionaries({"window": st.sampled_from([1, 2, 7, 1024, "auto"])}),
     st.fixed_dictionaries({"compression": st.sampled_from(["auto", "lz4", "zstd", "none"])}),
-    st.fixed_dictionaries({"max_memory": st.sampled_from(["16MiB", "64MiB"])}),
+    st.fixed_dictionaries({"max_memory": st.sampled_from(["24MiB", "64MiB"])}),
 )
 STEPS = st.lists(
     st.tuples(st.sampled_from(["pause", "resume", "set"]), CHANGES, st.integers(0, 25)), min_size=1, max_size=8

@@ -112,7 +112,6 @@ def test_totals_go_on_over_the_runs_of_a_job(state: StateStore) -> None:
         assert history.running_at(START + moment) == pytest.approx(running)
 
 
-@pytest.mark.no_cover
 def test_a_week_stays_small_covers_the_week_and_keeps_the_newest_minutes(state: StateStore, tmp_path: Path) -> None:
     writer = HistoryWriter(state, JOB)
     for flushed in range(0, WEEK, 240):
