@@ -10,6 +10,7 @@ import pytest
 from coverage import Coverage
 
 import kvbatch
+from support.forked import end_forking
 
 SHARED_FIXTURES = Path(__file__).resolve().parent.parent.parent / "shared" / "fixtures"
 
@@ -43,6 +44,10 @@ def pytest_collection_finish() -> None:
     """Thousands of collected tests stay until the end: the collector of garbage is not to go through them each time."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    end_forking()
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,6 @@ processes that are executed.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import ctypes
 import gc
@@ -30,7 +29,7 @@ from typing import IO, NoReturn
 
 from coverage import Coverage
 
-__all__ = ["Forked", "run_forked"]
+__all__ = ["Forked", "end_forking", "run_forked"]
 
 _PR_SET_PDEATHSIG = 1
 _STATUS = struct.Struct("=i")
@@ -162,7 +161,6 @@ class _Template:
                 cwd=Path(__file__).parents[1],
                 pass_fds=[theirs.fileno()],
             )
-        atexit.register(self.close)
 
     def send(self, request: bytes, descriptors: list[int]) -> None:
         socket.send_fds(self._requests, [request], descriptors)
@@ -181,6 +179,14 @@ def _template() -> _Template:
         if not _started:
             _started.append(_Template())
         return _started[0]
+
+
+def end_forking() -> None:
+    """Before coverage adds up what each process saw."""
+    with _starting:
+        for template in _started:
+            template.close()
+        _started.clear()
 
 
 # What follows runs in the process that forks.
