@@ -240,8 +240,6 @@ def one_round(bench: Bench) -> dict[str, Any]:
         "rocksdict_loop": bench.rocksdict_loop(),
         "verify": bench.verify(),
         "python_share": bench.python_share(),
-        "sender_rss_mib": max(loopback["sender_rss_mib"], loopback_lz4["sender_rss_mib"]),
-        "receiver_rss_mib": max(loopback["receiver_rss_mib"], loopback_lz4["receiver_rss_mib"]),
     }
     slowest = min(figures["iterate_and_pack"], figures["build_and_ingest"])
     slowest_lz4 = min(figures["iterate_and_pack"], figures["build_and_ingest_lz4"])

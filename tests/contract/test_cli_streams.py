@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from support.forked import Forked
 from support.stores import kvbatch, kvbatch_command, numbered, read_store, write_store
 
 ENTRIES = {"default": numbered(300)}
@@ -34,10 +35,9 @@ def without_reader(*arguments: object) -> subprocess.CompletedProcess[str]:
     reading, writing = os.pipe()
     os.close(reading)
     try:
-        return subprocess.run(
-            kvbatch_command(arguments), stdout=writing, stderr=subprocess.PIPE, text=True, timeout=WAIT_SECONDS,
-            check=False,
-        )  # fmt: skip
+        with Forked(["-m", "kvbatch", *arguments], stdout=writing, stderr=subprocess.PIPE) as running:
+            _, err = running.communicate(WAIT_SECONDS)
+        return subprocess.CompletedProcess(running.args, running.wait(), "", err)
     finally:
         os.close(writing)
 

@@ -52,6 +52,7 @@ def test_bounds_are_always_kept(observed: list[tuple[BatchObservation, int]]) ->
             assert before.batch_bytes / 2 - 16_384 <= state.batch_bytes <= 2 * before.batch_bytes
 
 
+@settings(max_examples=50)
 @given(observations.filter(lambda observed: observed.acknowledged_bytes > 0), st.sampled_from([0.25, 0.5]))
 def test_constant_input_makes_for_constant_settings(observation: BatchObservation, interval: float) -> None:
     observation = dataclasses.replace(observation, seconds=interval)

@@ -7,7 +7,7 @@ import itertools
 import math
 from dataclasses import dataclass
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvbatch.flow.compression_controller import (
@@ -103,6 +103,7 @@ machines = st.builds(
 codecs: st.SearchStrategy[CodecName] = st.sampled_from(["none", "lz4", "zstd"])
 
 
+@settings(max_examples=50)
 @given(machines, codecs)
 def test_the_choice_is_nearly_the_best_and_stays(machine: Machine, first: CodecName) -> None:
     state, _ = run(machine, 20, CompressionState(codec=first))
@@ -114,6 +115,7 @@ def test_the_choice_is_nearly_the_best_and_stays(machine: Machine, first: CodecN
     assert changes(seen) <= 14
 
 
+@settings(max_examples=50)
 @given(machines, links)
 def test_another_link_makes_for_another_choice(machine: Machine, link: float) -> None:
     state, _ = run(machine, 60, CompressionState())

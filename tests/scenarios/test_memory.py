@@ -183,9 +183,10 @@ def test_a_value_of_256_mib_goes_where_the_budget_allows_it(
     assert (outcome.target / "CURRENT").exists()
 
 
-@places
 @lanes
-@kinds
+@pytest.mark.parametrize(
+    ("place", "kind", "compression"), [("directory", "random", "none"), ("receiver", "zeros", "lz4")]
+)
 def test_a_value_of_256_mib_is_refused_by_name_before_it_is_read_where_it_does_not(
     stores: Callable[..., Path], migrate: Callable[..., Outcome], place: str, lane: str, kind: str, compression: str
 ) -> None:
