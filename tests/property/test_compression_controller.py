@@ -7,7 +7,7 @@ import itertools
 import math
 from dataclasses import dataclass
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kvbatch.flow.compression_controller import (
@@ -103,8 +103,12 @@ machines = st.builds(
 codecs: st.SearchStrategy[CodecName] = st.sampled_from(["none", "lz4", "zstd"])
 
 
+DOES_NOT_SHRINK = CodecSample(3e-9, 1.0)
+
+
 @settings(max_examples=50)
 @given(machines, codecs)
+@example(Machine(125 * MB, 125 * MB, 200 * MB, 0.5, 1, 3e-9, DOES_NOT_SHRINK, DOES_NOT_SHRINK), "lz4")
 def test_the_choice_is_nearly_the_best_and_stays(machine: Machine, first: CodecName) -> None:
     state, _ = run(machine, 20, CompressionState(codec=first))
     _, seen = run(machine, 900, state)

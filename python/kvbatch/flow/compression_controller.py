@@ -14,6 +14,8 @@ __all__ = ["CodecName", "CodecSample", "CompressionObservation", "CompressionSta
 
 CodecName = Literal["none", "lz4", "zstd"]
 
+# Data that become smaller by less are not compressed at all.
+_LEAST_RATIO = 1.02
 # Another choice has to promise so much more, twice in a row.
 _HYSTERESIS = 1.15
 _AGREEING = 2
@@ -116,8 +118,10 @@ def decide(state: CompressionState, observed: CompressionObservation) -> Compres
     if state.codec != "none" and state.codec not in observed.samples:
         return state  # no frame has shown yet what it does
     expected = estimates(state, observed)
-    best = max(expected, key=lambda codec: expected[codec])
-    if best == state.codec or expected[best] < _HYSTERESIS * expected[state.codec]:
+    # What hardly shrinks costs CPU for nothing, however well the sender seems to afford it.
+    worth = [codec for codec in expected if codec == "none" or observed.samples[codec].ratio >= _LEAST_RATIO]
+    best = max(worth, key=lambda codec: expected[codec])
+    if best == state.codec or (state.codec in worth and expected[best] < _HYSTERESIS * expected[state.codec]):
         return dataclasses.replace(state, candidate=None, agreeing=0, reason=_reason(state.codec, expected, observed))
     agreeing = state.agreeing + 1 if best == state.candidate else 1
     if agreeing < _AGREEING:
