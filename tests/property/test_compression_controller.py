@@ -109,6 +109,7 @@ DOES_NOT_SHRINK = CodecSample(3e-9, 1.0)
 @settings(max_examples=50)
 @given(machines, codecs)
 @example(Machine(125 * MB, 125 * MB, 200 * MB, 0.5, 1, 3e-9, DOES_NOT_SHRINK, DOES_NOT_SHRINK), "lz4")
+@example(Machine(125 * MB, 125 * MB, 200 * MB, 0.5, 1, 3e-9, DOES_NOT_SHRINK, CodecSample(3e-9, 2.0)), "zstd")
 def test_the_choice_is_nearly_the_best_and_stays(machine: Machine, first: CodecName) -> None:
     state, _ = run(machine, 20, CompressionState(codec=first))
     _, seen = run(machine, 900, state)

@@ -21,7 +21,7 @@ _HYSTERESIS = 1.15
 _AGREEING = 2
 # Of the streams' time: waits that are longer say what the limit is.
 _NOTICEABLE_SHARE = 0.1
-# Of a core: others that keep all of them busy share with one more.
+# Of a core: others that keep all of them busy share with a stream that waits and would not.
 _FAIR_SHARE = 0.25
 # What a link was measured to carry is the mean of late: frames are counted when they are through, in lumps. So is how a
 # codec does, which single frames tell.
@@ -86,6 +86,11 @@ class CompressionObservation:
         return self.limited_share >= max(_NOTICEABLE_SHARE, self.blocked_share, self.window_share)
 
     @property
+    def waits(self) -> bool:
+        """Whether streams wait for something: else they have all the CPU that they can get."""
+        return max(self.limited_share, self.blocked_share, self.window_share) >= _NOTICEABLE_SHARE
+
+    @property
     def wire_is_full(self) -> bool:
         """Whether fewer bytes for the same data would go faster."""
         return self.limited or self.blocked_share >= _NOTICEABLE_SHARE
@@ -134,7 +139,10 @@ def estimates(state: CompressionState, observed: CompressionObservation) -> dict
     samples: dict[CodecName, CodecSample] = {"none": CodecSample(0.0, 1.0), **observed.samples}
     now = samples.get(state.codec, CodecSample(0.0, 1.0))
     busy_cores = observed.goodput * (observed.pack_seconds_per_byte + now.seconds_per_byte)
-    cores = min(observed.streams, busy_cores + max(observed.idle_cores, _FAIR_SHARE))
+    spare_cores = max(observed.idle_cores, 0.0)
+    if observed.waits:
+        spare_cores = max(spare_cores, _FAIR_SHARE)
+    cores = min(observed.streams, busy_cores + spare_cores)
     # Where acks are waited for, what comes behind the link is the limit, and no codec changes it.
     behind = observed.goodput if observed.window_share >= _NOTICEABLE_SHARE and not observed.wire_is_full else math.inf
     # A link that may not be used in full is a slower one.
