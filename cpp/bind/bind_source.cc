@@ -1,3 +1,5 @@
+#include <pybind11/operators.h>
+
 #include "base/checksum.h"
 #include "base/file_io.h"
 #include "bind/bind_store.h"
@@ -56,6 +58,23 @@ void RegisterSourceStore(py::module_& module) {
       .def_readonly("memtable_entries", &ColumnFamilyFigures::memtable_entries)
       .def_readonly("merge_operands", &ColumnFamilyFigures::merge_operands);
 
+  py::class_<TablePlace>(module, "TablePlace", "Where an SST file stands in its column family.")
+      .def(py::init([](int level, uint64_t smallest_sequence, uint64_t largest_sequence, uint64_t epoch, Bytes smallest,
+                       Bytes largest) {
+             return TablePlace{level, smallest_sequence,         largest_sequence,
+                               epoch, std::move(smallest.value), std::move(largest.value)};
+           }),
+           py::arg("level"), py::arg("smallest_sequence"), py::arg("largest_sequence"), py::arg("epoch"),
+           py::arg("smallest"), py::arg("largest"))
+      .def(py::self == py::self)
+      .def_readonly("level", &TablePlace::level)
+      .def_readonly("smallest_sequence", &TablePlace::smallest_sequence)
+      .def_readonly("largest_sequence", &TablePlace::largest_sequence)
+      .def_readonly("epoch", &TablePlace::epoch, "Orders the files of level 0; 0: their sequence numbers do.")
+      .def_property_readonly(
+          "smallest", [](const TablePlace& place) { return Bytes{place.smallest}; }, "Internal key, as `largest`.")
+      .def_property_readonly("largest", [](const TablePlace& place) { return Bytes{place.largest}; });
+
   py::class_<TableFile>(module, "TableFile", "One SST file of a column family; both ends of its keys included.")
       .def_property_readonly(
           "name", [](const TableFile& table) { return Text{table.name}; }, "Empty when it lies in another directory.")
@@ -65,7 +84,9 @@ void RegisterSourceStore(py::module_& module) {
       .def_readonly("entries", &TableFile::entries)
       .def_readonly("raw_bytes", &TableFile::raw_bytes, "Keys and values, uncompressed.")
       .def_readonly("plain", &TableFile::plain, "Puts and deletions of single keys, nothing else.")
-      .def_readonly("graftable", &TableFile::graftable, "Can be moved as it is.");
+      .def_readonly("graftable", &TableFile::graftable, "Can be moved as it is.")
+      .def_readonly("blobs", &TableFile::blobs, "Values of it stand in blob files.")
+      .def_readonly("place", &TableFile::place);
 
   py::class_<EntryRun>(module, "EntryRun", "A run of entries and the sum of their digests.")
       .def_readonly("entries", &EntryRun::entries)

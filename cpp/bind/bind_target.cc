@@ -12,6 +12,12 @@ using TargetHandle = std::shared_ptr<TargetStore>;
 using Key = std::optional<Bytes>;
 
 void RegisterTargetStore(py::module_& module) {
+  py::class_<ImportedFile>(module, "ImportedFile", "A whole SST file of another store's column family.")
+      .def(py::init([](Text name, uint64_t file_bytes, const TablePlace& place) {
+             return ImportedFile{std::move(name.value), file_bytes, place};
+           }),
+           py::arg("name"), py::arg("file_bytes"), py::arg("place"));
+
   py::class_<TargetHealth>(module, "TargetHealth", "The worst of a store's column families; a trigger of 0 is none.")
       .def_readonly("l0_files", &TargetHealth::l0_files)
       .def_readonly("immutable_memtables", &TargetHealth::immutable_memtables)
@@ -51,6 +57,14 @@ void RegisterTargetStore(py::module_& module) {
             return Get([&] { return store.EnsureFamily(family); });
           },
           py::arg("column_family"), "Its id; made where it does not exist. RefusedError for another comparator.")
+      .def(
+          "import_family",
+          [](TargetStore& store, const ColumnFamilyDescription& family, const Text& directory,
+             const std::vector<ImportedFile>& files,
+             bool move) { Run([&] { return store.ImportFamily(family, directory.value, files, move); }); },
+          py::arg("column_family"), py::arg("directory"), py::arg("files"), py::kw_only(), py::arg("move"),
+          "The family, made of all the files that it has in another store, moved out of `directory` or copied. Raises "
+          "RefusedError for the default family; CorruptionError for files that do not make one up.")
       .def(
           "family_id",
           [](const TargetStore& store, const Text& name) { return Get([&] { return store.FamilyId(name.value); }); },

@@ -36,7 +36,7 @@ uint64_t MemtableEntries(rocksdb::DB* db, rocksdb::ColumnFamilyHandle* family) {
   return entries;
 }
 
-TableFile Describe(const rocksdb::SstFileMetaData& file, const std::string& path,
+TableFile Describe(const rocksdb::SstFileMetaData& file, int level, const std::string& path,
                    const rocksdb::TableProperties& properties, const std::string& directory) {
   // Each key of a table carries its sequence number and type.
   constexpr uint64_t kInternalKeyBytes = 8;
@@ -52,10 +52,15 @@ TableFile Describe(const rocksdb::SstFileMetaData& file, const std::string& path
   if (file.smallest_seqno == file.largest_seqno) {
     described.sequence = file.largest_seqno;
   }
-  described.plain =
-      properties.num_range_deletions == 0 && properties.num_merge_operands == 0 && file.oldest_blob_file_number == 0;
+  described.blobs = file.oldest_blob_file_number != 0;
+  described.plain = properties.num_range_deletions == 0 && properties.num_merge_operands == 0 && !described.blobs;
   described.graftable = described.plain && properties.num_deletions == 0 && properties.num_entries > 0 &&
                         file.largest_seqno == 0 && !described.name.empty();
+#if KVBATCH_TABLE_ITERATORS
+  described.place = {level, file.smallest_seqno, file.largest_seqno, file.epoch_number, file.smallest, file.largest};
+#else
+  (void)level;
+#endif
   return described;
 }
 
@@ -85,7 +90,7 @@ Result<TableLayout> DescribeTables(rocksdb::DB* db, rocksdb::ColumnFamilyHandle*
       if (properties == tables.end()) {
         return Status(Code::kSource, "no table properties of " + path);
       }
-      layout.files.push_back(Describe(file, path, *properties->second, db->GetName()));
+      layout.files.push_back(Describe(file, level.level, path, *properties->second, db->GetName()));
       layout.readable = layout.readable && properties->second->num_range_deletions == 0;
     }
   }

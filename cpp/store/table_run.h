@@ -27,6 +27,19 @@ class SstFileReader;
 
 namespace kvbatch {
 
+// Where an SST file stands in its column family, which only the MANIFEST knows.
+struct TablePlace {
+  int level = 0;
+  uint64_t smallest_sequence = 0;
+  uint64_t largest_sequence = 0;
+  uint64_t epoch = 0;  // orders the files of level 0; 0: RocksDB goes by their sequence numbers
+  // Internal keys: those that the file counts as having, which a range deletion in it may reach beyond its entries.
+  std::string smallest;
+  std::string largest;
+
+  bool operator==(const TablePlace& other) const = default;
+};
+
 // One SST file of a column family and the user keys it spans, both ends included.
 struct TableFile {
   std::string path;
@@ -43,6 +56,8 @@ struct TableFile {
   // Can be moved as it is: plain, without deletions, older than everything else about its keys (all of its sequence
   // numbers are 0), in the store's directory.
   bool graftable = false;
+  bool blobs = false;  // values of it stand in blob files
+  TablePlace place;
 };
 
 // What the files of a column family allow.

@@ -53,6 +53,9 @@ constexpr uint64_t kMemtableShare = 4;
 // Of the job's records: a cursor may have a large key, and is written again and again.
 constexpr uint64_t kRecordMemtableBytes = 4 << 20;
 
+// RocksDB has 8 of 64 bits for an entry's type.
+constexpr uint64_t kMaxSequence = (uint64_t{1} << 56) - 1;
+
 // Index blocks of new files pass through it, little else.
 constexpr size_t kCacheBytes = 8 << 20;
 
@@ -290,13 +293,92 @@ Result<uint32_t> TargetStore::EnsureFamily(const ColumnFamilyDescription& family
   if (!status.ok()) {
     return FromTarget(status, "make column family \"" + family.name + "\"");
   }
-  handles_[handle->GetID()] = handle;
-  families_[handle->GetID()] = family;
-  if (HasUsableMergeOperator(family)) {
-    mergeable_.insert(handle->GetID());
-  }
-  return handle->GetID();
+  return Adopt(handle, family);
 }
+
+uint32_t TargetStore::Adopt(rocksdb::ColumnFamilyHandle* handle, const ColumnFamilyDescription& family) {
+  const uint32_t id = handle->GetID();
+  handles_[id] = handle;
+  families_[id] = family;
+  if (HasUsableMergeOperator(family)) {
+    mergeable_.insert(id);
+  }
+  return id;
+}
+
+#if KVBATCH_TABLE_ITERATORS
+
+Status TargetStore::ImportFamily(const ColumnFamilyDescription& family, const std::string& directory,
+                                 const std::vector<ImportedFile>& files, bool move) {
+  if (Status status = CheckOpen(); !status.ok()) {
+    return status;
+  }
+  if (family.name == kReservedColumnFamily) {
+    return EnsureFamily(family).status();
+  }
+  if (family.name == rocksdb::kDefaultColumnFamilyName) {
+    return Status(Code::kRefused, "no file can be imported into the column family \"default\", which every store has");
+  }
+  if (files.empty()) {
+    return EnsureFamily(family).status();
+  }
+  if (Status status = CheckTraits(family); !status.ok()) {
+    return status;
+  }
+  const rocksdb::ColumnFamilyOptions options = WriteOptionsFor(family);
+  rocksdb::ExportImportFilesMetaData metadata;
+  metadata.db_comparator_name = family.comparator;
+  for (const ImportedFile& file : files) {
+    const TablePlace& place = file.place;
+    if (place.smallest_sequence > place.largest_sequence || place.largest_sequence > kMaxSequence) {
+      return Status(Code::kCorruption, file.name + ": sequence numbers " + std::to_string(place.smallest_sequence) +
+                                           " to " + std::to_string(place.largest_sequence));
+    }
+    if (place.level < 0 || place.level >= options.num_levels) {
+      return Status(Code::kCorruption, file.name + ": level " + std::to_string(place.level) + " of a family that has " +
+                                           std::to_string(options.num_levels));
+    }
+    if (Status status = HoldKeys(place.smallest.size() + place.largest.size()); !status.ok()) {
+      return status;
+    }
+    rocksdb::LiveFileMetaData described;
+    described.column_family_name = family.name;
+    described.db_path = directory;
+    described.name = file.name;
+    described.size = file.file_bytes;
+    described.level = place.level;
+    described.smallest_seqno = place.smallest_sequence;
+    described.largest_seqno = place.largest_sequence;
+    described.epoch_number = place.epoch;
+    described.smallest = place.smallest;
+    described.largest = place.largest;
+    metadata.files.push_back(std::move(described));
+  }
+  rocksdb::ImportColumnFamilyOptions import;
+  import.move_files = move;
+  rocksdb::ColumnFamilyHandle* handle = nullptr;
+  const auto status = db_->CreateColumnFamilyWithImport(options, family.name, import, metadata, &handle);
+  const std::string what = "import the files of column family \"" + family.name + "\"";
+  if (status.IsCorruption() || status.IsInvalidArgument()) {
+    return Status(Code::kCorruption, what + ": " + status.ToString());
+  }
+  if (!status.ok()) {
+    return FromTarget(status, what);
+  }
+  const std::lock_guard lock(mutex_);
+  Adopt(handle, family);
+  return Status::Ok();
+}
+
+#else
+
+Status TargetStore::ImportFamily(const ColumnFamilyDescription& family, const std::string& /*directory*/,
+                                 const std::vector<ImportedFile>& /*files*/, bool /*move*/) {
+  return Status(Code::kRefused,
+                "column family \"" + family.name + "\": this build's RocksDB cannot tell files their place; 9.10 can");
+}
+
+#endif
 
 Result<bool> TargetStore::HasData(const std::string& name, const std::optional<std::string>& start,
                                   const std::optional<std::string>& end) const {

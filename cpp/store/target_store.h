@@ -22,6 +22,7 @@
 #include "store/finisher.h"
 #include "store/ingester.h"
 #include "store/store_description.h"
+#include "store/table_run.h"
 #include "store/target_health.h"
 
 namespace kvbatch {
@@ -31,6 +32,13 @@ struct PartialFile {
   uint32_t range = 0;
   uint64_t length = 0;
   uint32_t crc32c = 0;
+};
+
+// A whole SST file of another store's column family, by its name in a directory.
+struct ImportedFile {
+  std::string name;
+  uint64_t file_bytes = 0;
+  TablePlace place;
 };
 
 struct TargetOptions {
@@ -62,6 +70,11 @@ class TargetStore : public std::enable_shared_from_this<TargetStore> {
   // The id of the family, made with the given traits where it does not exist. kRefused when it exists with another
   // comparator.
   Result<uint32_t> EnsureFamily(const ColumnFamilyDescription& family);
+  // The family, made of all the files that it has in another store: they are moved out of `directory`, by name where
+  // that is the same file system, or copied. kRefused for the default family, which every store has, and where this
+  // RocksDB cannot do it; kCorruption, and no such family, for files that do not make one up.
+  Status ImportFamily(const ColumnFamilyDescription& family, const std::string& directory,
+                      const std::vector<ImportedFile>& files, bool move);
   Result<uint32_t> FamilyId(const std::string& name) const;
   // Whether the family holds an entry in [start, end).
   Result<bool> HasData(const std::string& name, const std::optional<std::string>& start,
@@ -96,6 +109,8 @@ class TargetStore : public std::enable_shared_from_this<TargetStore> {
   friend class RangeApplier;
 
   TargetStore() = default;
+  // Requires mutex_.
+  uint32_t Adopt(rocksdb::ColumnFamilyHandle* handle, const ColumnFamilyDescription& family);
   static rocksdb::ColumnFamilyOptions WriteOptionsFor(const ColumnFamilyDescription& family);
   Status CheckOpen() const;
   Status EnsureReserved();

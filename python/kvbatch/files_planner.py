@@ -6,14 +6,18 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvbatch._core.store import SourceStore
+from kvbatch._core.store import CAN_GRAFT, ROCKSDB_VERSION, SourceStore
 from kvbatch.endpoints import DirectoryEndpoint, Endpoint, standing_part
 from kvbatch.errors import RefusedError, UsageError
 from kvbatch.options import MigrationOptions
 from kvbatch.ranges import KeyRange, Range
-from kvbatch.source_image import image_ranges, wal_elsewhere
+from kvbatch.source_image import family_ranges, image_ranges, wal_elsewhere
+from kvbatch.units import format_bytes
 
-__all__ = ["Obstacle", "check_link", "find_obstacle", "plan_files"]
+__all__ = ["Obstacle", "check_link", "file_ranges", "find_obstacle", "plan_files"]
+
+# They stand in the manifest, a control frame of 64 MiB at most, in hex.
+_MAX_KEYS_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,25 +31,24 @@ class Obstacle:
 
 
 def plan_files(source: DirectoryEndpoint, store: SourceStore, options: MigrationOptions) -> tuple[Range, ...]:
-    """A range for each file of the store. Raises RefusedError, naming the condition, where the lane cannot serve."""
-    if (obstacle := find_obstacle(source, options)) is not None:
+    """A range for each file. Raises RefusedError, naming the condition, where the lane cannot serve."""
+    if (obstacle := find_obstacle(source, store, options)) is not None:
         why = f": {obstacle.why}" if obstacle.why else ""
         raise RefusedError(
             f"the lane `files` {obstacle.what}, and {obstacle.found}{why}. Nothing was changed; use "
             f"{obstacle.other_lanes}"
         )
-    return tuple(image_ranges(store))
+    return file_ranges(store, options)
 
 
-def find_obstacle(source: DirectoryEndpoint, options: MigrationOptions) -> Obstacle | None:
-    if options.column_families:
-        return Obstacle(
-            "moves whole stores",
-            "--cf was given",
-            "a store's MANIFEST speaks of the files of all column families, so those of one cannot be taken out of it",
-        )
+def file_ranges(store: SourceStore, options: MigrationOptions) -> tuple[Range, ...]:
+    """Those of the whole store, or of the families that were chosen."""
+    return tuple(family_ranges(store) if options.column_families else image_ranges(store))
+
+
+def find_obstacle(source: DirectoryEndpoint, store: SourceStore, options: MigrationOptions) -> Obstacle | None:
     if options.key_range != KeyRange():
-        return Obstacle("moves whole stores", "--range was given", "a file holds what it holds")
+        return Obstacle("moves whole column families", "--range was given", "a file holds what it holds")
     if options.allow_nonempty:
         return Obstacle(
             "makes the target's files its own",
@@ -55,8 +58,42 @@ def find_obstacle(source: DirectoryEndpoint, options: MigrationOptions) -> Obsta
         )
     if options.target_compression != "auto":
         return Obstacle("moves files as they are", f"--target-compression {options.target_compression} was given")
+    if options.column_families:
+        return _find_import_obstacle(store)
     if (wal := wal_elsewhere(source.path)) is not None:
         return Obstacle("moves one directory", f"the store {source} keeps its WAL in {wal}", other_lanes="--lane batch")
+    return None
+
+
+def _find_import_obstacle(store: SourceStore) -> Obstacle | None:
+    """What stands against making a column family of its SST files alone."""
+    if not CAN_GRAFT:
+        return Obstacle(
+            "imports the files of column families that are chosen with --cf",
+            f"this build's RocksDB {ROCKSDB_VERSION} cannot take files with their place; 9.10 does",
+            other_lanes="--lane batch",
+        )
+    what, keys_bytes = "moves column families that are chosen with --cf as their SST files", 0
+    for name in (family.name for family in store.column_families):
+        if name == "default":
+            return Obstacle(
+                what,
+                '"default" is one of them',
+                "every store has that one already, and RocksDB makes a new family of files, none of its own. Without "
+                "--cf the whole store is moved",
+            )
+        if store.figures(name).memtable_entries > 0:
+            return Obstacle(what, f'entries of "{name}" are in the store\'s WAL only')
+        tables = store.tables(name)
+        if any(table.blobs for table in tables):
+            return Obstacle(what, f'"{name}" has values in blob files')
+        keys_bytes += sum(len(table.place.smallest) + len(table.place.largest) for table in tables)
+    if keys_bytes > _MAX_KEYS_BYTES:
+        return Obstacle(
+            what,
+            f"the first and last keys of their files, which go along, take {format_bytes(keys_bytes)}",
+            f"a job's manifest has room for {format_bytes(_MAX_KEYS_BYTES)} of them",
+        )
     return None
 
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 from kvbatch._core.store import SourceStore
 from kvbatch.endpoints import DirectoryEndpoint, Endpoint, is_elsewhere
-from kvbatch.files_planner import find_obstacle, plan_files
+from kvbatch.files_planner import file_ranges, find_obstacle, plan_files
 from kvbatch.options import MIB, MigrationOptions
 from kvbatch.planner import RangeSizes, plan_ranges
 from kvbatch.ranges import Range
-from kvbatch.source_image import image_ranges
 from kvbatch.units import format_bytes
 
 __all__ = ["Way", "bytes_name", "bytes_read", "choose_way", "grafted_bytes", "way_of"]
@@ -91,7 +90,7 @@ def choose_way(
 def way_of(lane: str, reason: str, store: SourceStore, options: MigrationOptions) -> Way:
     """For a job whose lane is settled: its own plan counts, and this is what comes near to it."""
     if lane == "files":
-        return Way(lane, reason, tuple(image_ranges(store)))
+        return Way(lane, reason, file_ranges(store, options))
     return Way(lane, reason, _plan_ranges(store, options, graft=lane == "sst"))
 
 
@@ -113,9 +112,9 @@ def _by_files(
     takes_files: Callable[[tuple[Range, ...]], bool],
 ) -> Way | str:
     """The lane `files`, where it can serve and is well ahead of one that moves entries; else why it is not taken."""
-    if (obstacle := find_obstacle(source, options)) is not None:
+    if (obstacle := find_obstacle(source, store, options)) is not None:
         return f"not `files`, which {obstacle.what}: {obstacle.found}"
-    files = tuple(image_ranges(store))
+    files = file_ranges(store, options)
     file_bytes = sum(part.file_bytes for part in files)
     ahead = _cost(ranges) / max(1, file_bytes)
     if file_bytes < _WORTHWHILE_FILES:
@@ -123,10 +122,11 @@ def _by_files(
     if ahead < _FILES_AHEAD:
         return f"not `files`: moving {format_bytes(file_bytes)} of them is hardly less work"
     if not takes_files(files):
-        return "not `files`, which makes the store itself: the target is one already, or another job's"
+        return "not `files`, which makes the store itself: the target is one already, another job's, or takes none"
+    what = "whole column families" if options.column_families else "a whole store"
     reason = (
-        f"a whole store into an empty target: its files of {format_bytes(file_bytes)} are moved with about "
-        f"{ahead:.1f} times less work than its entries"
+        f"{what} into an empty target: the files of {format_bytes(file_bytes)} are moved with about {ahead:.1f} times "
+        "less work than the entries"
     )
     return Way("files", reason, files)
 

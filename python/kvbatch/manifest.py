@@ -14,7 +14,7 @@ from typing import Any
 from kvbatch._core.store import RESERVED_COLUMN_FAMILY, ColumnFamilyDescription
 from kvbatch.errors import CorruptionError, ProtocolError, RefusedError
 from kvbatch.ranges import KeyRange, Range, optional_bytes, optional_hex
-from kvbatch.source_image import check_image_names
+from kvbatch.source_image import check_image_names, is_table
 
 __all__ = ["JOB_RECORD", "Manifest"]
 
@@ -177,16 +177,42 @@ class Manifest:
         written = (*self.written_ranges, half.id) if range_id in self.written_ranges else self.written_ranges
         return dataclasses.replace(self, ranges=ranges, written_ranges=written)
 
+    @property
+    def imports(self) -> bool:
+        """Whether files are moved that become the column families of a new store, rather than a store's own."""
+        return self.lane == "files" and not any(part.file == "CURRENT" for part in self.ranges)
+
     def _check_files(self) -> None:
-        """Raises CorruptionError unless the ranges are the files of a store: the names become names at the target."""
-        check_image_names(part.file for part in self.ranges)
+        """Raises CorruptionError unless the ranges are the files of a store, or of its chosen families: the names
+        become names at the target."""
+        whole = not self.imports
+        if whole:
+            check_image_names(part.file for part in self.ranges)
         as_planned = [
-            Range(i, "", None, None, part.estimated_bytes, part.estimated_entries, part.file, part.file_bytes)
+            Range(
+                id=i,
+                column_family="" if whole else part.column_family,
+                start=None,
+                end=None,
+                estimated_bytes=part.estimated_bytes,
+                estimated_entries=part.estimated_entries,
+                file=part.file,
+                file_bytes=part.file_bytes,
+                place=None if whole else part.place,
+            )
             for i, part in enumerate(self.ranges)
         ]
-        sizes_fit = all(0 <= part.file_bytes <= _MAX_FILE_BYTES for part in self.ranges)
-        if list(self.ranges) != as_planned or not sizes_fit or self.key_range != KeyRange() or self.allow_nonempty:
-            raise CorruptionError("malformed manifest: its ranges are no files of a whole store", retryable=False)
+        fits = all(0 <= part.file_bytes <= _MAX_FILE_BYTES for part in self.ranges) and (whole or self._can_import())
+        if list(self.ranges) != as_planned or not fits or self.key_range != KeyRange() or self.allow_nonempty:
+            raise CorruptionError("malformed manifest: its ranges are no files of a store", retryable=False)
+
+    def _can_import(self) -> bool:
+        names = {family.name for family in self.families} - {"default", RESERVED_COLUMN_FAMILY}
+        return (
+            len(names) == len(self.families)
+            and len({part.file for part in self.ranges}) == len(self.ranges)
+            and all(part.column_family in names and part.place and is_table(part.file) for part in self.ranges)
+        )
 
     def encode(self) -> bytes:
         return json.dumps(self.to_json(), separators=(",", ":")).encode()

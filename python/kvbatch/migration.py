@@ -313,7 +313,7 @@ class Migration:
             self._figures.begin_session(reply.manifest, reply.cursors, reply.begun())
             self._retries.note_opened(self._figures.standing_bytes())
             # A store that is moved as it is keeps its identity.
-            identity = self._store.identity if self._manifest.lane == "files" else reply.identity
+            identity = reply.identity or self._store.identity
             self._warn_of_another_target()
             with self._steering:
                 options, fingerprint = self._options_now, self.plan.manifest.fingerprint

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from kvbatch._core.store import TablePlace
 from kvbatch.errors import UsageError
 
 __all__ = ["REVERSE_COMPARATOR", "KeyRange", "Range", "describe_key", "optional_hex", "parse_key_range"]
@@ -29,7 +30,8 @@ class Range:
 
     `file` is the source's SST file, of `file_bytes`, that is moved whole for it: grafted. `estimated_bytes` and
     `estimated_entries` are the file's then, `overlay_bytes` what stands over it and is read. In the lane `files` a
-    range is a file of the store and nothing else.
+    range is a file of the store and nothing else; where chosen column families are moved, an SST file of one, which has
+    its `place` there.
     """
 
     id: int
@@ -41,6 +43,7 @@ class Range:
     file: str = ""
     file_bytes: int = 0
     overlay_bytes: int = 0
+    place: TablePlace | None = field(default=None, hash=False)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -53,6 +56,7 @@ class Range:
             "file": self.file,
             "file_bytes": self.file_bytes,
             "overlay_bytes": self.overlay_bytes,
+            **({"place": _place_to_json(self.place)} if self.place is not None else {}),
         }
 
     @staticmethod
@@ -67,12 +71,35 @@ class Range:
             file=str(value["file"]),
             file_bytes=int(value["file_bytes"]),
             overlay_bytes=int(value["overlay_bytes"]),
+            place=_place_from_json(value["place"]) if "place" in value else None,
         )
 
     def __str__(self) -> str:
-        if self.file and not self.column_family:
+        if self.file and (not self.column_family or self.place is not None):
             return f"file {self.file}"
         return f'range {self.id} ("{self.column_family}" {describe_key(self.start)}..{describe_key(self.end)})'
+
+
+def _place_to_json(place: TablePlace) -> dict[str, Any]:
+    return {
+        "level": place.level,
+        "sequences": [place.smallest_sequence, place.largest_sequence],
+        "epoch": place.epoch,
+        "keys": [place.smallest.hex(), place.largest.hex()],
+    }
+
+
+def _place_from_json(value: dict[str, Any]) -> TablePlace:
+    first_sequence, last_sequence = value["sequences"]
+    smallest, largest = value["keys"]
+    return TablePlace(
+        int(value["level"]),
+        int(first_sequence),
+        int(last_sequence),
+        int(value["epoch"]),
+        bytes.fromhex(smallest),
+        bytes.fromhex(largest),
+    )
 
 
 def optional_hex(key: bytes | None) -> str | None:

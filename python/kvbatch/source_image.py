@@ -15,6 +15,7 @@ from kvbatch.ranges import Range
 
 __all__ = [
     "check_image_names",
+    "family_ranges",
     "image_ranges",
     "is_never_rewritten",
     "is_table",
@@ -106,6 +107,25 @@ def image_ranges(store: SourceStore) -> list[Range]:
         )
         before += size
     return ranges
+
+
+def family_ranges(store: SourceStore) -> list[Range]:
+    """One range for each SST file of the families that `store` was opened with. Raises SourceError."""
+    found = [(family.name, table) for family in store.column_families for table in store.tables(family.name)]
+    return [
+        Range(
+            id=i,
+            column_family=family,
+            start=None,
+            end=None,
+            estimated_bytes=table.file_bytes,
+            estimated_entries=table.entries,
+            file=table.name,
+            file_bytes=table.file_bytes,
+            place=table.place,
+        )
+        for i, (family, table) in enumerate(found)
+    ]
 
 
 @contextlib.contextmanager

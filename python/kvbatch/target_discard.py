@@ -18,7 +18,7 @@ from kvbatch.errors import RefusedError, SourceError, TargetError
 from kvbatch.manifest import JOB_RECORD, Manifest
 from kvbatch.target_job import discarded_name, family_with_data, find_discarded, is_unfinished
 from kvbatch.target_records import read_records
-from kvbatch.target_staging import Staging, staged_manifest, translate_os_errors
+from kvbatch.target_staging import Staging, remove_left_record, staged_manifest, translate_os_errors
 
 __all__ = ["DiscardOutcome", "JobIdentity", "discard_directory"]
 
@@ -71,6 +71,8 @@ def _discard(path: Path, identity: JobIdentity) -> DiscardOutcome:
     staged = staged_manifest(path)
     if staged is not None:
         identity.check(staged, path)
+    # Where the store has its name already, it is finished but for what is left beside it.
+    if staged is not None and not remove_left_record(path, staged):
         _remove_staging(path)
         return DiscardOutcome.REMOVED
     with translate_os_errors(f"look at the target {path}"):
@@ -109,7 +111,8 @@ def _remove_staging(target: Path) -> None:
     staging = Staging(target)
     try:
         manifest = staged_manifest(target)
-        staging.remove([] if manifest is None else [part.file for part in manifest.ranges])
+        if manifest is not None:
+            staging.remove(manifest)
     finally:
         staging.close()
     if manifest is None:

@@ -9,7 +9,15 @@ from pathlib import Path
 
 from kvbatch._core.base import chain_file_piece, file_crc32c
 from kvbatch._core.frame import Frame
-from kvbatch._core.store import Cursor, SourceStore, check_table_file
+from kvbatch._core.store import (
+    CAN_GRAFT,
+    ROCKSDB_VERSION,
+    Cursor,
+    ImportedFile,
+    SourceStore,
+    TargetStore,
+    check_table_file,
+)
 from kvbatch.errors import CorruptionError, ProtocolError, RefusedError, SourceError, TargetError, UsageError
 from kvbatch.manifest import JOB_RECORD, Manifest
 from kvbatch.options import MAX_STREAMS, default_streams
@@ -49,12 +57,17 @@ def open_job(path: Path, manifest: Manifest, checked: CheckedFiles | None = None
     # A job of files that is finished already will be refused, maybe in another lane, and leaves nothing behind.
     remove_left_record(path, manifest)
     if goes_by_files(path, manifest):
-        return FilesJob(path, manifest, checked or CheckedFiles())
+        return FilesJob(path, manifest, checked or CheckedFiles(), max_memory)
     return TargetJob(path, manifest, max_memory)
 
 
 def _check_place(path: Path, manifest: Manifest) -> None:
     """Raises RefusedError unless a directory can be renamed to `path`; changes nothing."""
+    if manifest.imports and not CAN_GRAFT:
+        raise RefusedError(
+            f"the target {path}: RocksDB {ROCKSDB_VERSION}, which this build has, does not take files that a database "
+            "wrote; 9.10 does. Nothing was changed; use --lane batch"
+        )
     check_writable(path, manifest)
     if (path / "CURRENT").exists():
         if is_unfinished(path) and (record := read_records(path).get(JOB_RECORD)) is not None:
@@ -87,12 +100,14 @@ def examine_files(path: Path, manifest: Manifest) -> tuple[Manifest, list[bool]]
 
 class FilesJob:
     """One store whose files are received into a directory beside the target, which becomes the target when all are
-    there. Thread-safe; each range is given to one applier at a time."""
+    there; or chosen families of one, whose files become those of a new store there. Thread-safe; each range is given to
+    one applier at a time."""
 
-    def __init__(self, path: Path, manifest: Manifest, checked: CheckedFiles) -> None:
-        """Raises RefusedError, TargetError, NoSpaceError."""
+    def __init__(self, path: Path, manifest: Manifest, checked: CheckedFiles, max_memory: int = 0) -> None:
+        """`max_memory`: of this process, 0 for no bound. Raises RefusedError, TargetError, NoSpaceError."""
         _check_place(path, manifest)
         self._path = path
+        self._max_memory = max_memory
         self._checked = checked
         self._lock = threading.Lock()
         self._active: set[int] = set()
@@ -109,11 +124,24 @@ class FilesJob:
             with ThreadPoolExecutor(default_streams(), thread_name_prefix="kvbatch-check") as checking:
                 found = list(checking.map(self._found, self.manifest.ranges))
             self._cursors = {cursor.range: cursor for cursor in found if cursor is not None}
+            self._identity = self._begin_store() if self.manifest.imports else ""
         except BaseException:
             self._staging.close()
             raise
         # Files are synced here while the streams receive the next ones. Threads come as they are needed.
         self._syncing = ThreadPoolExecutor(MAX_STREAMS, thread_name_prefix="kvbatch-sync")
+
+    def _begin_store(self) -> str:
+        """Of a store of its own the target knows the identity before it is finished."""
+        self._staging.begin_store()
+        store = self._open_store()
+        try:
+            return store.identity
+        finally:
+            store.close()
+
+    def _open_store(self) -> TargetStore:
+        return TargetStore(str(self._staging.store), max_memory=self._max_memory)
 
     def _found(self, part: Range) -> Cursor | None:
         """What an earlier session left of a file. Of a partial one only the sender can say whether it is right: the
@@ -158,8 +186,8 @@ class FilesJob:
     def reply(self, max_frame_bytes: int) -> OpenReply:
         with self._lock:
             return OpenReply(
-                # Known when the file IDENTITY is there; it is the source's.
-                identity="",
+                # That of a store which is moved as it is stands in its file IDENTITY, and is the source's.
+                identity=self._identity,
                 resumed=self.resumed,
                 family_ids={},
                 manifest=self.manifest,
@@ -226,11 +254,41 @@ class FilesJob:
             for part in self.manifest.ranges:
                 if part.id not in self._cursors or not self._cursors[part.id].complete:
                     raise ProtocolError(f"the job cannot be finished: {part} is not complete")
+            if self._staging.closed:
+                raise TargetError(f"the job at {self._path} was closed meanwhile")
+            if self.manifest.imports:
+                self._import_families()
+            else:
+                self._check_image()
+            # Whatever came there while the files did.
             _check_place(self._path, self.manifest)
-            self._check_image()
-            self._staging.move_into_place()
+            self._staging.move_into_place(self.manifest)
             self._checked.forget(self._staging.path)
             self._staging.close()
+
+    def _import_families(self) -> None:
+        """Raises CorruptionError for files that do not make up the families."""
+        parts = self.manifest.ranges
+        # Another name changes what tells whether somebody wrote to a file.
+        paths = [self._staging.path / part.file for part in parts]
+        known = [path for path in paths if self._checked.knows(path)]
+        links = self._staging.link_all([part.file for part in parts])
+        directory, move = (self._staging.path, False) if links is None else (links, True)
+        store = self._open_store()
+        try:
+            for family in self.manifest.families:
+                files = [
+                    ImportedFile(part.file, part.file_bytes, part.place)
+                    for part in parts
+                    if part.column_family == family.name and part.place is not None
+                ]
+                store.import_family(family, str(directory), files, move=move)
+        except CorruptionError as error:
+            raise self._not_as_announced(str(error)) from error
+        finally:
+            store.close()
+            for path in known:
+                self._checked.note(path)
 
     def _check_image(self) -> None:
         """Raises CorruptionError unless the files make up the store that the sender announced."""
@@ -242,15 +300,20 @@ class FilesJob:
         else:
             why = f"its column families are {found}"
         if found != [(family.name, family.comparator) for family in self.manifest.families]:
-            raise CorruptionError(
-                f"the files in {self._staging.path} are not the store that was announced: {why}. The target was not "
-                "touched; remove that directory and migrate again",
-                retryable=False,
-            )
+            raise self._not_as_announced(why)
+
+    def _not_as_announced(self, why: str) -> CorruptionError:
+        return CorruptionError(
+            f"the files in {self._staging.path} are not the store that was announced: {why}. The target was not "
+            "touched; remove that directory and migrate again",
+            retryable=False,
+        )
 
     def close(self) -> None:
         self._syncing.shutdown()
-        self._staging.close()
+        # Not while another thread makes the store: who opens the job next begins another one.
+        with self._lock:
+            self._staging.close()
 
 
 class FileApplier:

@@ -3,6 +3,8 @@
 .NAME.kvbatch/kvbatch.json       the manifest of the job
 .NAME.kvbatch/000008.sst         a file that is whole and durable
 .NAME.kvbatch/000009.sst.partial the first pieces of another one
+.NAME.kvbatch/store              the store that chosen column families become, empty until the end
+.NAME.kvbatch/links              second names of their files, which RocksDB takes for that store
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import shutil
 import stat
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from kvbatch.errors import CorruptionError, NoSpaceError, RefusedError, TargetError
@@ -33,8 +35,12 @@ __all__ = [
 
 _RECORD = "kvbatch.json"
 _TEMPORARY_RECORD = _RECORD + ".tmp"
+_STORE = "store"
+_LINKS = "links"
 _PARTIAL = ".partial"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+# What a file system says that has no hard links, or no more for a file.
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -66,17 +72,23 @@ def _read_manifest(record: Path) -> Manifest | None:
             return None
 
 
-def remove_left_record(target: Path, manifest: Manifest) -> None:
-    """Takes out of the finished store what a process left there that died at the end of `move_into_place`. What is not
-    the record of this job is not touched."""
+def remove_left_record(target: Path, manifest: Manifest) -> bool:
+    """Takes out of the finished store, and away from beside it, what a process left there that died at the end of
+    `move_into_place`; whether that was so. What is not this job's is not touched. Raises RefusedError when another
+    process is just about it."""
     record = target / _RECORD
     try:
-        left = _read_manifest(record)
+        left, staged = _read_manifest(record), staged_manifest(target)
     except CorruptionError:
-        return
-    if left is not None and (left.job, left.fingerprint) == (manifest.job, manifest.fingerprint):
-        with translate_os_errors(f"remove {record}"):
-            record.unlink(missing_ok=True)
+        return False
+    if left is None or not _same_job(left, manifest):
+        return False
+    with translate_os_errors(f"remove {record}"):
+        if staged is not None and _same_job(left, staged):
+            with closing(Staging(target)) as staging:
+                _remove_files(staging.path, left)
+        record.unlink(missing_ok=True)
+    return True
 
 
 def check_unclaimed(target: Path) -> None:
@@ -93,6 +105,37 @@ def check_unclaimed(target: Path) -> None:
             f"{staging}, where the files for {target} are to be received, holds {foreign[0]!r} of no job that can be "
             "read. Nothing was changed; remove it or choose another target"
         )
+
+
+def _names_of(manifest: Manifest) -> list[str]:
+    """What a job may have in its staging directory but for its record."""
+    files = [part.file for part in manifest.ranges]
+    made = [_STORE, _LINKS] if manifest.imports else []
+    return [*made, *files, *(name + _PARTIAL for name in files), _TEMPORARY_RECORD]
+
+
+def _remove_files(staging: Path, manifest: Manifest) -> None:
+    """Removes what is the job's, its record behind all else, so that who finds the rest knows whose it is, and the
+    directory when nothing is left in it."""
+    for name in (*_names_of(manifest), _RECORD):
+        _remove_entry(staging / name)
+    with contextlib.suppress(FileNotFoundError):
+        try:
+            staging.rmdir()
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+
+
+def _remove_entry(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink(missing_ok=True)
+
+
+def _same_job(one: Manifest, other: Manifest) -> bool:
+    return (one.job, one.fingerprint) == (other.job, other.fingerprint)
 
 
 class CheckedFiles:
@@ -157,13 +200,8 @@ class Staging:
     def put_manifest(self, manifest: Manifest) -> None:
         """Durable when it returns."""
         with translate_os_errors(f"write {self.path / _RECORD}"):
-            temporary = self.path / _TEMPORARY_RECORD
-            with temporary.open("wb") as file:
-                file.write(manifest.encode())
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(self.path / _RECORD)
-            os.fsync(self._directory)
+            _write_record(self.path, manifest)
+            _sync_directory(self.path)
             _sync_directory(self.path.parent)
 
     def is_whole(self, name: str, size: int) -> bool:
@@ -223,33 +261,68 @@ class Staging:
         with translate_os_errors(f"rename {self.partial(name)}"):
             self.partial(name).rename(self.path / name)
 
-    def move_into_place(self) -> None:
-        """All files are there. What RocksDB left of an attempt to make a store at the target gives way."""
-        with translate_os_errors(f"rename {self.path} to {self.target}"):
-            os.fsync(self._directory)
+    @property
+    def store(self) -> Path:
+        """The store that is made of files which are no whole one."""
+        return self.path / _STORE
+
+    def begin_store(self) -> None:
+        """What an earlier session made of it gives way."""
+        with translate_os_errors(f"remove {self.store}"):
+            if self.store.exists():
+                shutil.rmtree(self.store)
+
+    def link_all(self, names: Sequence[str]) -> Path | None:
+        """A directory with a second name of each of these files, which came to their end and stay, for who takes them
+        out of it. None where the file system has no such thing."""
+        links = self.path / _LINKS
+        with translate_os_errors(f"link the files in {self.path}"):
+            if links.exists():
+                shutil.rmtree(links)
+            links.mkdir()
+            for name in names:
+                try:
+                    os.link(self.path / name, links / name)
+                except OSError as error:
+                    if error.errno in _NO_LINKS:
+                        return None
+                    raise
+        return links
+
+    def move_into_place(self, manifest: Manifest) -> None:
+        """All files are there, and the store is made where they are to become another one. What RocksDB left of an
+        attempt to make a store at the target gives way."""
+        directory = self.store if manifest.imports else self.path
+        with translate_os_errors(f"rename {directory} to {self.target}"):
+            if manifest.imports:
+                _write_record(directory, manifest)
+            _sync_directory(directory)
             if self.target.is_dir():
                 for entry in list(self.target.iterdir()):
-                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-            self.path.rename(self.target)
+                    _remove_entry(entry)
+            directory.rename(self.target)
             _sync_directory(self.target.parent)
+            if manifest.imports:
+                _remove_files(self.path, manifest)
             # Until now the record said whose files these are; a store does not mind it. Whoever finds it in the store
             # may have removed it already.
             (self.target / _RECORD).unlink(missing_ok=True)
 
-    def remove(self, names: Sequence[str]) -> None:
-        """Takes back everything: these files, whole or in part, and behind them the manifest, so that who finds the
-        rest knows whose it is. Raises RefusedError, before anything is removed, when there is another file."""
-        known = [*names, *(name + _PARTIAL for name in names), _TEMPORARY_RECORD, _RECORD]
+    def remove(self, manifest: Manifest) -> None:
+        """Takes back everything: the files of the manifest, whole or in part, what was made of them, and behind them
+        the manifest. Raises RefusedError, before anything is removed, when there is another file."""
         with translate_os_errors(f"remove {self.path}"):
-            foreign = sorted({entry.name for entry in self.path.iterdir()} - set(known))
+            foreign = sorted({entry.name for entry in self.path.iterdir()} - {*_names_of(manifest), _RECORD})
             if foreign:
                 raise RefusedError(
                     f"{self.path} holds {foreign[0]!r}, which is not the job's. Nothing was changed; move it away and "
                     "run the same command again, or remove the directory yourself"
                 )
-            for name in known:
-                (self.path / name).unlink(missing_ok=True)
-            self.path.rmdir()
+            _remove_files(self.path, manifest)
+
+    @property
+    def closed(self) -> bool:
+        return self._directory < 0
 
     def close(self) -> None:
         """Idempotent."""
@@ -258,11 +331,23 @@ class Staging:
             self._directory = -1
 
 
+def _write_record(directory: Path, manifest: Manifest) -> None:
+    """Durable but for its name."""
+    temporary = directory / _TEMPORARY_RECORD
+    with temporary.open("wb") as file:
+        file.write(manifest.encode())
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(directory / _RECORD)
+
+
 def _sync_directory(path: Path) -> None:
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        os.fsync(directory)
+    except OSError as error:
         # Some network file systems have no such thing and need none.
-        with contextlib.suppress(OSError):
-            os.fsync(directory)
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
     finally:
         os.close(directory)

@@ -454,7 +454,7 @@ def test_links_across_file_systems_are_refused(tmp_path: Path) -> None:
 # -- refusals ---------------------------------------------------------------------------------------------------------
 
 REFUSALS: list[tuple[list[str], str, str]] = [
-    (["--cf=default"], "--cf was given", "--lane sst or --lane batch"),
+    (["--cf=default"], '"default" is one of them', "--lane sst or --lane batch"),
     (["--range=00..ff"], "--range was given", "--lane sst or --lane batch"),
     (["--allow-nonempty"], "--allow-nonempty was given", "--lane batch"),
     (["--target-compression=zstd"], "--target-compression zstd was given", "--lane sst or --lane batch"),

@@ -119,7 +119,7 @@ def test_much_over_the_files_of_a_compacted_store_tips_the_scales(tmp_path: Path
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"column_families": ("default",)}, "--cf was given"),
+        ({"column_families": ("default",)}, '"default" is one of them'),
         ({"key_range": kvbatch.KeyRange(b"key-", None)}, "--range was given"),
         ({"target_compression": "lz4"}, "--target-compression lz4 was given"),
         ({"allow_nonempty": True}, "--allow-nonempty was given"),
@@ -164,7 +164,7 @@ def test_into_a_store_that_is_there_already_entries_are_moved(overlapping: Path,
     plan = kvbatch.plan(overlapping, place.endpoint())
     assert plan.lane == "batch"
     assert plan.lane_reason.endswith(
-        "not `files`, which makes the store itself: the target is one already, or another job's"
+        "not `files`, which makes the store itself: the target is one already, another job's, or takes none"
     )
     assert kvbatch.migrate(overlapping, place.endpoint()).wait().lane == "batch"
     assert read_store(place.path()) == read_store(overlapping)

@@ -30,6 +30,7 @@ __all__: list[str] = [
     "EntryRun",
     "FileMemory",
     "FillResult",
+    "ImportedFile",
     "OverlayReader",
     "PartialFile",
     "RangeApplier",
@@ -38,6 +39,7 @@ __all__: list[str] = [
     "SstBuilder",
     "StopReason",
     "TableFile",
+    "TablePlace",
     "TargetHealth",
     "TargetStore",
     "check_compression",
@@ -128,10 +130,50 @@ class ColumnFamilyFigures:
         Keys and values, uncompressed.
         """
 
+class TablePlace:
+    """
+    Where an SST file stands in its column family.
+    """
+
+    __hash__: typing.ClassVar[None] = None  # type: ignore[assignment]
+    def __eq__(self, other: object) -> bool: ...
+    def __init__(
+        self,
+        level: typing.SupportsIndex,
+        smallest_sequence: typing.SupportsIndex,
+        largest_sequence: typing.SupportsIndex,
+        epoch: typing.SupportsIndex,
+        smallest: bytes,
+        largest: bytes,
+    ) -> None: ...
+    @property
+    def epoch(self) -> int:
+        """
+        Orders the files of level 0; 0: their sequence numbers do.
+        """
+    @property
+    def largest(self) -> bytes: ...
+    @property
+    def largest_sequence(self) -> int: ...
+    @property
+    def level(self) -> int: ...
+    @property
+    def smallest(self) -> bytes:
+        """
+        Internal key, as `largest`.
+        """
+    @property
+    def smallest_sequence(self) -> int: ...
+
 class TableFile:
     """
     One SST file of a column family; both ends of its keys included.
     """
+    @property
+    def blobs(self) -> bool:
+        """
+        Values of it stand in blob files.
+        """
     @property
     def entries(self) -> int: ...
     @property
@@ -148,6 +190,8 @@ class TableFile:
         """
         Empty when it lies in another directory.
         """
+    @property
+    def place(self) -> TablePlace: ...
     @property
     def plain(self) -> bool:
         """
@@ -572,6 +616,12 @@ class PartialFile:
     @property
     def range(self) -> int: ...
 
+class ImportedFile:
+    """
+    A whole SST file of another store's column family.
+    """
+    def __init__(self, name: str, file_bytes: typing.SupportsIndex, place: TablePlace) -> None: ...
+
 class TargetHealth:
     """
     The worst of a store's column families; a trigger of 0 is none.
@@ -638,6 +688,17 @@ class TargetStore:
     def health(self) -> TargetHealth:
         """
         How near it is to making writers wait.
+        """
+    def import_family(
+        self,
+        column_family: ColumnFamilyDescription,
+        directory: str,
+        files: collections.abc.Sequence[ImportedFile],
+        *,
+        move: bool,
+    ) -> None:
+        """
+        The family, made of all the files that it has in another store, moved out of `directory` or copied. Raises RefusedError for the default family; CorruptionError for files that do not make one up.
         """
     def partial_files(self) -> list[PartialFile]:
         """
