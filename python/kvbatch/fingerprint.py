@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def fingerprint_directory(path: Path) -> str:
         files = sorted(
             (entry.name, entry.stat().st_size)
             for directory in {path, Path(wal_directory(str(path)))}
-            for entry in directory.iterdir()
+            for entry in os.scandir(directory)
             if _DATA_FILE.fullmatch(entry.name)
         )
         digest.update((path / "CURRENT").read_bytes())
