@@ -1,5 +1,7 @@
 #include <pybind11/native_enum.h>
 
+#include <set>
+
 #include "bind/bind_store.h"
 #include "store/range_applier.h"
 #include "store/target_store.h"
@@ -97,8 +99,13 @@ void RegisterTargetStore(py::module_& module) {
           "grafts", [](const TargetStore& store) { return Get([&] { return store.Grafts(); }); },
           "Of ranges whose own file is in the store while what stands over it may be missing.")
       .def(
-          "partial_files", [](const TargetStore& store) { return WithoutGil([&] { return store.PartialFiles(); }); },
-          "What earlier appliers have left of files; reads it.")
+          "partial_files",
+          [](const TargetStore& store, const std::set<uint32_t>& built) {
+            return WithoutGil([&] { return store.PartialFiles(built); });
+          },
+          py::arg("built") = std::set<uint32_t>(),
+          "What earlier appliers have left of files; reads it. Of the ranges in `built`, whose files the sender makes, "
+          "without the end, which would not come out the same again.")
       .def(
           "drop_records", [](TargetStore& store) { Run([&] { return store.DropRecords(); }); },
           "From here on the directory is an ordinary store.")

@@ -53,6 +53,9 @@ constexpr uint64_t kMemtableShare = 4;
 // Of the job's records: a cursor may have a large key, and is written again and again.
 constexpr uint64_t kRecordMemtableBytes = 4 << 20;
 
+// Table properties, the index of such blocks and the footer take 2 KiB and the column family's name.
+constexpr uint64_t kDoubtfulTail = 16 << 10;
+
 // RocksDB has 8 of 64 bits for an entry's type.
 constexpr uint64_t kMaxSequence = (uint64_t{1} << 56) - 1;
 
@@ -497,17 +500,18 @@ void TargetStore::CleanSpool() {
   fs::remove(spool, error);  // fails where something is left
 }
 
-std::vector<PartialFile> TargetStore::PartialFiles() const {
+std::vector<PartialFile> TargetStore::PartialFiles(const std::set<uint32_t>& built) const {
   std::vector<PartialFile> files;
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(fs::path(path_) / kSpoolDirectory, error)) {
     const auto range = PartialRange(entry.path().filename().string());
     const UniqueFd fd(range ? ::open(entry.path().c_str(), O_RDONLY | O_CLOEXEC) : -1);
     struct stat status{};
-    if (!fd.valid() || ::fstat(fd.get(), &status) != 0 || status.st_size == 0) {
+    const uint64_t doubtful = range && built.contains(*range) ? kDoubtfulTail : 0;
+    if (!fd.valid() || ::fstat(fd.get(), &status) != 0 || static_cast<uint64_t>(status.st_size) <= doubtful) {
       continue;
     }
-    const auto length = static_cast<uint64_t>(status.st_size);
+    const uint64_t length = static_cast<uint64_t>(status.st_size) - doubtful;
     if (const auto crc = FileCrc32c(fd.get(), 0, length, Code::kTarget, "read " + entry.path().string()); crc.ok()) {
       files.push_back({*range, length, crc.value()});
     }

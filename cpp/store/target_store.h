@@ -88,8 +88,9 @@ class TargetStore : public std::enable_shared_from_this<TargetStore> {
   // Of ranges whose own file is in the store, with what counts behind it: see RangeApplier::EndFile.
   Result<std::vector<Cursor>> Grafts() const;
   // What stands in the spool of files that nobody is receiving now, in the order of their ranges. Reads them; leaves
-  // out what cannot be read.
-  std::vector<PartialFile> PartialFiles() const;
+  // out what cannot be read. Of the ranges in `built`, whose files are made by the sender, without the last 16 KiB:
+  // what stands at such a file's end tells when it was made, and would not come out the same when it is made again.
+  std::vector<PartialFile> PartialFiles(const std::set<uint32_t>& built = {}) const;
   // Drops the reserved family: from here on the directory is an ordinary store.
   Status DropRecords();
 

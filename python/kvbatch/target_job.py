@@ -302,6 +302,7 @@ class TargetJob:
             complete = {cursor.range for cursor in cursors if cursor.complete}
             grafts = tuple(cursor for cursor in self._store.grafts() if cursor.range not in complete)
             open_ranges = {part.id for part in self.manifest.ranges} - complete - {cursor.range for cursor in grafts}
+            built = {part.id for part in self.manifest.ranges if not part.file}
             return OpenReply(
                 identity=self._store.identity,
                 resumed=self.resumed,
@@ -309,7 +310,7 @@ class TargetJob:
                 manifest=self.manifest,
                 cursors=cursors,
                 max_frame_bytes=max_frame_bytes,
-                partial_files=tuple(file for file in self._store.partial_files() if file.range in open_ranges),
+                partial_files=tuple(file for file in self._store.partial_files(built) if file.range in open_ranges),
                 grafts=grafts,
             )
 

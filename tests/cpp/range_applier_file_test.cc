@@ -242,6 +242,19 @@ TEST_F(PartialFileTest, WhoComesNextGoesOnBehindThePiecesThatWereWhole) {
   EXPECT_EQ(FinishedEntries(store_), entries);
 }
 
+TEST_F(PartialFileTest, TheEndOfABuiltFileDoesNotCount) {
+  constexpr uint64_t kEnd = 16 << 10;
+  const std::string bytes = ReadFile(Grown(SomeEntries(10000)));
+  Begin(bytes, kEnd);
+  EXPECT_TRUE(store_->PartialFiles({kRange}).empty());
+  Begin(bytes, kEnd + 1000);
+  const auto left = store_->PartialFiles({kRange});
+  ASSERT_EQ(left.size(), 1U);
+  EXPECT_EQ(left[0].length, 1000U);
+  EXPECT_EQ(left[0].crc32c, Crc32c(bytes.substr(0, 1000)));
+  EXPECT_EQ(Must(Resumed(1000))->taken_bytes(), 1000U);
+}
+
 TEST_F(PartialFileTest, WhoHasLeftItTouchesItNoMore) {
   const std::string bytes = ReadFile(Grown(SomeEntries(1000)));
   auto left = ApplierFor(store_, ApplyMode::kIngest, RangeOf(kRange));

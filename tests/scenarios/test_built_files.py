@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import rocksdict
 
 import kvbatch
+from kvbatch.target_local import LocalStream
+from kvbatch.target_remote import RemoteStream
 from support.places import Place
 from support.stores import numbered, raw_options, read_store, write_store
+from support.targets import settle
 from support.tools import CRC32C, table_checksum, table_format_version, table_properties
 
 ENTRIES = {"default": numbered(20_000), "users": numbered(3000, value=b"user-")}
@@ -70,6 +76,24 @@ def test_a_job_that_was_stopped_goes_on_behind_its_last_whole_file(tmp_path: Pat
     assert summary.resumed
     assert summary.entries == 300_000
     assert read_store(place.path()) == {"default": numbered(300_000)}
+
+
+def test_a_file_that_broke_in_its_last_bytes_is_not_sent_again(tmp_path: Path, place: Place) -> None:
+    """They tell when it was made: a file that is built again ends in others."""
+    entries = {b"%08d" % number: os.urandom(100) for number in range(20_000)}
+    source = write_store(tmp_path / "source", {"default": entries})
+    streams = (LocalStream, RemoteStream)
+    options: dict[str, Any] = {"lane": "sst", "graft_bytes": "1TiB", "streams": 1, "batch_bytes": "64KiB"}
+    with ExitStack() as patched:
+        for stream in streams:
+            patched.enter_context(patch.object(stream, "end_file", side_effect=kvbatch.SourceError("enough")))
+        with pytest.raises(kvbatch.SourceError, match="enough"):
+            kvbatch.migrate(source, place.endpoint(), **options).wait()
+    settle()
+    summary = kvbatch.migrate(source, place.endpoint(), **options).wait()
+    assert summary.resumed
+    assert 0 < summary.resent_bytes <= 2 * (64 << 10)
+    assert read_store(place.path()) == {"default": entries}
 
 
 def test_a_damaged_file_is_named(tmp_path: Path, place: Place) -> None:

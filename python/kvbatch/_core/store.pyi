@@ -700,9 +700,9 @@ class TargetStore:
         """
         The family, made of all the files that it has in another store, moved out of `directory` or copied. Raises RefusedError for the default family; CorruptionError for files that do not make one up.
         """
-    def partial_files(self) -> list[PartialFile]:
+    def partial_files(self, built: collections.abc.Set[typing.SupportsIndex] = set()) -> list[PartialFile]:
         """
-        What earlier appliers have left of files; reads it.
+        What earlier appliers have left of files; reads it. Of the ranges in `built`, whose files the sender makes, without the end, which would not come out the same again.
         """
     def put_record(self, key: bytes, value: bytes) -> None:
         """
