@@ -10,8 +10,6 @@ from pathlib import Path
 from kvbatch._core.base import chain_file_piece, file_crc32c
 from kvbatch._core.frame import Frame
 from kvbatch._core.store import (
-    CAN_GRAFT,
-    ROCKSDB_VERSION,
     Cursor,
     ImportedFile,
     SourceStore,
@@ -24,7 +22,7 @@ from kvbatch.options import MAX_STREAMS, default_streams
 from kvbatch.ranges import Range
 from kvbatch.source_image import is_table
 from kvbatch.target import FILE_PIECE_BYTES
-from kvbatch.target_job import Job, OpenReply, TargetJob, check_writable, is_unfinished
+from kvbatch.target_job import Job, OpenReply, TargetJob, check_takes_tables, check_writable, is_unfinished
 from kvbatch.target_records import read_records
 from kvbatch.target_staging import (
     CheckedFiles,
@@ -63,11 +61,8 @@ def open_job(path: Path, manifest: Manifest, checked: CheckedFiles | None = None
 
 def _check_place(path: Path, manifest: Manifest) -> None:
     """Raises RefusedError unless a directory can be renamed to `path`; changes nothing."""
-    if manifest.imports and not CAN_GRAFT:
-        raise RefusedError(
-            f"the target {path}: RocksDB {ROCKSDB_VERSION}, which this build has, does not take files that a database "
-            "wrote; 9.10 does. Nothing was changed; use --lane batch"
-        )
+    if manifest.imports:
+        check_takes_tables(path)
     check_writable(path, manifest)
     if (path / "CURRENT").exists():
         if is_unfinished(path) and (record := read_records(path).get(JOB_RECORD)) is not None:

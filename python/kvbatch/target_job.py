@@ -36,6 +36,7 @@ __all__ = [
     "Job",
     "OpenReply",
     "TargetJob",
+    "check_takes_tables",
     "check_writable",
     "discarded_name",
     "family_with_data",
@@ -208,6 +209,15 @@ def _store_around(path: Path) -> Path | None:
     return next((parent for parent in around if any(parent.glob("MANIFEST-*"))), None)
 
 
+def check_takes_tables(path: Path) -> None:
+    """Raises RefusedError where this build's RocksDB takes no SST files that a database wrote."""
+    if not CAN_GRAFT:
+        raise RefusedError(
+            f"the target {path}: RocksDB {ROCKSDB_VERSION}, which this build has, does not take files that a database "
+            "wrote; 9.10 does. Nothing was changed; use --lane batch"
+        )
+
+
 def check_writable(path: Path, manifest: Manifest) -> None:
     """Raises RefusedError when a job must not write to `path`; changes nothing there."""
     if manifest.lane != "files" and (staged := staged_manifest(path)) is not None:
@@ -255,11 +265,8 @@ class TargetJob:
         """Opens or makes the store and takes up the job. `max_memory`: of this process, 0 for no bound. Raises
         RefusedError, TargetError."""
         check_writable(path, manifest)
-        if not CAN_GRAFT and manifest.lane == "sst" and any(part.file for part in manifest.ranges):
-            raise RefusedError(
-                f"the target {path}: RocksDB {ROCKSDB_VERSION}, which this build has, does not take files that a "
-                "database wrote; 9.10 does. Nothing was changed; use --lane batch"
-            )
+        if manifest.lane == "sst" and any(part.file for part in manifest.ranges):
+            check_takes_tables(path)
         with translate_os_errors(f"make {path.parent}"):
             path.parent.mkdir(parents=True, exist_ok=True)
         # The store must not be closed while another thread, a second sender's say, still asks it something.

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -119,12 +118,11 @@ def _remove_files(staging: Path, manifest: Manifest) -> None:
     directory when nothing is left in it."""
     for name in (*_names_of(manifest), _RECORD):
         _remove_entry(staging / name)
-    with contextlib.suppress(FileNotFoundError):
-        try:
-            staging.rmdir()
-        except OSError as error:
-            if error.errno != errno.ENOTEMPTY:
-                raise
+    try:
+        staging.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+            raise
 
 
 def _remove_entry(entry: Path) -> None:
@@ -269,16 +267,14 @@ class Staging:
     def begin_store(self) -> None:
         """What an earlier session made of it gives way."""
         with translate_os_errors(f"remove {self.store}"):
-            if self.store.exists():
-                shutil.rmtree(self.store)
+            _remove_entry(self.store)
 
     def link_all(self, names: Sequence[str]) -> Path | None:
         """A directory with a second name of each of these files, which came to their end and stay, for who takes them
         out of it. None where the file system has no such thing."""
         links = self.path / _LINKS
         with translate_os_errors(f"link the files in {self.path}"):
-            if links.exists():
-                shutil.rmtree(links)
+            _remove_entry(links)
             links.mkdir()
             for name in names:
                 try:
