@@ -113,6 +113,8 @@ Result<std::shared_ptr<SourceStore>> SourceStore::Open(const std::string& path, 
   options.env = store->env_.get();
   options.info_log = SilentLogger();
   options.max_open_files = kMaxOpenFiles;
+  // A quarter of those are opened now: too few for the sixteen threads that RocksDB would start.
+  options.max_file_opening_threads = 1;
   options.skip_stats_update_on_db_open = true;
   // Where so many files are merged that nothing is read ahead of each, the kernel does it, in memory of its own.
   options.advise_random_on_open = false;

@@ -11,7 +11,7 @@ and what the ack sets free arrives one round trip later: a window of x times rat
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from kvbatch.flow.batch_state import (
     MAX_BATCH_BYTES,
@@ -83,7 +83,7 @@ _GOODPUT_SECONDS = 1.5
 def decide(state: BatchState, observed: BatchObservation) -> BatchState:
     """One step."""
     if not observed.acknowledged_bytes and not observed.in_flight_bytes:
-        return replace(state, measured=Measured(), silent_seconds=0.0, silent_steps=0)  # nothing is on its way
+        return state._replace(measured=Measured(), silent_seconds=0.0, silent_steps=0)  # nothing is on its way
     state = _note_silence(_learn(state, observed), observed)
     state = _note_apply(state, observed)
     state = _note_change(state, observed)
@@ -92,7 +92,7 @@ def decide(state: BatchState, observed: BatchObservation) -> BatchState:
     if within != state.home:
         # There is no judging what cannot be used.
         home = state.trial.before if state.trial else state.home
-        return _use(replace(state, home=home, trial=None), within, reason, observed)
+        return _use(state._replace(home=home, trial=None), within, reason, observed)
     if state.settings != state.home:
         return _use(state, state.home, "nothing is in the way any more", observed)
     return _search(state, observed, ceiling)
@@ -102,41 +102,39 @@ def decide(state: BatchState, observed: BatchObservation) -> BatchState:
 
 
 def _learn(state: BatchState, observed: BatchObservation) -> BatchState:
-    for kind in TRIED:
-        state = state.with_hunt(kind, state.hunt(kind).passed(observed.seconds))
+    state = state.passed(observed.seconds)
     measured = state.measured
     # From ack to ack, each of which speaks for much: what falls into an interval comes in lumps.
     seconds = state.silent_seconds + observed.seconds - observed.since_ack_seconds
     if measured.settling_seconds > 0:
-        measured = replace(measured, settling_seconds=measured.settling_seconds - observed.seconds)
+        measured = measured._replace(settling_seconds=measured.settling_seconds - observed.seconds)
     else:
-        measured = replace(measured, window_seconds=measured.window_seconds + observed.window_seconds)
+        measured = measured._replace(window_seconds=measured.window_seconds + observed.window_seconds)
         if observed.acknowledged_bytes:
-            measured = replace(
-                measured,
+            measured = measured._replace(
                 seconds=measured.seconds + seconds,
                 acknowledged_bytes=measured.acknowledged_bytes + observed.acknowledged_bytes,
                 queued_bytes=min(measured.queued_bytes, observed.target_queued_bytes),
             )
     if not observed.acknowledged_bytes:
-        return replace(state, measured=measured)
+        return state._replace(measured=measured)
     recent = (*state.recent, (seconds, observed.acknowledged_bytes))
     while sum(seconds for seconds, _ in recent[1:]) >= _GOODPUT_SECONDS:
         recent = recent[1:]
     if observed.latency_seconds > 0:
         least = min(state.least_latency or observed.latency_seconds, observed.latency_seconds)
-        state = replace(state, latency=observed.latency_seconds, least_latency=least)
-    return replace(state, measured=measured, recent=recent)
+        state = state._replace(latency=observed.latency_seconds, least_latency=least)
+    return state._replace(measured=measured, recent=recent)
 
 
 def _note_silence(state: BatchState, observed: BatchObservation) -> BatchState:
     if observed.acknowledged_bytes:
-        return replace(state, silent_seconds=observed.since_ack_seconds, silent_steps=0)
+        return state._replace(silent_seconds=observed.since_ack_seconds, silent_steps=0)
     silent = state.silent_seconds + observed.seconds
     patience = max(
         _SILENCE_SECONDS, _SILENCE_LATENCIES * state.latency, _SILENCE_ACKS * _ack_seconds(state, observed.streams)
     )
-    return replace(state, silent_seconds=silent, silent_steps=int(silent / patience))
+    return state._replace(silent_seconds=silent, silent_steps=int(silent / patience))
 
 
 def _ack_seconds(state: BatchState, streams: int) -> float:
@@ -148,23 +146,23 @@ def _note_apply(state: BatchState, observed: BatchObservation) -> BatchState:
     """Whether the target is held up; what it takes for a frame else."""
     now, batch_bytes = observed.apply_seconds, state.batch_bytes
     if state.held_up_seconds > _HELD_UP_SECONDS_MAX:
-        state = replace(state, held_up_seconds=0.0, apply_seconds=0.0)
+        state = state._replace(held_up_seconds=0.0, apply_seconds=0.0)
         return _start_anew(state)
     if now <= 0:  # it may well be, and be the reason why nothing is known
         more = observed.seconds if state.held_up_seconds else 0.0
-        return replace(state, held_up_seconds=state.held_up_seconds + more)
+        return state._replace(held_up_seconds=state.held_up_seconds + more)
     if state.apply_seconds == 0:
-        return replace(state, apply_seconds=now, apply_batch_bytes=batch_bytes)
+        return state._replace(apply_seconds=now, apply_batch_bytes=batch_bytes)
     expected = state.apply_seconds * max(1.0, batch_bytes / state.apply_batch_bytes)
     if now >= (_RELEASED if state.held_up_seconds else _HELD_UP) * expected:
-        return replace(state, held_up_seconds=state.held_up_seconds + observed.seconds)
-    state = replace(state, held_up_seconds=0.0)
+        return state._replace(held_up_seconds=state.held_up_seconds + observed.seconds)
+    state = state._replace(held_up_seconds=0.0)
     if state.settings != state.home:
         return state
     if batch_bytes != state.apply_batch_bytes:
-        return replace(state, apply_seconds=now, apply_batch_bytes=batch_bytes)
+        return state._replace(apply_seconds=now, apply_batch_bytes=batch_bytes)
     share = min(1.0, observed.seconds / _APPLY_SECONDS)
-    return replace(state, apply_seconds=state.apply_seconds + share * (now - state.apply_seconds))
+    return state._replace(apply_seconds=state.apply_seconds + share * (now - state.apply_seconds))
 
 
 def _note_change(state: BatchState, observed: BatchObservation) -> BatchState:
@@ -173,9 +171,9 @@ def _note_change(state: BatchState, observed: BatchObservation) -> BatchState:
     if _held_up(state) or state.silent_steps or _held_back(observed):
         return state
     if not steady or steady / _CHANGE <= now <= steady * _CHANGE:
-        return replace(state, changed_seconds=0.0)
+        return state._replace(changed_seconds=0.0)
     changed = state.changed_seconds + observed.seconds
-    return _start_anew(state) if changed >= _CHANGE_SECONDS else replace(state, changed_seconds=changed)
+    return _start_anew(state) if changed >= _CHANGE_SECONDS else state._replace(changed_seconds=changed)
 
 
 def _start_anew(state: BatchState) -> BatchState:
@@ -184,8 +182,7 @@ def _start_anew(state: BatchState) -> BatchState:
     if home.batch_bytes > START_BATCH_BYTES:
         home = _with_batch(home, START_BATCH_BYTES)
     fresh = BatchState()
-    return replace(
-        state,
+    return state._replace(
         home=home,
         trial=None,
         window_hunt=fresh.window_hunt,
@@ -269,9 +266,9 @@ def _search(state: BatchState, observed: BatchObservation, ceiling: _Ceiling) ->
         tried = f"{TRIED[trial.kind]} gained {gain - 1:.0%}"
         if gain < (_SMALLER_GAIN if trial.kind == "smaller" else _GAIN):
             state = state.with_hunt(trial.kind, state.hunt(trial.kind).in_vain)
-            state = replace(state, trial=None, home=trial.before, steady_goodput=trial.goodput)
+            state = state._replace(trial=None, home=trial.before, steady_goodput=trial.goodput)
             return _use(state, trial.before, f"{tried}: taken back", observed)
-        state = replace(state, trial=None, reason=tried)
+        state = state._replace(trial=None, reason=tried)
         state = state.with_hunt(trial.kind, Hunt(state.hunt(trial.kind).starting))
     state, tries = _try_more_in_flight(state, observed, ceiling)
     return state if tries or not enough else _try_another_batch(state, observed, ceiling)
@@ -308,14 +305,14 @@ def _try(
     if state.hunt(kind).pause_seconds or other == state.home or not fits:
         return state, False
     trial = Trial(kind, state.home, state.measured.goodput)
-    return _use(replace(state, home=other, trial=trial), other, f"a trial: {TRIED[kind]}", observed), True
+    return _use(state._replace(home=other, trial=trial), other, f"a trial: {TRIED[kind]}", observed), True
 
 
 def _use(state: BatchState, settings: Settings, reason: str, observed: BatchObservation) -> BatchState:
     if settings == state.settings:
         return state
     settling = max(observed.seconds, min(2 * state.latency, _SETTLING_SECONDS_MAX))
-    return replace(state, settings=settings, reason=reason, measured=Measured(settling))
+    return state._replace(settings=settings, reason=reason, measured=Measured(settling))
 
 
 def _with_batch(settings: Settings, batch_bytes: float) -> Settings:

@@ -1,9 +1,12 @@
-"""What the controller of batches and windows is told, and what it remembers."""
+"""What the controller of batches and windows is told, and what it remembers.
+
+What a step changes several times is a NamedTuple: `_replace` takes a tenth of `dataclasses.replace`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 __all__ = [
     "MAX_BATCH_BYTES",
@@ -96,8 +99,7 @@ class Trial:
     goodput: float
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
+class Measured(NamedTuple):
     """What was acknowledged since the settings changed, once what was in flight then is through. `seconds` go from ack
     to ack, `window_seconds` and `queued_bytes` are those of the observations."""
 
@@ -112,8 +114,7 @@ class Measured:
         return self.acknowledged_bytes / self.seconds if self.seconds else 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Hunt:
+class Hunt(NamedTuple):
     """The trials of one kind. They take large steps until one was in vain; then pauses grow."""
 
     starting: bool = True
@@ -125,15 +126,14 @@ class Hunt:
         return _START_GROWTH if self.starting else _GROWTH
 
     def passed(self, seconds: float) -> Hunt:
-        return replace(self, pause_seconds=max(0.0, self.pause_seconds - seconds))
+        return self._replace(pause_seconds=max(0.0, self.pause_seconds - seconds))
 
     @property
     def in_vain(self) -> Hunt:
         return Hunt(False, self.next_pause_seconds, min(2 * self.next_pause_seconds, _PAUSE_SECONDS_MAX))
 
 
-@dataclass(frozen=True, slots=True)
-class BatchState:
+class BatchState(NamedTuple):
     """`settings` are to be used now; `reason` says in words what decided.
 
     home              what has proven best, or is on `trial`
@@ -171,8 +171,15 @@ class BatchState:
 
     def with_hunt(self, kind: Kind, hunt: Hunt) -> BatchState:
         if kind == "window":
-            return replace(self, window_hunt=hunt)
-        return replace(self, larger_hunt=hunt) if kind == "larger" else replace(self, smaller_hunt=hunt)
+            return self._replace(window_hunt=hunt)
+        return self._replace(larger_hunt=hunt) if kind == "larger" else self._replace(smaller_hunt=hunt)
+
+    def passed(self, seconds: float) -> BatchState:
+        return self._replace(
+            window_hunt=self.window_hunt.passed(seconds),
+            larger_hunt=self.larger_hunt.passed(seconds),
+            smaller_hunt=self.smaller_hunt.passed(seconds),
+        )
 
     @property
     def batch_bytes(self) -> int:
