@@ -4,8 +4,10 @@
 #include <rocksdb/slice.h>
 #include <rocksdb/status.h>
 
+#include <cerrno>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 
 #include "base/status.h"
@@ -33,9 +35,12 @@ inline Status FromTarget(const rocksdb::Status& status, std::string_view what) {
   if (status.ok()) {
     return Status::Ok();
   }
+  const std::string said = status.ToString();
+  // Where RocksDB wraps one status in another, as that of its OPTIONS file, its words alone are left.
+  const auto says = [&said](int error) { return said.find(std::generic_category().message(error)) != said.npos; };
   const bool no_space = status.IsNoSpace() || status.subcode() == rocksdb::Status::SubCode::kNoSpace ||
-                        status.subcode() == rocksdb::Status::SubCode::kSpaceLimit;
-  return Status(no_space ? Code::kNoSpace : Code::kTarget, std::string(what) + ": " + status.ToString());
+                        status.subcode() == rocksdb::Status::SubCode::kSpaceLimit || says(ENOSPC) || says(EDQUOT);
+  return Status(no_space ? Code::kNoSpace : Code::kTarget, std::string(what) + ": " + said);
 }
 
 inline std::string_view View(const rocksdb::Slice& slice) { return {slice.data(), slice.size()}; }

@@ -2,6 +2,7 @@
 
 #include <rocksdb/utilities/options_util.h>
 
+#include "store/rocksdb_status.h"
 #include "store/store_lock.h"
 #include "target_testing.h"
 
@@ -23,6 +24,15 @@ class TargetStoreTest : public ::testing::Test {
   const std::string copy_ = directory_ / "copy";
   const std::string spool_ = path_ + "/.kvbatch";
 };
+
+TEST(FromTarget, KnowsAFullDiskByWhatIsSaidOfItWhereRocksDbWrapsIt) {
+  const auto wrapped = [](const char* said) {
+    return FromTarget(rocksdb::Status::IOError("Unable to persist options.", said), "open x");
+  };
+  EXPECT_THAT(wrapped("IO error: No space left on device: OPTIONS-7.dbtmp"), Fails(Code::kNoSpace, "open x"));
+  EXPECT_THAT(wrapped("IO error: Disk quota exceeded: OPTIONS-7.dbtmp"), Fails(Code::kNoSpace, "open x"));
+  EXPECT_THAT(wrapped("IO error: Input/output error: OPTIONS-7.dbtmp"), Fails(Code::kTarget, "open x"));
+}
 
 TEST_F(TargetStoreTest, MakesAnOrdinaryStoreWhereThereIsNone) {
   auto store = OpenTarget(path_);

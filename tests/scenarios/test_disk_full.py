@@ -76,6 +76,18 @@ def _fill_disk_and_go_on(source: Path, place: Place, **options: Any) -> kvbatch.
     return summary
 
 
+@pytest.mark.parametrize("kib", range(4, 70, 12))
+def test_disk_that_fills_while_the_target_is_opened(tmp_path: Path, kib: int) -> None:
+    """RocksDB wraps what it hears of its OPTIONS file."""
+    source = write_store(tmp_path / "source", {"default": {b"a": b"1"}, "other": {b"b": b"2"}})
+    with small_disk(tmp_path / "disk", f"{kib}k") as root:
+        done = run_kvbatch("migrate", source, root / "target", "--lane", "batch", "--retries", 0)
+        assert done.returncode == 75, done.stderr
+        resize_disk(root, "64m")
+        kvbatch.migrate(source, root / "target", lane="batch").wait()
+        assert read_store(root / "target") == {"default": {b"a": b"1"}, "other": {b"b": b"2"}}
+
+
 @pytest.mark.parametrize("lane", ["batch", "sst"])
 @pytest.mark.parametrize("sst_file_bytes", ["512KiB", "64MiB"], ids=["in the fifth file", "in the first file"])
 def test_full_disk_is_resumable_and_the_job_goes_on_after_space_is_made(
