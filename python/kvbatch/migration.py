@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shlex
+import secrets
 import threading
 import time
 import traceback
@@ -36,6 +36,7 @@ from kvbatch.range_queue import RangeQueue
 from kvbatch.ranges import KeyRange, Range
 from kvbatch.retries import Retries
 from kvbatch.sent_log import SentLog
+from kvbatch.shell_words import join_words
 from kvbatch.state import JobRecord, JobState, control_path, job_lock, state_after
 from kvbatch.stopping import StopRequest
 from kvbatch.stream_counters import StreamCounters
@@ -61,6 +62,8 @@ class Migration:
     ) -> None:
         """Checks and plans: raises UsageError, RefusedError or SourceError before anything is written."""
         self._options = options
+        # One receiver may hear of this job from several processes.
+        self._sender = secrets.token_hex(8)
         self._source_endpoint = parse_endpoint(source)
         self._target_endpoint = parse_endpoint(target)
         check_apart(self._source_endpoint, self._target_endpoint)
@@ -280,7 +283,9 @@ class Migration:
             return LocalSession(target.path, self.plan.manifest, MAX_SIZE, self._flow.settings.max_memory)
         window, silence_seconds = self._policy.window, self._options.peer_timeout
         try:
-            return RemoteSession(target, self.plan.manifest, window, silence_seconds, on_connected=self._stop.watch)
+            return RemoteSession(
+                target, self.plan.manifest, window, silence_seconds, on_connected=self._stop.watch, sender=self._sender
+            )
         except (TransportError, StoppedError) as error:
             # A connection that was interrupted looks broken.
             if self._stop.made:
@@ -393,7 +398,7 @@ class Migration:
         options = [word for name in self._options.column_families for word in ("--cf", name)]
         if self._options.key_range != KeyRange():
             options += ["--range", str(self._options.key_range)]
-        return shlex.join(["kvbatch", "verify", *options, self.plan.source, self.plan.target])
+        return join_words(["kvbatch", "verify", *options, self.plan.source, self.plan.target])
 
     def _run_streams(self, session: TargetSession, sent: SentLog) -> None:
         cursors = self._figures.cursors()

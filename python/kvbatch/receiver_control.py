@@ -71,7 +71,8 @@ class ReceiverControl:
     def _open(self, request: dict[str, Any]) -> dict[str, Any]:
         if self._session is not None:
             raise ProtocolError("this connection has a job open already")
-        self._session = self._receiver.open_job(request["name"], Manifest.from_json(request["manifest"]), self._peer)
+        manifest, sender = Manifest.from_json(request["manifest"]), str(request.get("sender", ""))
+        self._session = self._receiver.open_job(request["name"], manifest, self._peer, sender)
         reply = self._session.job.reply(0)
         return {
             "session": self._session.id,

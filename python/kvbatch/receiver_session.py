@@ -32,10 +32,11 @@ def resolve_name(root: Path, name: str) -> Path:
 class Session:
     """A job that is open, and the connections that belong to it."""
 
-    def __init__(self, path: Path, job: Job, control: Peer) -> None:
+    def __init__(self, path: Path, job: Job, control: Peer, sender: str) -> None:
         self.id = secrets.token_hex(8)
         self.path = path
         self.job = job
+        self.sender = sender
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._streams: set[Peer] = set()
@@ -43,6 +44,15 @@ class Session:
         self._ending = False
         self._closing = False
         self._closed = threading.Event()
+
+    @property
+    def ends(self) -> bool:
+        """Whether its sender is gone, or done with it."""
+        return self._closing
+
+    @property
+    def peer_name(self) -> str:
+        return self._control.name
 
     def join(self, stream: Peer) -> None:
         with self._lock:

@@ -46,6 +46,9 @@ __all__ = ["Receiver"]
 log = Logger("kvbatch.receiver")
 
 _FIRST_FRAME_MILLISECONDS = 30_000
+# How long a session of another sender is given to end by itself, looked at so often.
+_LEAVING_SECONDS = 5.0
+_LOOK_SECONDS = 0.02
 # What a connection may send before it has said what it is.
 _GREETING_LIMITS = FrameLimits(max_data_bytes=0, max_control_bytes=64 << 10)
 
@@ -266,15 +269,14 @@ class Receiver:
 
     # -- sessions -----------------------------------------------------------------------------------------------------
 
-    def open_job(self, name: str, manifest: Manifest, control: Peer) -> Session:
-        """Opens the job's directory. An older session of the same job gives way: its sender is gone, or was told to
-        start anew. Raises RefusedError when another job has the directory."""
+    def open_job(self, name: str, manifest: Manifest, control: Peer, sender: str) -> Session:
+        """Opens the job's directory. An older session of the same sender gives way: it was broken. Raises RefusedError
+        while another job, or another sender of this one, has the directory."""
         path = resolve_name(self.root, name)
         with self._reserved(path):
-            if (old := self._session_of_job(path, manifest.job)) is not None:
-                self.close_session(old)
+            self._end_session(path, manifest.job, sender)
             job = open_job(path, manifest, self._checked, max_memory=self._max_memory)
-            session = Session(path, job, control)
+            session = Session(path, job, control, sender)
             with self._lock:
                 self._sessions[session.id] = session
         log.info("job opened", job=manifest.job, name=name, resumed=session.job.resumed, peer=control.name)
@@ -300,12 +302,11 @@ class Receiver:
         return TargetState.resumable(session.job.manifest, (cursor.complete for cursor in session.job.reply(0).cursors))
 
     def discard(self, name: str, identity: JobIdentity) -> DiscardOutcome:
-        """Removes what an unfinished job wrote. A session of the job gives way as in `open_job`. Raises RefusedError,
+        """Removes what an unfinished job wrote. Raises RefusedError while it is being sent, and RefusedError and
         TargetError as `discard_directory` does."""
         path = resolve_name(self.root, name)
         with self._reserved(path):
-            if (session := self._session_of_job(path, identity.job)) is not None:
-                self.close_session(session)
+            self._end_session(path, identity.job, None)
             outcome = discard_directory(path, identity)
         log.info("job discarded", job=identity.job, name=name, outcome=outcome.value)
         return outcome
@@ -338,6 +339,22 @@ class Receiver:
                 "another name"
             )
         return session
+
+    def _end_session(self, path: Path, job: str, sender: str | None) -> None:
+        """Sees to it that no session has `path`: one of the same sender is closed, one of another may be about to end,
+        as its sender was killed a moment ago. Raises RefusedError when it does not, or is another job's."""
+        give_up = time.monotonic() + _LEAVING_SECONDS
+        while (session := self._session_of_job(path, job)) is not None:
+            if session.ends or session.sender == sender:
+                self.close_session(session)
+            elif time.monotonic() >= give_up:
+                raise RefusedError(
+                    f"{path.relative_to(self.root)} is being written by another sender of job {job!r}, connected from "
+                    f"{session.peer_name}. Nothing was changed and that one goes on; wait for it, or stop it where it "
+                    "runs. If its machine is gone, this receiver notices within a minute"
+                )
+            else:
+                time.sleep(_LOOK_SECONDS)
 
     def check_idle(self, path: Path) -> None:
         """Raises RefusedError while a job writes to `path`."""

@@ -266,8 +266,10 @@ class RemoteSession:
         window: int,
         silence_seconds: float | None = None,
         on_connected: Callable[[Peer], None] = ignore_peer,
+        sender: str = "",
     ) -> None:
-        """`window`: of streams that no meter gives one. The rest: see kvbatch.protocol.connect, and RemoteStream of how
+        """`window`: of streams that no meter gives one. `sender`: who asks; a session that it had open already gives
+        way, one of another sender does not. The rest: see kvbatch.protocol.connect, and RemoteStream of how
         long a stream is given."""
         self._endpoint = endpoint
         self._window = window
@@ -279,7 +281,7 @@ class RemoteSession:
             endpoint.host, endpoint.port, "control", on_connected=on_connected, silence_seconds=silence_seconds
         )
         try:
-            answer = self._control.request("open", name=endpoint.name, manifest=manifest.to_json())
+            answer = self._control.request("open", name=endpoint.name, manifest=manifest.to_json(), sender=sender)
             with malformed_is_protocol_error(self._control.name, "answer to open"):
                 self._session = str(answer["session"])
                 self._reply = OpenReply(

@@ -230,17 +230,21 @@ def test_a_job_that_is_finished_while_it_is_looked_at_is_left_alone(
     assert read_store(directory.path) == ENTRIES
 
 
-def test_a_session_that_a_receiver_still_has_open_gives_way_to_its_own_job_alone(
-    receiver: Receiver, source: SmallSource
+def test_a_session_that_a_receiver_has_open_is_not_discarded_and_one_whose_sender_is_gone_is(
+    receiver: Receiver, source: SmallSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its sender is gone, and the receiver may not know yet."""
     endpoint = ReceiverEndpoint("127.0.0.1", receiver.port, "target")
     session = RemoteSession(endpoint, source.manifest, 1)
     with pytest.raises(RefusedError, match="in use by job 'contract'"):
         discard_target(endpoint, JobIdentity("another", source.manifest.fingerprint))
+    with monkeypatch.context() as patch:
+        patch.setattr("kvbatch.server._LEAVING_SECONDS", 0.1)
+        with pytest.raises(RefusedError, match=r"written by another sender.*that one goes on"):
+            discard_target(endpoint, identity_of(source))
+    # Now: the receiver may not know yet.
+    session.close()
     assert discard_target(endpoint, identity_of(source)) is DiscardOutcome.REMOVED
     assert list(receiver.root.iterdir()) == []
-    session.close()
 
 
 class KilledError(Exception):

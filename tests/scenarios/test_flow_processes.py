@@ -123,3 +123,41 @@ def test_a_job_that_cannot_stop_cleanly_ends_at_once_at_the_second_interrupt(
     again = processes.migrate(source, target, "--job", "nightly", "--lane", "batch").result()
     assert again["state"] == "done"
     assert read_store(tmp_path / "received" / "copy") == entries
+
+
+def test_two_senders_with_state_directories_of_their_own(
+    stored: tuple[Path, Entries], processes: Processes, tmp_path: Path
+) -> None:
+    source, entries = stored
+    target = target_of(processes, tmp_path, "receiver")
+    job, operator = begin(processes, source, target)
+    other = ["--state-dir", tmp_path / "other"]
+    for words, said in ((["--job", "nightly"], "written by another sender of job 'nightly'"), ([], "in use by job")):
+        done = command_line("migrate", source, target, *words, *other)
+        assert done.returncode == 4, done.stderr
+        assert said in done.stderr
+    operator.ask("set", "--rate-limit", 0)
+    summary = job.result()
+    assert (summary["state"], summary["resumed"]) == ("done", False)
+    assert job.errors.count('"retry"') == 0, "it was not disturbed"
+    assert read_store(tmp_path / "received" / "copy") == entries
+
+
+def test_who_was_killed_does_not_discard_what_another_sender_carries_on(
+    stored: tuple[Path, Entries], processes: Processes, tmp_path: Path
+) -> None:
+    source, entries = stored
+    target = target_of(processes, tmp_path, "receiver")
+    killed, first = begin(processes, source, target)
+    killed.kill()
+    killed.wait()
+    again = processes.migrate(source, target, "--job", "nightly", "--rate-limit", "64KiB/s", state="other")
+    again.expect('"sample"')
+    done = command_line("cancel", "--discard", "--yes", "nightly", "--state-dir", tmp_path / "state")
+    assert done.returncode == 4, done.stderr
+    assert "by another sender of job 'nightly'" in done.stderr
+    assert first.ask("status")["state"] == "interrupted"
+    Operator(tmp_path / "other").ask("set", "--rate-limit", 0)
+    assert again.result()["resumed"]
+    assert again.errors.count('"retry"') == 0, "it was not disturbed"
+    assert read_store(tmp_path / "received" / "copy") == entries
