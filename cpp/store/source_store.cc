@@ -94,7 +94,11 @@ Result<std::shared_ptr<SourceStore>> SourceStore::Open(const std::string& path, 
     // RocksDB opens no store without its default family.
     if (wanted(family.name) || family.name == rocksdb::kDefaultColumnFamilyName) {
       if (Status status = CheckComparator(family); !status.ok()) {
-        return status;
+        // The default family is always opened.
+        const bool needed = family.name == rocksdb::kDefaultColumnFamilyName;
+        return Status(status.code(),
+                      status.message() + ". Nothing was written" +
+                          (needed ? "" : "; name the other column families with --cf to do without this one"));
       }
       descriptors.emplace_back(family.name, OpenOptions(family));
       auto& options = descriptors.back().options;

@@ -8,7 +8,6 @@ from __future__ import annotations
 import _thread
 import contextlib
 import logging
-import shlex
 import signal
 import sys
 import time
@@ -53,6 +52,7 @@ from kvbatch.cli_options import (
     TargetCompressionOption,
     TimeoutOption,
     WindowOption,
+    read_path,
 )
 from kvbatch.cli_output import print_json, print_table, show_plan, show_report, show_summary
 from kvbatch.cli_status import add_status_command
@@ -69,6 +69,7 @@ from kvbatch.migration import Migration
 from kvbatch.options import MigrationOptions, default_state_dir
 from kvbatch.progress_view import follow, print_event
 from kvbatch.server import Receiver
+from kvbatch.shell_words import join_words
 from kvbatch.units import format_bytes
 from kvbatch.verification import Verification
 from kvbatch.version import __version__
@@ -210,6 +211,8 @@ def migrate(
         retries=retries,
     )
     with _FailureTold(progress) as failure:
+        if metrics_listen is not None:
+            parse_listen(metrics_listen)  # a dry run says what is malformed, too
         if dry_run:
             show_plan(api.plan(source, target, **options), as_json)
             return
@@ -316,7 +319,7 @@ def plan(
 
 @app.command()
 def serve(
-    root: Annotated[Path, typer.Option(help="Targets are directories below it.")],
+    root: Annotated[Path, typer.Option(parser=read_path, metavar="PATH", help="Targets are directories below it.")],
     listen: Annotated[str, typer.Option(help="HOST:PORT; port 0 takes a free one.")] = "127.0.0.1:7720",
     max_memory: MemoryOption = "256MiB",
     insecure: Annotated[
@@ -503,7 +506,7 @@ def _again(arguments: list[str], changes: dict[str, Any]) -> str:
             next(words, None)  # its value
         elif word.partition("=")[0] not in changed:
             kept.append(word)
-    return "kvbatch " + shlex.join([*kept[:1], *option_words(changes), *kept[1:]])
+    return "kvbatch " + join_words([*kept[:1], *option_words(changes), *kept[1:]])
 
 
 def _fail(

@@ -40,14 +40,29 @@ __all__ = [
     "TargetCompressionOption",
     "TimeoutOption",
     "WindowOption",
+    "read_path",
 ]
+
+
+def read_path(text: str) -> Path:
+    """An empty one, as from an unset variable, would be the working directory."""
+    if not text:
+        raise typer.BadParameter("an empty path names no directory")
+    return Path(text)
+
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, as `kvbatch status` shows it.")]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON object on stdout; an error prints none.")
 ]
 StateOption = Annotated[
-    Path | None, typer.Option("--state-dir", help="Where the sender keeps its jobs (default: the XDG state directory).")
+    Path | None,
+    typer.Option(
+        "--state-dir",
+        parser=read_path,
+        metavar="PATH",
+        help="Where the sender keeps its jobs (default: the XDG state directory).",
+    ),
 ]
 
 

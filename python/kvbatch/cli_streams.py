@@ -82,7 +82,8 @@ def _text_on(stream: _Stream, before: TextIO | None) -> TextIO:
     return io.TextIOWrapper(
         io.BufferedWriter(stream),
         encoding=before.encoding,
-        errors=before.errors,
+        # A path that the terminal cannot show is shown all the same.
+        errors="backslashreplace" if before.errors == "strict" else before.errors,
         line_buffering=before.line_buffering,
         write_through=before.write_through,
     )

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from kvbatch.errors import RefusedError, UsageError
 
@@ -56,7 +56,14 @@ class ReceiverEndpoint:
     name: str
 
     def __str__(self) -> str:
-        return f"kvbatch://{format_address(self.host, self.port)}/{self.name}"
+        return f"kvbatch://{format_address(self.host, self.port)}/{_quoted(self.name)}"
+
+
+def _quoted(name: str) -> str:
+    """Of the path of a URL, what would be read as something else or cannot be typed."""
+    return "".join(
+        each if each.isprintable() and each not in "%?#" else quote(os.fsencode(each), safe="") for each in name
+    )
 
 
 def format_address(host: str, port: int) -> str:
@@ -76,7 +83,7 @@ def parse_listen(text: str) -> tuple[str, int]:
     """Host and port of `HOST:PORT`, an IPv6 address in brackets; port 0 stands for a free one. Raises UsageError."""
     host, separator, port = text.rpartition(":")
     written = f"write HOST:PORT, for example 127.0.0.1:{DEFAULT_PORT}"
-    if not separator or not port.isdecimal():
+    if not separator or not host or not port.isdecimal():
         raise UsageError(f"malformed address {text!r}: {written}")
     if int(port) > 65535:
         raise UsageError(f"malformed address {text!r}: ports go from 1 to 65535, and 0 takes a free one; {written}")
@@ -119,9 +126,9 @@ def parse_endpoint(text: str | os.PathLike[str]) -> Endpoint:
     if "\0" in text:
         raise UsageError(f"{text!r} names no store: no path has a null character. Give {_ENDPOINTS}")
     scheme, separator, rest = text.partition(":")
-    if scheme == "kvbatch" and rest.startswith("//"):
+    if scheme.lower() == "kvbatch" and rest.startswith("//"):
         return _parse_receiver(text)
-    if scheme == "rocksdb" and separator:
+    if scheme.lower() == "rocksdb" and separator:
         text = rest
     elif "://" in text:
         raise UsageError(f"unknown endpoint {text!r}: this version moves {_ENDPOINTS}")
@@ -139,13 +146,15 @@ def parse_endpoint(text: str | os.PathLike[str]) -> Endpoint:
 def _parse_receiver(text: str) -> ReceiverEndpoint:
     try:
         parts = urlsplit(text)
-        port = parts.port or DEFAULT_PORT
+        port = DEFAULT_PORT if parts.port is None else parts.port
+        if port == 0:
+            raise ValueError("no receiver has port 0")
     except ValueError as error:
         # What urllib says of a port is no whole sentence.
         raise UsageError(
             f"malformed endpoint {text!r}: {error}; write kvbatch://host:port/NAME with a port from 1 to 65535"
         ) from error
-    name = unquote(parts.path.removeprefix("/").removesuffix("/"))
+    name = unquote(parts.path.removeprefix("/").removesuffix("/"), errors="surrogateescape")
     if not parts.hostname or not name or parts.query or parts.fragment or parts.username is not None:
         raise UsageError(f"malformed endpoint {text!r}: write kvbatch://host:port/NAME")
     if not _is_host(parts.hostname):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from kvbatch.errors import UsageError
 from kvbatch.events import run_rates
 from kvbatch.kept_options import option_words, without_words
 from kvbatch.options import default_state_dir
+from kvbatch.shell_words import join_words, quote_word
 from kvbatch.state import JobRecord, JobState, find_job, list_jobs
 
 __all__ = ["JobStatus", "command", "find_record", "list_status", "unknown_job"]
@@ -170,7 +171,10 @@ class JobStatus:
 
 def _state_option(state_dir: Path) -> str:
     """What a command needs to find this state directory again."""
-    return "" if state_dir == default_state_dir() else f" --state-dir {shlex.quote(str(state_dir.absolute()))}"
+    with contextlib.suppress(UsageError):  # there is no default
+        if state_dir == default_state_dir():
+            return ""
+    return f" --state-dir {quote_word(str(state_dir.absolute()))}"
 
 
 def command(verb: str, job: str, state_dir: Path) -> str:
@@ -180,7 +184,7 @@ def command(verb: str, job: str, state_dir: Path) -> str:
 
 def _migrate_command(record: JobRecord, state_dir: Path) -> str:
     words = [record.source, record.target, *option_words(record.options or {}), "--job", record.job]
-    return f"kvbatch migrate {shlex.join(words)}{_state_option(state_dir)}"
+    return f"kvbatch migrate {join_words(words)}{_state_option(state_dir)}"
 
 
 def _options_note(kept: dict[str, Any] | None) -> str | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
+from pathlib import Path
 from typing import Any
 
 from kvbatch.flow.settings import RATES, SIZES
 from kvbatch.options import MigrationOptions
+from kvbatch.shell_words import join_words
 from kvbatch.units import write_bytes
 
 __all__ = ["option_words", "options_to_json", "selection_words", "without_words"]
@@ -33,7 +34,7 @@ def _plain(value: Any) -> Any:
 
 def _given(kept: dict[str, Any]) -> dict[str, Any]:
     """Those that are not the default. What a later kvbatch kept and this one does not know is not among them."""
-    default = options_to_json(MigrationOptions())
+    default = options_to_json(MigrationOptions(state_dir=Path()))  # which is apart
     return {
         name: kept[name] for name in default if name not in _APART and kept.get(name, default[name]) != default[name]
     }
@@ -69,7 +70,7 @@ def _written(name: str, value: Any) -> str:
 def selection_words(kept: dict[str, Any]) -> str:
     """What of the source is moved, as it is typed; nothing for all of it."""
     families = sorted(kept.get("column_families") or [])
-    return shlex.join(option_words({"column_families": families, "key_range": kept.get("key_range", "..")}))
+    return join_words(option_words({"column_families": families, "key_range": kept.get("key_range", "..")}))
 
 
 def without_words(kept: dict[str, Any]) -> list[str]:

@@ -228,8 +228,12 @@ class Manifest:
     def check_resumes(self, stored: Manifest) -> None:
         """Raises RefusedError, naming the first field that differs, unless this job is the one that `stored` is of."""
 
-        def families(manifest: Manifest) -> list[tuple[str, str, str]]:
-            return [(family.name, family.comparator, family.merge_operator) for family in manifest.families]
+        def families(manifest: Manifest) -> str:
+            """What is to be the same of them."""
+            return ", ".join(
+                f"{family.name} ({' and '.join(filter(None, (family.comparator, family.merge_operator)))})"
+                for family in manifest.families
+            )
 
         # The job's id follows from the fingerprint: of the same source it is the change that counts.
         changed = self.source == stored.source and self.fingerprint != stored.fingerprint

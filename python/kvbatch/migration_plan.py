@@ -9,13 +9,14 @@ from typing import Any
 
 from kvbatch._core.store import RESERVED_COLUMN_FAMILY, ColumnFamilyDescription, SourceStore
 from kvbatch.endpoints import DirectoryEndpoint, Endpoint
-from kvbatch.errors import RefusedError, UsageError
+from kvbatch.errors import UsageError
 from kvbatch.files_planner import check_link
 from kvbatch.fingerprint import fingerprint_directory
 from kvbatch.lane_choice import Way, bytes_read, choose_way, grafted_bytes, way_of
 from kvbatch.manifest import Manifest
 from kvbatch.options import PLAIN_SOURCE, MigrationOptions, SourceMemory
 from kvbatch.ranges import Range
+from kvbatch.store_reader import unfinished_source
 from kvbatch.target_state import TargetState, recorded_end, takes_whole_store
 
 __all__ = ["LANE_CARRIED_ON", "Plan", "found_at", "make_plan", "open_source"]
@@ -83,9 +84,7 @@ def open_source(endpoint: Endpoint, options: MigrationOptions) -> SourceStore:
         reserved_bytes=options.least_memory,
     )
     if any(family.name == RESERVED_COLUMN_FAMILY for family in store.column_families):
-        raise RefusedError(
-            f"the source {endpoint} is the unfinished target of another migration; finish that one with its own command"
-        )
+        raise unfinished_source(endpoint)
     return store
 
 

@@ -80,8 +80,18 @@ def default_streams() -> int:
 
 
 def default_state_dir() -> Path:
-    base = os.environ.get("XDG_STATE_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "state") / "kvbatch"
+    """Of the XDG base directory specification, which has a path that is not absolute ignored. Raises UsageError for a
+    user without a home directory."""
+    base = Path(os.environ.get("XDG_STATE_HOME", ""))
+    if not base.is_absolute():
+        try:
+            base = Path.home() / ".local" / "state"
+        except RuntimeError as error:
+            raise UsageError(
+                "no state directory can be used: this user has no home directory, and XDG_STATE_HOME is not set. "
+                "Nothing was changed; give one with --state-dir"
+            ) from error
+    return base / "kvbatch"
 
 
 def _check_family_names(names: Sequence[str]) -> Sequence[str]:
@@ -89,6 +99,16 @@ def _check_family_names(names: Sequence[str]) -> Sequence[str]:
     if isinstance(names, str):
         raise UsageError(f"column_families {names!r}: give a sequence of names, ({names!r},) for this one")
     return names
+
+
+def _parse_path(value: Any) -> Any:
+    """`Path("")` is the working directory, which nobody means who gives an empty text, as from an unset variable."""
+    if value in ("", b""):
+        raise ValueError
+    return value
+
+
+_Path = Annotated[Path, BeforeValidator(_parse_path)]
 
 
 def _read_by(parse: Callable[[Any], Any]) -> BeforeValidator:
@@ -217,7 +237,7 @@ _RANGE = _option("--range", "HEX..HEX, for example 6100..62 or 61..", default=Ke
 class ReceiverOptions(_Options):
     """What `serve` takes."""
 
-    root: Path = _option("--root", "a path")
+    root: _Path = _option("--root", "a path")
     host: str = _option("", "a host name or an address, such as 127.0.0.1")
     port: int = _number("", 0, 65535)
     max_memory: Annotated[int, _read_by(parse_bytes)] = _option(
@@ -235,7 +255,7 @@ class VerifyOptions(_Options):
     threads: Annotated[int, Field(ge=1, le=MAX_STREAMS, strict=True)] | None = _option(
         "", f"a whole number from 1 to {MAX_STREAMS}, or None", default=None
     )
-    state_dir: Path | None = _option("--state-dir", "a path", default=None)
+    state_dir: _Path | None = _option("--state-dir", "a path", default=None)
 
 
 class MigrationOptions(_Options):
@@ -288,7 +308,7 @@ class MigrationOptions(_Options):
         default=None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
     )
-    state_dir: Path = _option("--state-dir", "a path", default_factory=default_state_dir)
+    state_dir: _Path = _option("--state-dir", "a path", default_factory=default_state_dir)
     allow_nonempty: bool = _flag("--allow-nonempty")
     link: bool = _flag("--link")
     retries: int = _number("--retries", 0, default=8)

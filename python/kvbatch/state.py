@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from kvbatch.endpoints import os_reason, standing_part
 from kvbatch.errors import KvbatchError, RefusedError, UsageError
@@ -35,6 +36,8 @@ __all__ = [
 # Whoever only looks whether a job is held, holds it for that moment.
 _LOOKED_AT_SECONDS = 0.5
 _DATABASE = "kvbatch.sqlite3"
+_URL = "file://"
+_ENDPOINTS = ("source", "target")
 _SELECT = "SELECT jobs.*, options, verification FROM jobs LEFT JOIN job_details USING (job)"
 
 
@@ -148,10 +151,7 @@ class StateStore:
     def update(self, job: str, **columns: Any) -> None:
         """Sets columns by name, `updated` to now unless it is given; `progress` and `summary` are given as
         dictionaries."""
-        encoded = {
-            name: json.dumps(value) if isinstance(value, dict) else value
-            for name, value in {"updated": time.time(), **columns}.items()
-        }
+        encoded = {name: _encoded(name, value) for name, value in {"updated": time.time(), **columns}.items()}
         assignments = ", ".join(f"{name} = :{name}" for name in encoded)
         with self.transaction() as database:
             database.execute(f"UPDATE jobs SET {assignments} WHERE job = :job", {**encoded, "job": job})
@@ -206,6 +206,8 @@ class StateStore:
         columns = dict(row)
         for name in ("progress", "summary", "options", "verification"):
             columns[name] = json.loads(columns[name]) if columns[name] else None
+        for name in _ENDPOINTS:
+            columns[name] = _endpoint(columns[name])
         may_run = columns["state"] in _MAY_RUN
         with _usable(self._directory):
             alive = may_run and _is_held(_lock_path(self._directory, columns["job"]))
@@ -214,7 +216,7 @@ class StateStore:
     def keep_verification(self, source: str, target: str, verification: dict[str, Any]) -> str | None:
         """Keeps what a `verify` found for the job of this source and target: the newest one that moved the same
         selection, else the newest. Returns its id; None, and nothing is kept, when there is no such job."""
-        jobs = [each for each in self.jobs() if (each.source, each.target) == (_text(source), _text(target))]
+        jobs = [each for each in self.jobs() if (each.source, each.target) == (source, target)]
         if not jobs:
             return None
         same = [each.job for each in jobs if each.options and _selection(each.options) == _selection(verification)]
@@ -232,9 +234,27 @@ def _selection(moved: dict[str, Any]) -> tuple[Any, ...]:
     return sorted(moved["column_families"]), moved["key_range"]
 
 
-def _text(path: str) -> str:
-    """A path may hold bytes that are no text; the database takes text only."""
-    return os.fsencode(path).decode(errors="backslashreplace")
+def _text(endpoint: str) -> str:
+    """A path may hold bytes that are no text, and the database takes text only: such a one is kept as a URL."""
+    try:
+        endpoint.encode()
+        return endpoint
+    except UnicodeEncodeError:
+        return Path(endpoint).as_uri()
+
+
+def _endpoint(text: str) -> str:
+    """What `_text` made of it."""
+    return os.fsdecode(unquote_to_bytes(text.removeprefix(_URL))) if text.startswith(_URL) else text
+
+
+def _encoded(column: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return json.dumps(value)
+    if isinstance(value, str):
+        # What is said of a path that is no text can be read at least.
+        return _text(value) if column in _ENDPOINTS else value.encode(errors="backslashreplace").decode()
+    return value
 
 
 @contextmanager

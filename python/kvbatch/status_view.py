@@ -111,7 +111,18 @@ def fit(rows: Sequence[tuple[str, ...]], width: int, gap: int = 2) -> list[tuple
 
 
 def _cut(text: str, width: int) -> str:
-    return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"
+    if cell_len(text) <= width:
+        return text
+    mark = _cut_mark()
+    return set_cell_size(text, width - len(mark)).rstrip() + mark
+
+
+def _cut_mark() -> str:
+    try:
+        "…".encode(sys.stdout.encoding or "utf-8")  # rich says none in a picture that it refreshes
+        return "…"
+    except UnicodeEncodeError:
+        return "..."
 
 
 def show_jobs(jobs: Sequence[JobStatus], state_dir: Path) -> None:

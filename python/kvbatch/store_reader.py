@@ -30,6 +30,13 @@ class Run:
     last_key: bytes
 
 
+def unfinished_source(endpoint: Endpoint) -> RefusedError:
+    """What becomes of a source that holds the records of a job."""
+    return RefusedError(
+        f"the source {endpoint} is the unfinished target of another migration; finish that one with its own command"
+    )
+
+
 class StoreReader(Protocol):
     """Every call is idempotent. A directory's reader is thread-safe, one of a receiver belongs to one thread."""
 

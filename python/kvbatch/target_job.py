@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
+import os
 import re
 import threading
 from collections.abc import Iterable
@@ -225,13 +227,24 @@ def check_writable(path: Path, manifest: Manifest) -> None:
     with translate_os_errors(f"look at the target {path}"):
         if (store := _store_around(path)) is not None:
             raise RefusedError(f"the target {path} lies inside the store {store}; choose a path outside of it")
+        if path.is_symlink() and not path.exists():
+            raise RefusedError(
+                f"the target {path} is a symbolic link to {path.readlink()}, where nothing stands. Nothing was "
+                "written; make a directory there, or name the target by its own path"
+            )
         standing = standing_part(path)
         if not standing.is_dir():
             what = "is a file" if standing == path else f"cannot be made: {standing} is a file"
             raise RefusedError(f"the target {path} {what}; choose another path")
-        if standing != path:
-            return
-        names = [entry.name for entry in path.iterdir()]
+        names = [entry.name for entry in path.iterdir()] if standing == path else None
+        if not os.access(standing, os.W_OK | os.X_OK):
+            why = errno.EROFS if os.statvfs(standing).f_flag & os.ST_RDONLY else errno.EACCES
+            raise RefusedError(
+                f"the target {path} cannot be written: {standing}: {os.strerror(why)}. Nothing was written; "
+                "change that, or choose another path"
+            )
+    if names is None:
+        return
     if "CURRENT" not in names:
         foreign = [name for name in names if not _BIRTH_FILE.fullmatch(name)]
         if find_discarded(foreign) is not None:

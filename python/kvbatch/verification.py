@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -14,12 +13,15 @@ from kvbatch.comparison import Meter, Readers, VerifyReport, compare
 from kvbatch.endpoints import DirectoryEndpoint, check_apart, parse_endpoint
 from kvbatch.errors import KvbatchError, RefusedError, StoppedError, UsageError
 from kvbatch.events import Event, EventBus, Progress
+from kvbatch.kept_options import option_words
 from kvbatch.logs import Logger
 from kvbatch.options import VerifyOptions, default_state_dir
 from kvbatch.ranges import KeyRange
 from kvbatch.repair import repair_keys
+from kvbatch.shell_words import join_words
 from kvbatch.state import JobState, existing_state, state_after
 from kvbatch.stopping import StopRequest
+from kvbatch.store_reader import unfinished_source
 
 __all__ = ["Verification", "verify"]
 
@@ -100,7 +102,7 @@ class Verification:
             with existing_state(self._state_dir or default_state_dir()) as state:
                 if state is not None:
                     state.keep_verification(str(self._source), str(self._target), verification)
-        except (UsageError, OSError, RuntimeError) as error:  # the last: there is no home directory
+        except (UsageError, OSError) as error:
             message = f"{error}. `kvbatch report` will not show this verify; its result is not affected"
             log.warning("state directory lost", message=message)
             self._bus.publish("warning", message=message)
@@ -129,6 +131,8 @@ class Verification:
             closing(Readers(self._source, self._stop, self._families)) as source,
             closing(Readers(self._target, self._stop, of_target=True)) as target,
         ):
+            if source.first.unfinished():
+                raise unfinished_source(self._source)
             return compare(
                 source,
                 target,
@@ -151,10 +155,10 @@ class Verification:
                 "with the program they belong to"
             )
         if report.families_missing:
-            options = " ".join(f"--cf {shlex.quote(name)}" for name in report.families_missing)
+            options = option_words({"column_families": report.families_missing, "key_range": str(self._key_range)})
+            command = ["kvbatch", "migrate", *options, "--allow-nonempty", str(self._source), str(self._target)]
             raise RefusedError(
-                f"the target lacks whole column families: bring them with `kvbatch migrate {options} --allow-nonempty "
-                f"{shlex.quote(str(self._source))} {shlex.quote(str(self._target))}`, then verify again"
+                f"the target lacks whole column families: bring them with `{join_words(command)}`, then verify again"
             )
 
     def _repair_keys(self, report: VerifyReport, differences: dict[str, list[bytes]]) -> None:

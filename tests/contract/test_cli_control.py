@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
 import re
 import signal
 import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 
 from kvbatch.endpoints import parse_endpoint
 from kvbatch.state import JobState, StateStore, control_path, sent_path
+from kvbatch.status_view import _cut
 from kvbatch.target_local import LocalSession
 from support.fake_job import ERROR, OPTION_WORDS, FakeJob, record_job
 from support.forked import Forked
@@ -327,6 +330,24 @@ def test_a_list_is_as_wide_as_the_terminal_and_its_job_ids_are_whole(
     [error] = [line for line in lines if "the t" in line]
     assert error.split()[:2] == [failed, "failed"]
     assert error.endswith("…")
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("utf-8", "a long…"), ("latin-1", "a lo..."), ("ascii", "a lo...")])
+def test_a_cut_is_marked_by_what_the_terminal_can_show(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, shown: str
+) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    assert _cut("a long path", 7) == shown
+
+
+def test_what_stdout_cannot_encode_is_shown_all_the_same(state_dir: Path) -> None:
+    record_job(state_dir, "nightly", JobState.FAILED, source="/data/ключ")
+    done = subprocess.run(  # not forked: Python reads the variable when it starts
+        [sys.executable, "-m", "kvbatch", "status", "--state-dir", state_dir],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert rb"/data/\u043a\u043b\u044e\u0447" in done.stdout
 
 
 def test_no_colour_where_none_is_wanted(state_dir: Path) -> None:

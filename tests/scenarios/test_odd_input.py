@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ import rocksdict
 
 import kvbatch
 from support.places import Place
-from support.stores import Families, copy_open_store, numbered, raw_options, read_store, write_store
+from support.stores import Families, copy_open_store, numbered, raw_options, read_store, tree, write_store
 from support.stores import kvbatch as run_kvbatch
 
 MIB = 1 << 20
@@ -219,4 +222,25 @@ def test_paths_that_are_no_text(tmp_path: Path) -> None:
     assert read_store(target.rename(tmp_path / "read")) == {"default": numbered(10)}
     shown = run_kvbatch("status", "--state-dir", tmp_path / "state")
     assert shown.returncode == 0, shown.stderr
-    assert r"source-\xff" in shown.stdout
+    assert r"source-\udcff" in shown.stdout
+
+
+def test_what_to_type_next_about_paths_that_are_no_text(tmp_path: Path) -> None:
+    source, target = tmp_path / os.fsdecode(b"source-\xff"), tmp_path / os.fsdecode(b"it's-\xfe")
+    write_store(tmp_path / "written", {"default": {b"a": b"1", b"large": bytes(20 << 20)}}).rename(source)
+    state = ["--state-dir", tmp_path / "state"]
+    stopped = run_kvbatch("migrate", source, target, "--job", "nightly", "--max-memory", "16MiB", *state)
+    assert stopped.returncode == 1, stopped.stderr
+    before = tree(target)
+    status = json.loads(run_kvbatch("status", "nightly", "--json", *state).stdout)
+    # Another limit alone is what it lacks.
+    command = status["carry_on"].replace(" --max-memory 16MiB", "")
+    discarded = run_kvbatch("cancel", "--discard", "--yes", "nightly", *state)
+    assert "was removed" in discarded.stdout, discarded.stdout + discarded.stderr
+    assert before, "there was something to remove"
+    assert not target.exists()
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    typed = subprocess.run(["bash", "-c", command], env={**os.environ, "PATH": path}, capture_output=True, check=False)
+    assert typed.returncode == 0, typed.stderr
+    assert len(list(tmp_path.iterdir())) == 3, "source, target and state directory"
+    assert read_store(target.rename(tmp_path / "read")) == {"default": {b"a": b"1", b"large": bytes(20 << 20)}}

@@ -128,6 +128,11 @@ def _target_is_a_file(folder: Path) -> tuple[Path, Path]:
     return _source(folder), folder / "target"
 
 
+def _link_to_nothing(folder: Path) -> tuple[Path, Path]:
+    (folder / "target").symlink_to(folder / "disk")
+    return _source(folder), folder / "target"
+
+
 # What is safe, and the way out.
 NO_STORE = ["Nothing was written", "give the directory that holds the store's CURRENT file"]
 APART = ["Nothing was written", "choose"]
@@ -149,6 +154,11 @@ REFUSALS: dict[str, tuple[Prepare, int, list[str]]] = {
     "target with data in its WAL": (_target_with_data_in_the_wal, 4, ["already holds data", '"other"']),
     "target with foreign files": (_target_with_foreign_files, 4, ["photos.zip", "choose another"]),
     "target is a file": (_target_is_a_file, 4, ["is a file", "choose another"]),
+    "target is a link to nothing": (
+        _link_to_nothing,
+        4,
+        ["symbolic link to", "where nothing stands"],
+    ),
     "target inside another store": (_target_inside_another, 4, ["lies inside the store", "choose a path outside"]),
     "target below a link into another store": (_below_a_link_to_another, 4, ["lies inside the store"]),
 }
@@ -222,6 +232,7 @@ def test_malformed_option_is_wrong_usage(tmp_path: Path, name: str) -> None:
     [
         ("kvbatch://127.0.0.1:1", ["kvbatch://host:port/NAME"]),
         ("kvbatch://127.0.0.1:x/n", ["malformed endpoint"]),
+        ("kvbatch://127.0.0.1:0/n", ["malformed endpoint", "no receiver has port 0", "from 1 to 65535"]),
         ("s3://bucket/x", ["unknown endpoint", "kvbatch://host:port/NAME"]),
         ("", ["empty path"]),
         ("rocksdb:", ["empty path"]),
@@ -355,8 +366,9 @@ def test_unfinished_target_as_source_is_refused(tmp_path: Path) -> None:
     first = write_store(tmp_path / "first", {"default": {b"large": bytes(20 << 20)}})
     with pytest.raises(kvbatch.SourceError):
         kvbatch.migrate(first, tmp_path / "half", max_memory="16MiB").wait()
-    with pytest.raises(kvbatch.RefusedError, match="unfinished target"):
-        kvbatch.migrate(tmp_path / "half", tmp_path / "target")
+    for command in (kvbatch.migrate, kvbatch.verify):
+        with pytest.raises(kvbatch.RefusedError, match="unfinished target"):
+            command(tmp_path / "half", first if command is kvbatch.verify else tmp_path / "target")
     assert not (tmp_path / "target").exists()
 
 
@@ -377,11 +389,12 @@ def test_target_parent_that_cannot_be_written_is_named(
     (tmp_path / "parent").mkdir()
     with read_only(tmp_path / "parent") as prefix:
         for target in (tmp_path / "parent" / "target", tmp_path / "parent" / "deep" / "target"):
-            done = run_kvbatch("migrate", source, target, prefix=prefix)
-            assert done.returncode in (1, 2, 4), done.stderr
-            assert str(target.parent) in done.stderr
-            assert said in done.stderr
-            assert "Traceback" not in done.stderr
+            for command in (["migrate"], ["migrate", "--lane", "batch"], ["plan"]):
+                done = run_kvbatch(*command, source, target, prefix=prefix)
+                assert done.returncode == 4, done.stderr
+                assert str(target.parent) in done.stderr
+                assert said in done.stderr
+                assert "Nothing was written" in done.stderr
     assert not list((tmp_path / "parent").iterdir())
 
 

@@ -140,6 +140,8 @@ def test_family_missing_in_the_target(source: Path, place: Place) -> None:
     before = tree(place.path())
     with pytest.raises(kvbatch.RefusedError, match=r"lacks whole column families.*--cf 'other ключ' --cf empty"):
         kvbatch.verify(str(source), place.endpoint(), repair=True)
+    with pytest.raises(kvbatch.RefusedError, match=r"--cf empty --range 61\.\. --allow-nonempty"):
+        kvbatch.verify(str(source), place.endpoint(), repair=True, key_range="61..")
     assert tree(place.path()) == before
     # The way out that it names.
     kvbatch.migrate(source, place.endpoint(), column_families=("other ключ", "empty"), allow_nonempty=True).wait()

@@ -13,6 +13,7 @@ from kvbatch.endpoints import (
     format_address,
     is_loopback,
     parse_endpoint,
+    parse_listen,
 )
 from kvbatch.errors import RefusedError, UsageError
 
@@ -32,6 +33,12 @@ def test_paths_are_directories(text: str, path: str) -> None:
     assert parse_endpoint(text) == DirectoryEndpoint(Path(path))
 
 
+@pytest.mark.parametrize("text", ["7720", ":7720", "host", "host:", "host:x", "host:70000"])
+def test_an_address_to_listen_on_has_a_host_and_a_port(text: str) -> None:
+    with pytest.raises(UsageError, match=r"malformed address '.*write HOST:PORT"):
+        parse_listen(text)
+
+
 def test_a_relative_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert parse_endpoint("store") == parse_endpoint("rocksdb:store") == DirectoryEndpoint(tmp_path / "store")
@@ -46,6 +53,9 @@ def test_a_relative_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.Mo
         ("kvbatch://[::1]:99/store", "::1", 99, "store"),
         ("kvbatch://host:1/with%20space", "host", 1, "with space"),
         ("kvbatch://host:1/store/", "host", 1, "store"),
+        ("KVBATCH://host:1/store", "host", 1, "store"),
+        ("kvbatch://host:1/50%25%3Fx=%23y", "host", 1, "50%?x=#y"),
+        ("kvbatch://host:1/a%FF%0Ab", "host", 1, "a\udcff\nb"),
         ("kvbatch://host:1/a.b/c..d", "host", 1, "a.b/c..d"),
         ("kvbatch://store_1.rack-2.example./x", "store_1.rack-2.example.", 7720, "x"),
         ("kvbatch://bücher.example/x", "bücher.example", 7720, "x"),
@@ -69,6 +79,7 @@ def test_receivers_are_read_and_written(text: str, host: str, port: int, name: s
         "kvbatch:///store",
         "kvbatch://host:notaport/store",
         "kvbatch://host:70000/store",
+        "kvbatch://host:0/store",
         "kvbatch://[::1/store",
         "kvbatch://ho st/store",
         "kvbatch://host%20name/store",

@@ -126,7 +126,12 @@ def test_the_family_that_marks_an_unfinished_target_is_refused() -> None:
         ({"fingerprint": "0" * 32}, "source fingerprint", "f" * 32, "0" * 32),
         ({"lane": "files"}, "lane", "'batch'", "'files'"),
         ({"key_range": KeyRange()}, "range", "'61..'", "'..'"),
-        ({"families": MANIFEST.families[:1]}, "column families", "'ü x'", "default"),
+        (
+            {"families": MANIFEST.families[:1]},
+            "column families",
+            "ü x (rocksdb.ReverseBytewiseComparator and uint64add)",
+            "'default (",
+        ),
         ({"allow_nonempty": False}, "allow_nonempty", "True", "False"),
     ],
 )

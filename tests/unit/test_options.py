@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 import typer.main
+from typer.testing import CliRunner
 
 import kvbatch
 from kvbatch.cli import app
 from kvbatch.errors import UsageError
 from kvbatch.flow.rate_schedule import RateSchedule
 from kvbatch.flow.settings import JobSettings
+from kvbatch.job_status import command
+from kvbatch.kept_options import option_words, options_to_json
 from kvbatch.options import TARGET_COMPRESSIONS, MigrationOptions, default_state_dir, default_streams
 from kvbatch.ranges import KeyRange
 
@@ -251,6 +254,32 @@ def test_the_state_directory_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_state_dir() == tmp_path / ".local" / "state" / "kvbatch"
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")  # to be ignored
+    assert default_state_dir() == tmp_path / ".local" / "state" / "kvbatch"
+
+
+def test_a_user_without_a_home_is_told_to_name_a_state_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.delenv("XDG_STATE_HOME")
+    with pytest.raises(UsageError, match=r"no home directory.*--state-dir"):
+        MigrationOptions.checked()
+    assert MigrationOptions.checked(state_dir="/state").state_dir == Path("/state")
+    assert command("status", "nightly", Path("/state")) == "kvbatch status nightly --state-dir /state"
+    assert option_words(options_to_json(MigrationOptions.checked(state_dir="/state", streams=3))) == ["--streams", "3"]
+
+
+def test_an_empty_path_is_not_the_working_directory() -> None:
+    with pytest.raises(UsageError, match=r"root.*a path"):
+        kvbatch.Receiver("")
+    with pytest.raises(UsageError, match=r"--state-dir.*a path"):
+        MigrationOptions.checked(state_dir="")
+    for words in (["serve", "--root", ""], ["status", "--state-dir", ""]):
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 2
+        assert "an empty path names no directory" in done.output
 
 
 def test_streams_follow_the_cores_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:

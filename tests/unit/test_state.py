@@ -47,6 +47,19 @@ def test_a_job_that_is_taken_up_again_keeps_its_progress_and_birth(state: StateS
     assert (after.state, after.error, after.summary) == (JobState.RUNNING, None, None)
 
 
+def test_paths_that_are_no_text_come_back_as_they_were(state: StateStore) -> None:
+    source, target = os.fsdecode(b"/s/\xff%41"), os.fsdecode(b"/t/\\xfe \xfe")
+    state.start("nightly", source, target, "")
+    state.update("nightly", state=JobState.FAILED, error=f"look at {target}: no")
+    record = state.find("nightly")
+    assert record is not None
+    assert (record.source, record.target) == (source, target)
+    assert record.error == r"look at /t/\xfe \udcfe: no"
+    assert state.keep_verification(source, target, {"column_families": [], "key_range": ".."}) == "nightly"
+    state.put_back(record)
+    assert [(each.source, each.target) for each in state.jobs()] == [(source, target)]
+
+
 def test_jobs_are_listed_the_newest_first_and_unknown_ones_are_none(state: StateStore) -> None:
     for job in ("a", "b", "c"):
         state.start(job, "/source", "/target", "")
