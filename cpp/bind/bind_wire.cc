@@ -68,6 +68,10 @@ void RegisterWire(py::module_& module) {
       .def("set_limits", &Connection::SetLimits, py::arg("limits"),
            "What `receive` accepts from now on; for the thread that receives.")
       .def("shutdown", &Connection::Shutdown, "Ends both directions; calls blocked in other threads return.")
+      .def_property_readonly(
+          "unheard_seconds",
+          [](const Connection& connection) { return static_cast<double>(connection.UnheardMilliseconds()) / 1e3; },
+          "Seconds since the peer's system acknowledged or sent anything; 0 where the kernel does not say.")
       .def(
           "linger",
           [](Connection& connection, int64_t milliseconds) {

@@ -1,11 +1,14 @@
 #include "wire/connection.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/uio.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 
@@ -246,6 +249,15 @@ uint64_t Connection::UnreadBytes() const {
 }
 
 void Connection::Shutdown() { ::shutdown(fd_.get(), SHUT_RDWR); }
+
+int64_t Connection::UnheardMilliseconds() const {
+  tcp_info info{};
+  socklen_t length = sizeof info;
+  if (::getsockopt(fd_.get(), IPPROTO_TCP, TCP_INFO, &info, &length) != 0) {
+    return 0;
+  }
+  return std::min(info.tcpi_last_ack_recv, info.tcpi_last_data_recv);
+}
 
 void Connection::Linger(int64_t milliseconds) {
   using Clock = std::chrono::steady_clock;

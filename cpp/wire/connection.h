@@ -92,6 +92,11 @@ class Connection {
   // said last.
   void Linger(int64_t milliseconds);
 
+  // How long the peer's system has acknowledged nothing and sent nothing, by the kernel's TCP_INFO (tcp(7)). Who is
+  // written to and alive is heard within a round trip, however little its program reads; 0 where the kernel does not
+  // say, as for sockets of other kinds.
+  int64_t UnheardMilliseconds() const;
+
   const std::string& peer() const { return peer_; }
   uint64_t bytes_sent() const { return bytes_sent_.load(std::memory_order_relaxed); }
   uint64_t bytes_received() const { return bytes_received_.load(std::memory_order_relaxed); }

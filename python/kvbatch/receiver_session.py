@@ -51,6 +51,12 @@ class Session:
         return self._closing
 
     @property
+    def unheard_seconds(self) -> float:
+        """Since the sender's machine was last heard of, on any connection."""
+        with self._lock:
+            return min(peer.connection.unheard_seconds for peer in (self._control, *self._streams))
+
+    @property
     def peer_name(self) -> str:
         return self._control.name
 

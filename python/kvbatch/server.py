@@ -49,6 +49,9 @@ _FIRST_FRAME_MILLISECONDS = 30_000
 # How long a session of another sender is given to end by itself, looked at so often.
 _LEAVING_SECONDS = 5.0
 _LOOK_SECONDS = 0.02
+# A machine that acknowledges no heartbeat for so long is gone, or a network lies between that is: nobody there can
+# write here.
+_GONE_SECONDS = 4 * HEARTBEAT_SECONDS
 # What a connection may send before it has said what it is.
 _GREETING_LIMITS = FrameLimits(max_data_bytes=0, max_control_bytes=64 << 10)
 
@@ -342,16 +345,17 @@ class Receiver:
 
     def _end_session(self, path: Path, job: str, sender: str | None) -> None:
         """Sees to it that no session has `path`: one of the same sender is closed, one of another may be about to end,
-        as its sender was killed a moment ago. Raises RefusedError when it does not, or is another job's."""
+        as its sender was killed a moment ago, and one whose sender's machine is gone has ended. Raises RefusedError
+        for what is left, and for another job's."""
         give_up = time.monotonic() + _LEAVING_SECONDS
         while (session := self._session_of_job(path, job)) is not None:
-            if session.ends or session.sender == sender:
+            if session.ends or session.sender == sender or session.unheard_seconds > _GONE_SECONDS:
                 self.close_session(session)
             elif time.monotonic() >= give_up:
                 raise RefusedError(
                     f"{path.relative_to(self.root)} is being written by another sender of job {job!r}, connected from "
                     f"{session.peer_name}. Nothing was changed and that one goes on; wait for it, or stop it where it "
-                    "runs. If its machine is gone, this receiver notices within a minute"
+                    f"runs. If its machine is gone, try again in {_GONE_SECONDS:.0f} seconds"
                 )
             else:
                 time.sleep(_LOOK_SECONDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import rocksdict
 
 from kvbatch import Receiver, target_discard
 from kvbatch.endpoints import DirectoryEndpoint, ReceiverEndpoint
-from kvbatch.errors import KvbatchError, RefusedError, TargetError
+from kvbatch.errors import KvbatchError, RefusedError, TargetError, TransportError
 from kvbatch.job_discard import discard_target
 from kvbatch.manifest import Manifest
 from kvbatch.target_discard import DiscardOutcome, JobIdentity
@@ -241,6 +242,13 @@ def test_a_session_that_a_receiver_has_open_is_not_discarded_and_one_whose_sende
         patch.setattr("kvbatch.server._LEAVING_SECONDS", 0.1)
         with pytest.raises(RefusedError, match=r"written by another sender.*that one goes on"):
             discard_target(endpoint, identity_of(source))
+        # A machine that is gone acknowledges nothing.
+        patch.setattr("kvbatch.server._GONE_SECONDS", 0.2)
+        time.sleep(0.5)
+        other = RemoteSession(endpoint, source.manifest, 1, sender="another")
+        with pytest.raises(TransportError):
+            session.finish()
+    session = other
     # Now: the receiver may not know yet.
     session.close()
     assert discard_target(endpoint, identity_of(source)) is DiscardOutcome.REMOVED

@@ -155,6 +155,19 @@ TEST_P(ConnectionTest, WaitReadableTellsBytesAndTheEnd) {
   EXPECT_TRUE(Must(right_.WaitReadable(10'000)));
 }
 
+TEST_P(ConnectionTest, KnowsHowLongItHasHeardNothing) {
+  std::this_thread::sleep_for(std::chrono::milliseconds(120));
+  // Sockets of other kinds do not say.
+  EXPECT_GE(left_.UnheardMilliseconds(), GetParam() ? 100 : 0);
+  EXPECT_LT(left_.UnheardMilliseconds(), GetParam() ? 60'000 : 1);
+  // What the peer's system took is enough, whether its program reads it or not.
+  ASSERT_THAT(left_.SendControl(FrameType::kHeartbeat, 0, 0, ""), IsOk());
+  for (int i = 0; i < 1000 && left_.UnheardMilliseconds() >= 100; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  EXPECT_LT(left_.UnheardMilliseconds(), 100);
+}
+
 TEST_P(ConnectionTest, ShutdownWakesABlockedReceive) {
   std::atomic<bool> started = false;
   std::thread receiver([&] {

@@ -93,6 +93,11 @@ class Connection:
         Inside the calls that send: waiting for the link, once the socket's buffer is full.
         """
     @property
+    def unheard_seconds(self) -> float:
+        """
+        Seconds since the peer's system acknowledged or sent anything; 0 where the kernel does not say.
+        """
+    @property
     def unread_bytes(self) -> int:
         """
         What has arrived and was not received yet.
