@@ -30,10 +30,11 @@ from kvbatch.job_figures import JobFigures
 from kvbatch.job_recorder import JobRecorder
 from kvbatch.job_status import command
 from kvbatch.job_stream import JobStream
+from kvbatch.kept_options import option_words, options_to_json
 from kvbatch.migration_plan import LANE_CARRIED_ON, make_plan, open_source
 from kvbatch.options import MAX_SIZE, MigrationOptions
 from kvbatch.range_queue import RangeQueue
-from kvbatch.ranges import KeyRange, Range
+from kvbatch.ranges import Range
 from kvbatch.retries import Retries
 from kvbatch.sent_log import SentLog
 from kvbatch.shell_words import join_words
@@ -395,9 +396,8 @@ class Migration:
         return Summary(**{**summary, "finished_before": not self._opened})
 
     def _verify_command(self) -> str:
-        options = [word for name in self._options.column_families for word in ("--cf", name)]
-        if self._options.key_range != KeyRange():
-            options += ["--range", str(self._options.key_range)]
+        kept = options_to_json(self._options)
+        options = option_words({name: kept[name] for name in ("column_families", "key_range")})
         return join_words(["kvbatch", "verify", *options, self.plan.source, self.plan.target])
 
     def _run_streams(self, session: TargetSession, sent: SentLog) -> None:

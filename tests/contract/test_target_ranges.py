@@ -205,7 +205,7 @@ def test_close_can_be_repeated_and_never_raises(target: TargetCase, any_source: 
 
 
 def test_a_second_open_does_not_disturb_what_the_first_made_durable(target: TargetCase, source: SmallSource) -> None:
-    """A directory is locked; at a receiver the older session gives way, for its sender may be long gone."""
+    """A directory is locked; at a receiver an older session of the same sender gives way, for it broke."""
     first = target.open(source.manifest)
     stream = first.stream(0)
     source.put(first, stream, source.ranges[0], limit=2)

@@ -395,6 +395,7 @@ def test_target_parent_that_cannot_be_written_is_named(
                 assert str(target.parent) in done.stderr
                 assert said in done.stderr
                 assert "Nothing was written" in done.stderr
+                assert "Traceback" not in done.stderr
     assert not list((tmp_path / "parent").iterdir())
 
 
