@@ -1,7 +1,10 @@
 #include "frame/buffer_pool.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <limits>
+#include <new>
 #include <string>
 #include <utility>
 
@@ -14,11 +17,21 @@ constexpr size_t kGranule = 64 << 10;
 constexpr size_t kLargestKept = 8 << 20;
 constexpr size_t kTriedShare = 8;
 
+MappedMemory Map(size_t bytes) {
+  void* const memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) {
+    throw std::bad_alloc();
+  }
+  return MappedMemory(static_cast<char*>(memory), Unmap{bytes});
+}
+
 size_t Sum(size_t a, size_t b) {
   return a > std::numeric_limits<size_t>::max() - b ? std::numeric_limits<size_t>::max() : a + b;
 }
 
 }  // namespace
+
+void Unmap::operator()(char* memory) const { ::munmap(memory, bytes); }
 
 Buffer::Buffer(Buffer&& other) noexcept
     : pool_(std::move(other.pool_)),
@@ -68,7 +81,7 @@ bool BufferPool::TakeIdle(size_t capacity, Idle* taken) {
   return false;
 }
 
-std::unique_ptr<char[]> BufferPool::TakeOutgrown(size_t capacity) {
+MappedMemory BufferPool::TakeOutgrown(size_t capacity) {
   auto found = idle_.end();
   for (auto each = idle_.begin(); each != idle_.end(); ++each) {
     if (each->capacity < capacity && (found == idle_.end() || each->capacity > found->capacity)) {
@@ -149,7 +162,7 @@ Result<Buffer> BufferPool::Acquire(size_t capacity, size_t beside) {
   MakeRoom(0);
   lock.unlock();
   outgrown.reset();
-  auto memory = capacity > 0 ? std::make_unique_for_overwrite<char[]>(capacity) : nullptr;
+  auto memory = capacity > 0 ? Map(capacity) : nullptr;
   return Buffer(shared_from_this(), std::move(memory), capacity, beside, false);
 }
 
@@ -165,7 +178,7 @@ Buffer BufferPool::TryLease(size_t bytes) {
 }
 
 void BufferPool::Return(Buffer* buffer) {
-  std::unique_ptr<char[]> freed = std::move(buffer->memory_);
+  MappedMemory freed = std::move(buffer->memory_);
   const size_t capacity = std::exchange(buffer->capacity_, 0);
   const size_t beside = std::exchange(buffer->beside_, 0);
   if (capacity > kLargestKept) {

@@ -15,6 +15,14 @@ namespace kvbatch {
 
 class BufferPool;
 
+// Memory that the system gives and gets back directly: of pieces this large, freed as batches grow and shrink, malloc
+// keeps some in the heap of each thread.
+struct Unmap {
+  size_t bytes = 0;
+  void operator()(char* memory) const;
+};
+using MappedMemory = std::unique_ptr<char[], Unmap>;
+
 // A lease of the pool's budget, with memory or only with the room for it; goes back when destroyed. Movable, empty
 // after a move. The pool must outlive it, which the shared pointer sees to.
 class Buffer {
@@ -38,11 +46,11 @@ class Buffer {
 
  private:
   friend class BufferPool;
-  Buffer(std::shared_ptr<BufferPool> pool, std::unique_ptr<char[]> memory, size_t capacity, size_t beside, bool tried)
+  Buffer(std::shared_ptr<BufferPool> pool, MappedMemory memory, size_t capacity, size_t beside, bool tried)
       : pool_(std::move(pool)), memory_(std::move(memory)), capacity_(capacity), beside_(beside), tried_(tried) {}
 
   std::shared_ptr<BufferPool> pool_;
-  std::unique_ptr<char[]> memory_;
+  MappedMemory memory_;
   size_t capacity_ = 0;
   size_t beside_ = 0;
   bool tried_ = false;
@@ -85,7 +93,7 @@ class BufferPool : public std::enable_shared_from_this<BufferPool> {
   friend class Buffer;
   using Clock = std::chrono::steady_clock;
   struct Idle {
-    std::unique_ptr<char[]> memory;
+    MappedMemory memory;
     size_t capacity;
   };
 
@@ -93,7 +101,7 @@ class BufferPool : public std::enable_shared_from_this<BufferPool> {
   void Return(Buffer* buffer);
   bool TakeIdle(size_t capacity, Idle* taken);
   // The largest of the kept buffers that are smaller than that; nothing without one.
-  std::unique_ptr<char[]> TakeOutgrown(size_t capacity);
+  MappedMemory TakeOutgrown(size_t capacity);
   // Frees kept buffers until `bytes` more fit, as far as there are any.
   void MakeRoom(size_t bytes);
   Status WaitForTurn(std::unique_lock<std::mutex>* lock, size_t bytes);

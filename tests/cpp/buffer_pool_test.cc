@@ -1,6 +1,11 @@
 #include "frame/buffer_pool.h"
 
+#include <unistd.h>
+
 #include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
 #include <thread>
 #include <vector>
 
@@ -259,6 +264,32 @@ TEST(BufferPool, CloseWakesEveryWaiterAndGivesNothingMore) {
   all.Release();
   EXPECT_EQ(pool->leased_bytes(), 0U);
   EXPECT_THAT(pool->Acquire(1), Fails(Code::kClosed));
+}
+
+size_t ResidentBytes() {
+  std::ifstream statm("/proc/self/statm");
+  size_t total = 0;
+  size_t resident = 0;
+  statm >> total >> resident;
+  return resident * static_cast<size_t>(::getpagesize());
+}
+
+TEST(BufferPool, GivesTheSystemBackWhatItDoesNotKeep) {
+  // As a program does that once had much: glibc then keeps pieces of this size to itself.
+  std::free(std::malloc(24 << 20));
+  const auto pool = BufferPool::Create(256 << 20);
+  const size_t before = ResidentBytes();
+  std::vector<Buffer> buffers;
+  for (const size_t mebibytes : {1, 2, 4, 8}) {
+    for (int i = 0; i < 4; ++i) {
+      buffers.push_back(Must(pool->Acquire(mebibytes << 20)));
+      std::memset(buffers.back().data(), 1, buffers.back().capacity());
+    }
+  }
+  EXPECT_GT(ResidentBytes(), before + (50 << 20));
+  buffers.erase(buffers.begin(), buffers.end() - 1);  // what was had last is still there
+  pool->Close();
+  EXPECT_LT(ResidentBytes(), before + (12 << 20));
 }
 
 TEST(BufferPool, ManyThreadsStayWithinTheBudget) {
