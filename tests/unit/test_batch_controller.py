@@ -219,3 +219,28 @@ def test_noise_is_not_taken_for_a_gain_for_long(sigma: float) -> None:
         state = decide(state, constant(acknowledged_bytes=int(1.5e8 * max(0.2, noise.gauss(1, sigma)))))
         seen.append(state.batch_bytes)
     assert sum(seen) / len(seen) < 1.5 * MIB
+
+
+@pytest.mark.parametrize("sigma", [0.03, 0.1, 0.2])
+def test_a_short_job_takes_no_memory_for_larger_batches_on_what_noise_says(sigma: float) -> None:
+    peaks = []
+    for seed in range(60):
+        noise = random.Random(seed)
+        state, peak = BatchState(), 0
+        for _ in range(40):
+            state = decide(state, constant(acknowledged_bytes=int(1.5e8 * max(0.2, noise.gauss(1, sigma)))))
+            peak = max(peak, state.batch_bytes)
+        peaks.append(peak)
+    # A trial of twice the first size is all that most of them ever have.
+    assert sum(peak > 2 * MIB for peak in peaks) <= len(peaks) // 5
+
+
+def test_a_gain_within_what_the_job_does_differently_by_itself_is_taken_back() -> None:
+    state, reasons = BatchState(), set()
+    rates = itertools.cycle([1.0, 1.4])
+    for _ in range(20):
+        gain = 1.2 if state.batch_bytes > MIB else 1.0
+        state = decide(state, constant(acknowledged_bytes=int(1e8 * gain * next(rates))))
+        reasons.add(state.reason)
+    assert any("as it does by itself: taken back" in reason for reason in reasons)
+    assert state.home.batch_bytes == MIB

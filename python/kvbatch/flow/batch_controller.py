@@ -11,6 +11,7 @@ and what the ack sets free arrives one round trip later: a window of x times rat
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from kvbatch.flow.batch_state import (
@@ -54,6 +55,9 @@ _OBVIOUS_GAIN = 1.3
 _SMALLER_GAIN = 0.97
 # The target has so many times what it does in a round trip.
 _FED = 1.25
+# A gain counts, for larger batches, which take memory, if it is more than what the job does differently by itself: so
+# many intervals at least tell that.
+_INTERVALS = 2
 # Of the streams' time: less is not what limits the job.
 _NOTICEABLE_SHARE = 0.05
 _MUCH_SHARE = 0.2
@@ -114,6 +118,8 @@ def _learn(state: BatchState, observed: BatchObservation) -> BatchState:
             measured = measured._replace(
                 seconds=measured.seconds + seconds,
                 acknowledged_bytes=measured.acknowledged_bytes + observed.acknowledged_bytes,
+                intervals=measured.intervals + 1,
+                squares=measured.squares + (observed.acknowledged_bytes**2 / seconds if seconds > 0 else 0.0),
                 queued_bytes=min(measured.queued_bytes, observed.target_queued_bytes),
             )
     if not observed.acknowledged_bytes:
@@ -260,18 +266,28 @@ def _search(state: BatchState, observed: BatchObservation, ceiling: _Ceiling) ->
     needed = _ACKS * _ack_seconds(state, observed.streams) / max(1, observed.streams)
     enough = measured.seconds >= min(_MEASURE_SECONDS_MAX, max(_MEASURE_SECONDS_MIN, needed))
     if trial is not None:
-        gain = measured.goodput / trial.goodput
-        if gain < _OBVIOUS_GAIN and not enough:
+        gain = measured.goodput / trial.measured.goodput
+        unclear = trial.kind == "larger" and _GAIN <= gain < 1 + _noise(trial.measured, measured)
+        if (gain < _OBVIOUS_GAIN and not enough) or (unclear and measured.seconds < _MEASURE_SECONDS_MAX):
             return state
         tried = f"{TRIED[trial.kind]} gained {gain - 1:.0%}"
-        if gain < (_SMALLER_GAIN if trial.kind == "smaller" else _GAIN):
+        if unclear or gain < (_SMALLER_GAIN if trial.kind == "smaller" else _GAIN):
             state = state.with_hunt(trial.kind, state.hunt(trial.kind).in_vain)
-            state = state._replace(trial=None, home=trial.before, steady_goodput=trial.goodput)
-            return _use(state, trial.before, f"{tried}: taken back", observed)
+            state = state._replace(trial=None, home=trial.before, steady_goodput=trial.measured.goodput)
+            within = ", as it does by itself" if unclear else ""
+            return _use(state, trial.before, f"{tried}{within}: taken back", observed)
         state = state._replace(trial=None, reason=tried)
         state = state.with_hunt(trial.kind, Hunt(state.hunt(trial.kind).starting))
     state, tries = _try_more_in_flight(state, observed, ceiling)
-    return state if tries or not enough else _try_another_batch(state, observed, ceiling)
+    if tries or not enough or measured.intervals < _INTERVALS:
+        return state
+    return _try_another_batch(state, observed, ceiling)
+
+
+def _noise(before: Measured, now: Measured) -> float:
+    """The relative difference that these two may have by chance: twice its standard error."""
+    known = now.variance or before.variance
+    return 2 * math.sqrt(before.variance / max(1, before.intervals) + known / max(1, now.intervals))
 
 
 def _try_more_in_flight(state: BatchState, observed: BatchObservation, ceiling: _Ceiling) -> tuple[BatchState, bool]:
@@ -304,7 +320,7 @@ def _try(
     fits = other.batch_bytes <= ceiling.batch_bytes and other.in_flight_bytes <= ceiling.in_flight_bytes
     if state.hunt(kind).pause_seconds or other == state.home or not fits:
         return state, False
-    trial = Trial(kind, state.home, state.measured.goodput)
+    trial = Trial(kind, state.home, state.measured)
     return _use(state._replace(home=other, trial=trial), other, f"a trial: {TRIED[kind]}", observed), True
 
 

@@ -90,28 +90,39 @@ class Settings:
         return self.batch_bytes * self.window
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """Home was `before`, when the job did `goodput`."""
-
-    kind: Kind
-    before: Settings
-    goodput: float
-
-
 class Measured(NamedTuple):
     """What was acknowledged since the settings changed, once what was in flight then is through. `seconds` go from ack
-    to ack, `window_seconds` and `queued_bytes` are those of the observations."""
+    to ack, over `intervals` with acks, of which `squares` is the sum of bytes squared by seconds; `window_seconds` and
+    `queued_bytes` are those of the observations."""
 
     settling_seconds: float = 0.25
     seconds: float = 0.0
     acknowledged_bytes: int = 0
+    intervals: int = 0
+    squares: float = 0.0
     window_seconds: float = 0.0
     queued_bytes: int = MAX_IN_FLIGHT_BYTES
 
     @property
     def goodput(self) -> float:
         return self.acknowledged_bytes / self.seconds if self.seconds else 0.0
+
+    @property
+    def variance(self) -> float:
+        """Of the goodput of one interval, relative to the mean; 0 while unknown."""
+        if self.intervals < 2 or not self.acknowledged_bytes:
+            return 0.0
+        spread = self.squares * self.seconds / self.acknowledged_bytes**2 - 1
+        return max(0.0, spread) * self.intervals / (self.intervals - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Home was `before`; `measured` is what the job did with it."""
+
+    kind: Kind
+    before: Settings
+    measured: Measured
 
 
 class Hunt(NamedTuple):
