@@ -55,8 +55,9 @@ _OBVIOUS_GAIN = 1.3
 _SMALLER_GAIN = 0.97
 # The target has so many times what it does in a round trip.
 _FED = 1.25
-# A gain counts, for larger batches, which take memory, if it is more than what the job does differently by itself: so
-# many intervals at least tell that.
+# For larger batches, which take memory, a gain counts only if what the job does differently by itself explains it in
+# one of twenty cases at most: Student's t, one-sided, for 1 degree of freedom and more.
+_STUDENT_T = (6.31, 2.92, 2.35, 2.13, 2.02, 1.94, 1.89, 1.86, 1.83, 1.81)
 _INTERVALS = 2
 # Of the streams' time: less is not what limits the job.
 _NOTICEABLE_SHARE = 0.05
@@ -277,7 +278,11 @@ def _search(state: BatchState, observed: BatchObservation, ceiling: _Ceiling) ->
             within = ", as it does by itself" if unclear else ""
             return _use(state, trial.before, f"{tried}{within}: taken back", observed)
         state = state._replace(trial=None, reason=tried)
-        state = state.with_hunt(trial.kind, Hunt(state.hunt(trial.kind).starting))
+        hunt = state.hunt(trial.kind)
+        # What a batch costs whatever its size is spread over so many times the bytes now: the next step gains so many
+        # times less than this one did.
+        spread = trial.kind == "larger" and gain - 1 < hunt.growth * (_GAIN - 1)
+        state = state.with_hunt(trial.kind, hunt.in_vain if spread else Hunt(hunt.starting))
     state, tries = _try_more_in_flight(state, observed, ceiling)
     if tries or not enough or measured.intervals < _INTERVALS:
         return state
@@ -285,9 +290,11 @@ def _search(state: BatchState, observed: BatchObservation, ceiling: _Ceiling) ->
 
 
 def _noise(before: Measured, now: Measured) -> float:
-    """The relative difference that these two may have by chance: twice its standard error."""
-    known = now.variance or before.variance
-    return 2 * math.sqrt(before.variance / max(1, before.intervals) + known / max(1, now.intervals))
+    """The relative difference of these two that chance explains (see _STUDENT_T); `before` has _INTERVALS or more."""
+    freedom = before.intervals + now.intervals - 2
+    squares = (before.intervals - 1) * before.variance + (now.intervals - 1) * now.variance
+    error = math.sqrt(squares / freedom * (1 / before.intervals + 1 / now.intervals))
+    return _STUDENT_T[min(freedom, len(_STUDENT_T)) - 1] * error
 
 
 def _try_more_in_flight(state: BatchState, observed: BatchObservation, ceiling: _Ceiling) -> tuple[BatchState, bool]:
