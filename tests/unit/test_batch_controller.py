@@ -211,12 +211,16 @@ def test_the_reason_is_told() -> None:
     assert simulation.state.reason == "a frame may take 0.25 s, what is in flight 1.5 s"
 
 
+def noisy(noise: random.Random, sigma: float) -> BatchObservation:
+    return constant(acknowledged_bytes=int(1.5e8 * max(0.2, noise.gauss(1, sigma))))
+
+
 @pytest.mark.parametrize("sigma", [0.03, 0.1, 0.2])
 def test_noise_is_not_taken_for_a_gain_for_long(sigma: float) -> None:
     noise = random.Random(sigma)
     state, seen = BatchState(), []
     for _ in range(1200):
-        state = decide(state, constant(acknowledged_bytes=int(1.5e8 * max(0.2, noise.gauss(1, sigma)))))
+        state = decide(state, noisy(noise, sigma))
         seen.append(state.batch_bytes)
     assert sum(seen) / len(seen) < 1.5 * MIB
 
@@ -228,7 +232,7 @@ def test_a_short_job_takes_no_memory_for_larger_batches_on_what_noise_says(sigma
         noise = random.Random(seed)
         state, peak = BatchState(), 0
         for _ in range(40):
-            state = decide(state, constant(acknowledged_bytes=int(1.5e8 * max(0.2, noise.gauss(1, sigma)))))
+            state = decide(state, noisy(noise, sigma))
             peak = max(peak, state.batch_bytes)
         peaks.append(peak)
     # A trial of twice the first size is all that most of them ever have.
