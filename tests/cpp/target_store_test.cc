@@ -1,6 +1,7 @@
 #include "store/target_store.h"
 
 #include <rocksdb/utilities/options_util.h>
+#include <sys/stat.h>
 
 #include "store/rocksdb_status.h"
 #include "store/store_lock.h"
@@ -197,6 +198,20 @@ TEST_F(TargetStoreTest, FilesStayWhereTheyAreWhileAJobRuns) {
   }
   EXPECT_THAT(store->Close(), IsOk());
   EXPECT_EQ(FilesEndingWith(path_, ".sst").size(), kFiles);
+}
+
+TEST_F(TargetStoreTest, TakesNoRoomOnTheDiskThatItDoesNotFill) {
+  auto store = OpenTarget(path_);
+  EXPECT_THAT(store->PutRecord("job", "1"), IsOk());
+  EXPECT_THAT(store->SyncWal(), IsOk());
+  uint64_t taken = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(path_)) {
+    struct stat of_file{};
+    ASSERT_EQ(::stat(entry.path().c_str(), &of_file), 0) << entry.path();
+    taken += static_cast<uint64_t>(of_file.st_blocks) * 512;
+  }
+  EXPECT_LT(taken, uint64_t{1} << 20);
+  EXPECT_THAT(store->Close(), IsOk());
 }
 
 // Owners that load the newest OPTIONS file must not inherit what suits a job only.
