@@ -101,7 +101,7 @@ ROCKSDB = answer=$$($(PYTHON) third_party/rocksdb.py); if [ "$$answer" = system 
 
 $(BUILD)/.installed: .venv/.dependencies
 	@$(ROCKSDB)
-	@echo "compiling the core and its tests in $(BUILD): three to seven minutes on 2 cores, without another word"
+	@echo "compiling the core and its tests in $(BUILD): three to seven minutes on 2 idle cores, without another word"
 	$(BIN)/pip install --quiet --no-build-isolation --no-deps --config-settings=build-dir=$(BUILD) \
 	  --config-settings=cmake.define.KVBATCH_TESTS=ON --editable .
 	@touch $@

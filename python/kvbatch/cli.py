@@ -69,7 +69,7 @@ from kvbatch.migration import Migration
 from kvbatch.options import MigrationOptions, default_state_dir
 from kvbatch.progress_view import follow, print_event
 from kvbatch.server import Receiver
-from kvbatch.shell_words import join_words
+from kvbatch.shell_words import join_words, show_text
 from kvbatch.units import format_bytes
 from kvbatch.verification import Verification
 from kvbatch.version import __version__
@@ -391,7 +391,7 @@ def report(
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="The page; - is stdout.")],
     state_dir: StateOption = None,
 ) -> None:
-    """Show a job as one HTML page with plots, finished or not. Needs `pip install kvbatch[report]`."""
+    """Show a job as one HTML page with plots, finished or not. Needs the extra `report`: jinja2 and matplotlib."""
     if output == "-":
         sys.stdout.buffer.write(render_report(job, state_dir).encode(errors="backslashreplace"))
         sys.stdout.flush()
@@ -493,7 +493,12 @@ def _say(message: str, progress: ProgressChoice) -> None:
     if progress is ProgressChoice.JSON:
         print_event(Event("warning", time.time(), {"message": message}))
     else:
-        print(message, file=sys.stderr, flush=True)
+        _print_lines(message)
+
+
+def _print_lines(message: str) -> None:
+    """On stderr; what comes of names that are not ours moves no cursor there."""
+    print("\n".join(map(show_text, message.split("\n"))), file=sys.stderr, flush=True)
 
 
 def _again(arguments: list[str], changes: dict[str, Any]) -> str:
@@ -520,7 +525,7 @@ def _fail(
     if progress is ProgressChoice.JSON:
         print_event(Event("error", time.time(), {"message": str(error), "advice": advice, "command": command}))
     else:
-        print(f"kvbatch: {error}", file=sys.stderr)
+        _print_lines(f"kvbatch: {error}")
         if advice is not None:
             print(f"{advice}: {command}", file=sys.stderr)
     sys.exit(error.exit_code)
@@ -558,5 +563,5 @@ def main() -> None:
         sys.exit(_EXIT_READER_GONE)
     except Exception as error:
         _print_traceback_if_asked()
-        print(f"kvbatch: {type(error).__name__}: {error} (this is a bug; --debug shows where)", file=sys.stderr)
+        _print_lines(f"kvbatch: {type(error).__name__}: {error} (this is a bug; --debug shows where)")
         sys.exit(1)

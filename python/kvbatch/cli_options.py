@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kvbatch.options import TARGET_COMPRESSIONS
+from kvbatch.options import MAX_STREAMS, TARGET_COMPRESSIONS
 
 __all__ = [
     "BatchOption",
@@ -108,7 +108,9 @@ ProgressOption = Annotated[ProgressChoice, _one_of(ProgressChoice, "What to show
 LaneOption = Annotated[LaneChoice, _one_of(LaneChoice, "How bytes travel.")]
 StreamsOption = Annotated[
     str | None,
-    typer.Option(metavar="N", help="Ranges moved at once: auto, or a number (default: the cores, 4 at most)."),
+    typer.Option(
+        metavar="N", help=f"Ranges moved at once: auto, or 1 to {MAX_STREAMS} (default: the cores, 4 at most)."
+    ),
 ]
 MaxStreamsOption = Annotated[
     int | None,
@@ -119,11 +121,14 @@ TargetCompressionOption = Annotated[
     str,
     typer.Option(help=f"Compression of the target's files: auto (as the source), {', '.join(TARGET_COMPRESSIONS)}."),
 ]
-MemoryOption = Annotated[str, typer.Option(help="Memory for frames on this side.")]
+MemoryOption = Annotated[str, typer.Option(help="Memory for frames on this side, like 256MiB or 1GiB.")]
 BatchOption = Annotated[str, typer.Option(help="Bytes in a batch: auto, or 4KiB to 64MiB.")]
 WindowOption = Annotated[str, typer.Option(help="Frames in flight per stream: auto, or 1 to 1024.")]
 RateOption = Annotated[
-    str, typer.Option(metavar="RATE", help="Most bytes a second on the wire, like 20MiB/s; 0 for no limit.")
+    str,
+    typer.Option(
+        metavar="RATE", help="Most bytes a second on the wire, like 20MiB/s, 64KiB/s at least; 0 for no limit."
+    ),
 ]
 ScheduleOption = Annotated[
     str | None,
@@ -144,7 +149,10 @@ CheckOption = Annotated[
 ]
 TimeoutOption = Annotated[
     float,
-    typer.Option(metavar="SECONDS", help="How long a receiver may say nothing before the connection counts as broken."),
+    typer.Option(
+        metavar="SECONDS",
+        help="How long a receiver may say nothing before the connection counts as broken: 1 to 86400.",
+    ),
 ]
 FamilyOption = Annotated[
     list[str] | None, typer.Option("--cf", metavar="NAME", help="Only this column family; may be repeated.")

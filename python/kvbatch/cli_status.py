@@ -24,7 +24,9 @@ def status(
     keep_watching: Annotated[
         bool, typer.Option("--watch", help="Show it again and again: in place on a terminal, else a line each time.")
     ] = False,
-    interval: Annotated[float | None, typer.Option(help="With --watch: seconds between two looks.", min=0.1)] = None,
+    interval: Annotated[
+        float | None, typer.Option(help="With --watch: seconds between two looks (default: 2).", min=0.1)
+    ] = None,
     state_dir: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -120,7 +120,8 @@ class Readers:
                 ) from error
             raise TargetError(
                 f"the target {self._endpoint} cannot be read: {error}. Nothing was changed, and the source is not at "
-                "fault; what cannot be mended there, remove and migrate again"
+                "fault. Restore what is missing or damaged there, or let this user read it; a copy that is damaged "
+                "beyond that, remove and migrate again"
             ) from error
         except UsageError as error:
             if not isinstance(self._endpoint, DirectoryEndpoint):

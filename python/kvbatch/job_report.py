@@ -46,7 +46,7 @@ def render_report(job: str, state_dir: Path | None = None) -> str:
     except ImportError as error:
         raise UsageError(
             f"a report needs the extra `report` ({error}). Nothing was written; install it with "
-            "`pip install kvbatch[report]` and try again"
+            "`pip install jinja2 matplotlib` and try again"
         ) from error
     max_memory = (record.options or {}).get("max_memory")
     # Whatever stands in the page is text, unless it was made here.

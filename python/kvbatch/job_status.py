@@ -9,6 +9,7 @@ from typing import Any
 
 from kvbatch.errors import UsageError
 from kvbatch.events import run_rates
+from kvbatch.flow.throttle import ThrottleReason
 from kvbatch.kept_options import option_words, without_words
 from kvbatch.options import default_state_dir
 from kvbatch.shell_words import join_words, quote_word
@@ -142,6 +143,9 @@ class JobStatus:
         """The reason that limits it now, as in Progress; None for none, and when no process runs it."""
         if not self.runs:
             return None
+        if self.state == "paused":
+            # The last sample may be of a moment before.
+            return ThrottleReason.PAUSED.value
         reason = self.progress.get("throttle")
         return None if reason is None else str(reason)
 

@@ -51,7 +51,7 @@ class MetricsListener:
         if self.page:
             return f"metrics at {self.url}metrics and a live page at {self.url}"
         if self._monitor is not None:
-            return f"metrics at {self.url} (for a live page, too: pip install 'kvbatch[web]')"
+            return f"metrics at {self.url} (for a live page, too: pip install starlette uvicorn)"
         return f"metrics at {self.url}"
 
     def stop(self) -> None:

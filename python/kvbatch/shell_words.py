@@ -1,4 +1,4 @@
-"""Commands to type next, quoted for the shell."""
+"""Text of others where people read it: words quoted for the shell, names, messages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Iterable
 
-__all__ = ["join_words", "quote_word"]
+__all__ = ["join_words", "quote_name", "quote_word", "show_text"]
 
 
 def quote_word(word: str) -> str:
@@ -14,13 +14,21 @@ def quote_word(word: str) -> str:
     which bash, ksh and zsh know as well."""
     if word.isprintable():
         return shlex.quote(word)
-    return "$'" + "".join(_escape(character) for character in word) + "'"
+    return "$'" + "".join("\\" + each if each in "\\'" else _escape(each) for each in word) + "'"
 
 
 def _escape(character: str) -> str:
-    if character in "\\'":
-        return "\\" + character
     return character if character.isprintable() else "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
+
+
+def quote_name(name: str) -> str:
+    """A name that may hold anything, on one line."""
+    return '"' + show_text(name) + '"'
+
+
+def show_text(text: str) -> str:
+    """What a terminal would take for a command to it, or for the end of the line, as \\xHH of its bytes."""
+    return "".join(map(_escape, text))
 
 
 def join_words(words: Iterable[str]) -> str:

@@ -21,6 +21,7 @@ from rich.text import Text
 from kvbatch.cli_output import print_table
 from kvbatch.flow.settings import ADAPTING, show_setting
 from kvbatch.job_status import JobStatus
+from kvbatch.shell_words import show_text
 from kvbatch.units import format_bytes, format_count, format_seconds
 
 __all__ = ["fit", "job_line", "job_rows", "list_rows", "setting_rows", "show_job", "show_jobs", "watch"]
@@ -257,7 +258,7 @@ def _list_table(jobs: Sequence[JobStatus], width: int) -> Table:
         ids_width = max(cell_len(row[0]) for row in (header, *rows)) if column == 0 else None
         table.add_column(title, no_wrap=True, width=ids_width)
     for row in rows:
-        name, state, *rest = (Text(text) for text in row)
+        name, state, *rest = (Text(show_text(text)) for text in row)
         state.stylize(_STYLES.get(state.plain, "yellow"))
         table.add_row(name, state, *rest)
     return table
@@ -266,7 +267,7 @@ def _list_table(jobs: Sequence[JobStatus], width: int) -> Table:
 def _job_table(status: JobStatus) -> Table:
     table = Table(box=None, show_header=False)
     for name, value in job_rows(status):
-        table.add_row(Text(name, style="bold"), Text(value))
+        table.add_row(Text(name, style="bold"), Text(show_text(value)))
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 from collections.abc import Callable
@@ -109,6 +110,13 @@ def test_a_job_that_is_finishing_says_so_and_heeds_nothing_but_cancel(state_dir:
             assert "`kvbatch status nightly` says when it is done" in message
         assert migration.calls == []
         assert job.cancel().state == "done"
+
+
+def test_what_the_last_sample_before_a_pause_waited_for_holds_nobody_back(state_dir: Path) -> None:
+    with FakeJob(state_dir):
+        status = kvbatch.control("nightly", state_dir).pause()
+    sampled = dataclasses.replace(status, progress=status.progress | {"throttle": "rate-limit"})
+    assert (sampled.state, sampled.throttle) == ("paused", "paused")
 
 
 def test_a_paused_job_is_ended_by_cancel(state_dir: Path) -> None:

@@ -242,7 +242,7 @@ def test_without_the_extra_there_are_the_metrics_and_a_word_on_how_to_get_it(
     listener = serve_metrics(job, "127.0.0.1:0")
     try:
         assert str(listener) == (
-            f"metrics at http://127.0.0.1:{listener.port}/metrics (for a live page, too: pip install 'kvbatch[web]')"
+            f"metrics at http://127.0.0.1:{listener.port}/metrics (for a live page, too: pip install starlette uvicorn)"
         )
         assert "kvbatch_sender_entries_total 1.25e+06" in Client(listener).get("/metrics")[1]
         assert Client(listener).get("/")[0] == 404

@@ -155,3 +155,17 @@ def test_a_job_that_another_process_runs_is_refused_as_migrate_is(source: Path, 
     assert str(planned.value) == str(migrated.value)
     assert "job nightly is being run by another process" in str(planned.value)
     assert kvbatch.plan(source, place.endpoint(), **options).target_state is not None
+
+
+def test_names_that_a_terminal_would_obey_are_shown_on_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    entries = numbered(3)
+    write_store(tmp_path / "odd", {"default": {}, "a\x1b[31mRED": entries, "new\nline": entries, "": entries})
+    plan = run_kvbatch("plan", "odd", "copy")
+    assert r'"default", "a\x1b[31mRED", "new\x0aline", ""' in plan.stdout
+    refused = run_kvbatch("plan", "odd", "copy", "--cf", "\x1b[2J")
+    assert refused.returncode == 2
+    assert r"\x1b[2J" in refused.stderr
+    assert "\x1b" not in plan.stdout + refused.stderr

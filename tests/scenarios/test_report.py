@@ -211,7 +211,7 @@ def test_without_the_extra_it_says_what_to_install(state: StateStore, tmp_path: 
         capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 2
-    assert "`pip install kvbatch[report]`" in done.stderr
+    assert "`pip install jinja2 matplotlib`" in done.stderr
     assert not (tmp_path / "r.html").exists()
 
 
