@@ -143,10 +143,10 @@ class JobStatus:
         """The reason that limits it now, as in Progress; None for none, and when no process runs it."""
         if not self.runs:
             return None
-        if self.state == "paused":
-            # The last sample may be of a moment before.
-            return ThrottleReason.PAUSED.value
         reason = self.progress.get("throttle")
+        if reason is not None and self.state == "paused":
+            # The sample may be of a moment before.
+            return ThrottleReason.PAUSED.value
         return None if reason is None else str(reason)
 
     def to_json(self) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from kvbatch.job_recorder import JobRecorder
 from kvbatch.job_status import command
 from kvbatch.job_stream import JobStream
 from kvbatch.kept_options import option_words, options_to_json
+from kvbatch.manifest import Manifest
 from kvbatch.migration_plan import LANE_CARRIED_ON, make_plan, open_source
 from kvbatch.options import MAX_SIZE, MigrationOptions
 from kvbatch.range_queue import RangeQueue
@@ -312,6 +313,8 @@ class Migration:
             raise
         try:
             reply = session.reply
+            if reply.resumed and not self._opened:
+                self._warn_of_kept_compression(reply.manifest)
             self._opened = True
             self._session = session
             self._resumed = self._resumed or reply.resumed
@@ -370,6 +373,15 @@ class Migration:
             f"job {self.job} stands unfinished at {known.target}, too; its record is that of {self.plan.target} from "
             "now on. What it wrote there is safe, and its own command carries on; give jobs of two targets two names"
         )
+
+    def _warn_of_kept_compression(self, stored: Manifest) -> None:
+        """A store is written in one way, whoever carries the job on."""
+        asked, kept = self._options.target_compression, sorted({family.compression for family in stored.families})
+        if asked != "auto" and kept != [asked]:
+            self._warn(
+                f"--target-compression {asked} counts when a job begins: job {self.job} goes on as it began, with "
+                f"{' and '.join(kept)}. For another compression discard it and begin anew"
+            )
 
     def _lane_reason(self) -> str:
         if self._manifest.lane == self.plan.lane:

@@ -132,7 +132,7 @@ def test_a_plan_touches_nothing(source: Path, tmp_path: Path, command: str) -> N
     as_json = kvbatch(*command.split(), source, tmp_path / "copy", "--json", "--cf", "users", "--range", "6b..6c")
     assert tree(tmp_path) == before
     assert (shown.returncode, shown.stderr, as_json.returncode, as_json.stderr) == (0, "", 0, "")
-    assert "default, users" in shown.stdout
+    assert '"default", "users"' in shown.stdout
     plan = one_object(as_json.stdout)
     assert (plan["source"], plan["target"]) == (str(source), str(tmp_path / "copy"))
     assert (plan["column_families"], plan["lane"]) == (["users"], "batch")

@@ -142,3 +142,19 @@ def test_one_name_for_two_targets_is_told(source: Path, tmp_path: Path) -> None:
     with SteeredJob(source, tmp_path / "first", **options) as job:
         assert job.finish().resumed
         assert not job.told("warning")
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"), [("none", ["job late goes on as it began, with lz4"]), ("lz4", []), ("auto", [])]
+)
+def test_a_compression_that_comes_too_late_is_told(source: Path, tmp_path: Path, asked: str, told: list[str]) -> None:
+    options: dict[str, Any] = {"job": "late", "state_dir": tmp_path / "state", "lane": "batch"}
+    with SteeredJob(source, tmp_path / "copy", rate_limit="64KiB", target_compression="lz4", **options) as job:
+        job.until(lambda progress: progress.entries > 0)
+        job.migration.cancel()
+        with pytest.raises(kvbatch.StoppedError):
+            job.migration.wait(60)
+    with SteeredJob(source, tmp_path / "copy", target_compression=asked, **options) as job:
+        assert job.finish().resumed
+    warnings = [each["message"] for each in job.told("warning")]
+    assert [each in warning for each, warning in zip(told, warnings, strict=True)] == [True] * len(told)
