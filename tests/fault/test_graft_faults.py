@@ -125,9 +125,10 @@ def test_killed_between_the_steps_of_a_file(route: Route, grafts: Grafts, victim
         return passing.data
 
     for moment in moments:
-        route.link.hook = trap = Trap(grafts.at(moment), strike)
         if not senders or "sender" in victims:
             senders.append(route.migrate())
+        # Behind that: what a dead sender left in the link would spring the trap before the next one is there.
+        route.link.hook = trap = Trap(grafts.at(moment), strike)
         assert trap.struck.wait(WAIT_SECONDS)
         if "receiver" in victims:
             route.start_receiver()
