@@ -72,9 +72,9 @@ std::optional<uint32_t> PartialRange(std::string_view name) {
   return partial ? std::optional(range) : std::nullopt;
 }
 
-// RocksDB takes as much room for its WAL as the memtables have, 64 MiB of the disk, and 4 MiB for its MANIFEST, though a
-// job writes next to nothing to either: a copy would fail on a disk that holds it. Not by an option, which the OPTIONS
-// file would hand down to the owner.
+// RocksDB takes as much room for its WAL as the memtables have, 64 MiB of the disk, and 4 MiB for its MANIFEST, though
+// a job writes next to nothing to either: a copy would fail on a disk that holds it. Not by an option, which the
+// OPTIONS file would hand down to the owner.
 class NothingPreallocated final : public rocksdb::FileSystemWrapper {
  public:
   NothingPreallocated() : FileSystemWrapper(rocksdb::FileSystem::Default()) {}
