@@ -14,7 +14,7 @@ from kvbatch.events import Summary
 from kvbatch.lane_choice import bytes_name
 from kvbatch.migration_plan import Plan
 from kvbatch.ranges import describe_key
-from kvbatch.shell_words import quote_name, show_text
+from kvbatch.shell_words import show_text
 from kvbatch.units import format_bytes, format_count, format_seconds
 
 __all__ = ["print_json", "print_table", "show_plan", "show_report", "show_summary"]
@@ -25,7 +25,8 @@ def print_json(value: dict[str, Any]) -> None:
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Aligned, and whole: in a pipe nothing may be cut to the width of a terminal that is not there."""
+    """Aligned, and whole: in a pipe nothing may be cut to the width of a terminal that is not there. A
+    name that holds what a terminal would obey keeps to its line."""
     shown = [[show_text(text) for text in row] for row in rows]
     widths = [max(map(cell_len, column)) for column in zip(*shown, strict=True)]
     for row in shown:
@@ -77,7 +78,7 @@ def show_plan(plan: Plan, as_json: bool) -> None:
             *_endpoint_rows(plan),
             ("found there", str(plan.target_state)),
             ("lane", f"{plan.lane}: {plan.lane_reason}"),
-            ("column families", ", ".join(map(quote_name, plan.column_families))),
+            ("column families", ", ".join(f'"{name}"' for name in plan.column_families)),
             ("entries", f"about {format_count(plan.estimated_entries)}"),
             (bytes_name(plan.lane), f"about {format_bytes(plan.estimated_bytes)}"),
             ("moved as files", _grafted(plan)),
@@ -98,8 +99,8 @@ def show_report(report: VerifyReport) -> None:
     ]
     if report.keys_repaired:
         rows.append(("keys repaired", f"{report.keys_repaired:,}"))
-    rows += [("column family missing", quote_name(name)) for name in report.families_missing]
-    rows += [("column family extra", quote_name(name)) for name in report.families_extra]
-    rows += [(f"digest of {quote_name(family)}", digest) for family, digest in report.digests.items()]
-    rows += [(found.kind, f"{quote_name(found.column_family)} {describe_key(found.key)}") for found in report.samples]
+    rows += [("column family missing", f'"{name}"') for name in report.families_missing]
+    rows += [("column family extra", f'"{name}"') for name in report.families_extra]
+    rows += [(f'digest of "{family}"', digest) for family, digest in report.digests.items()]
+    rows += [(found.kind, f'"{found.column_family}" {describe_key(found.key)}') for found in report.samples]
     print_table(rows)

@@ -1,4 +1,4 @@
-"""Text of others where people read it: words quoted for the shell, names, messages."""
+"""Text of others where people read it: words quoted for the shell, and what a terminal shows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Iterable
 
-__all__ = ["join_words", "quote_name", "quote_word", "show_text"]
+__all__ = ["join_words", "quote_word", "show_text"]
 
 
 def quote_word(word: str) -> str:
@@ -19,11 +19,6 @@ def quote_word(word: str) -> str:
 
 def _escape(character: str) -> str:
     return character if character.isprintable() else "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
-
-
-def quote_name(name: str) -> str:
-    """A name that may hold anything, on one line."""
-    return '"' + show_text(name) + '"'
 
 
 def show_text(text: str) -> str:

@@ -62,7 +62,7 @@ def _left(status: JobStatus) -> str:
 
 
 def _one_line(text: str | None) -> str:
-    return " ".join((text or "").split())
+    return show_text(" ".join((text or "").split()))
 
 
 def list_rows(jobs: Sequence[JobStatus]) -> list[tuple[str, ...]]:
@@ -79,8 +79,8 @@ def list_rows(jobs: Sequence[JobStatus]) -> list[tuple[str, ...]]:
                 _rate(status),
                 _left(status),
                 status.throttle or "",
-                status.source,
-                status.target,
+                show_text(status.source),
+                show_text(status.target),
                 _one_line(status.error),
             )
         )
@@ -235,7 +235,7 @@ def job_rows(status: JobStatus) -> list[tuple[str, str]]:
         if status.state == "done" and name not in ("job", "state")
     ]
     rows += [("last error", _one_line(status.error)), ("carry on with", status.carry_on_line)]
-    return [(name, value) for name, value in rows if value != ""]
+    return [(name, show_text(value)) for name, value in rows if value != ""]
 
 
 def _time(seconds: float) -> str:
@@ -258,7 +258,7 @@ def _list_table(jobs: Sequence[JobStatus], width: int) -> Table:
         ids_width = max(cell_len(row[0]) for row in (header, *rows)) if column == 0 else None
         table.add_column(title, no_wrap=True, width=ids_width)
     for row in rows:
-        name, state, *rest = (Text(show_text(text)) for text in row)
+        name, state, *rest = (Text(text) for text in row)
         state.stylize(_STYLES.get(state.plain, "yellow"))
         table.add_row(name, state, *rest)
     return table
@@ -267,7 +267,7 @@ def _list_table(jobs: Sequence[JobStatus], width: int) -> Table:
 def _job_table(status: JobStatus) -> Table:
     table = Table(box=None, show_header=False)
     for name, value in job_rows(status):
-        table.add_row(Text(name, style="bold"), Text(show_text(value)))
+        table.add_row(Text(name, style="bold"), Text(value))
     return table
 
 

@@ -6,7 +6,7 @@ import subprocess
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvbatch.shell_words import join_words, quote_name, quote_word, show_text
+from kvbatch.shell_words import join_words, quote_word, show_text
 
 
 @given(st.lists(st.binary(max_size=12).filter(lambda word: b"\0" not in word), min_size=1, max_size=20))
@@ -23,6 +23,6 @@ def test_what_can_be_read_stays_as_it_is() -> None:
 
 
 def test_what_a_terminal_would_obey_is_shown_as_its_bytes() -> None:
-    assert quote_name("a\x1b[31mRED\nline") == r'"a\x1b[31mRED\x0aline"'
-    assert quote_name("") == '""'
+    assert show_text("a\x1b[31mRED\nline") == r"a\x1b[31mRED\x0aline"
+    assert show_text("") == ""
     assert show_text("ключ \x9b\x7f\r" + os.fsdecode(b"\xff")) == r"ключ \xc2\x9b\x7f\x0d\xff"
