@@ -13,7 +13,7 @@ import rocksdict
 
 import kvbatch
 from support.capi_store import REVERSE_BYTEWISE, run_store_script
-from support.mounts import Prefix, read_only_disk, read_only_tree, small_disk, unreadable_tree
+from support.mounts import Capabilities, read_only_disk, read_only_tree, small_disk, unreadable_tree
 from support.places import Place
 from support.stores import kvbatch as run_kvbatch
 from support.stores import numbered, raw_options, read_store, tree, write_store
@@ -383,14 +383,14 @@ def test_target_of_another_order_is_refused(tmp_path: Path) -> None:
     ("read_only", "said"), [(read_only_disk, "Read-only file system"), (read_only_tree, "Permission denied")]
 )
 def test_target_parent_that_cannot_be_written_is_named(
-    tmp_path: Path, read_only: Callable[[Path], AbstractContextManager[Prefix]], said: str
+    tmp_path: Path, read_only: Callable[[Path], AbstractContextManager[Capabilities]], said: str
 ) -> None:
     source = _source(tmp_path)
     (tmp_path / "parent").mkdir()
-    with read_only(tmp_path / "parent") as prefix:
+    with read_only(tmp_path / "parent") as capabilities:
         for target in (tmp_path / "parent" / "target", tmp_path / "parent" / "deep" / "target"):
             for command in (["migrate"], ["migrate", "--lane", "batch"], ["plan"]):
-                done = run_kvbatch(*command, source, target, prefix=prefix)
+                done = run_kvbatch(*command, source, target, without=capabilities)
                 assert done.returncode == 4, done.stderr
                 assert str(target.parent) in done.stderr
                 assert said in done.stderr
@@ -419,9 +419,9 @@ def test_a_directory_that_may_not_be_looked_into_is_named(tmp_path: Path) -> Non
         ["verify", closed, source],
         ["serve", "--root", closed / "root"],
     ]
-    with unreadable_tree(closed) as prefix:
+    with unreadable_tree(closed) as capabilities:
         for command in commands:
-            done = run_kvbatch(*command, prefix=prefix)
+            done = run_kvbatch(*command, without=capabilities)
             assert done.returncode in (1, 2), done.stderr
             assert str(closed) in done.stderr
             assert "Permission denied" in done.stderr

@@ -2,8 +2,8 @@
 
 A test suite starts the command line hundreds of times, and the import takes most of a short command's time. What is
 forked is a process of its own in every respect that a test asks about: its id, its streams, environment and directory,
-its signals, its memory, its exit. What the start itself does with signals, streams and privileges is tested with
-processes that are executed.
+its signals, its memory, its exit. What the start itself does with signals and streams is tested with processes that are
+executed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NoReturn
@@ -32,13 +32,15 @@ from coverage import Coverage
 __all__ = ["Forked", "end_forking", "run_forked"]
 
 _PR_SET_PDEATHSIG = 1
+_LINUX_CAPABILITY_VERSION_3 = 0x20080522
 _STATUS = struct.Struct("=i")
 _REQUEST_BYTES = 1 << 20
 
 
 class Forked:
     """`python ARGUMENTS…` (`-m kvbatch …` or a script with its arguments) with the methods of subprocess.Popen that
-    tests use; stdout and stderr are text. It dies with the process that started it."""
+    tests use; stdout and stderr are text. It dies with the process that started it, and begins `without` the
+    capabilities of those numbers."""
 
     def __init__(
         self,
@@ -49,6 +51,7 @@ class Forked:
         stderr: int | None = None,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        without: Collection[int] = (),
     ) -> None:
         self.args = [str(argument) for argument in arguments]
         self.returncode: int | None = None
@@ -79,6 +82,7 @@ class Forked:
                 "environment": dict(env or os.environ),
                 "cwd": str(cwd or Path.cwd()),
                 "covered": Coverage.current() is not None,
+                "without": list(without),
             }
             _template().send(json.dumps(request).encode(), [*streams, theirs.fileno()])
         self.pid: int = _STATUS.unpack(status.recv(_STATUS.size))[0]
@@ -136,10 +140,16 @@ class Forked:
 
 
 def run_forked(
-    arguments: Iterable[object], *, timeout: float, stdin: int | None = None, cwd: Path | None = None
+    arguments: Iterable[object],
+    *,
+    timeout: float,
+    stdin: int | None = None,
+    cwd: Path | None = None,
+    without: Collection[int] = (),
 ) -> subprocess.CompletedProcess[str]:
     """subprocess.run with captured text."""
-    with Forked(arguments, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=cwd) as process:
+    pipe = subprocess.PIPE
+    with Forked(arguments, stdin=stdin, stdout=pipe, stderr=pipe, cwd=cwd, without=without) as process:
         try:
             stdout, stderr = process.communicate(timeout)
         except subprocess.TimeoutExpired:
@@ -198,6 +208,7 @@ class _Request:
     environment: dict[str, str]
     cwd: str
     covered: bool  # whether coverage counts the lines that the test runs
+    without: list[int]
     descriptors: list[int] = field(default_factory=list)
 
 
@@ -253,12 +264,28 @@ def _become(request: _Request) -> None:
     for number, stream in enumerate(request.descriptors):
         os.dup2(stream, number)
         os.close(stream)
+    _lay_down(request.without)
     os.environ.clear()
     os.environ.update(request.environment)
     os.chdir(request.cwd)
     sys.stdin = sys.__stdin__ = _stream(0, "r", "strict")  # type: ignore[misc]
     sys.stdout = sys.__stdout__ = _stream(1, "w", "strict")  # type: ignore[misc]
     sys.stderr = sys.__stderr__ = _stream(2, "w", "backslashreplace")  # type: ignore[misc]
+
+
+def _lay_down(capabilities: Iterable[int]) -> None:
+    """capset(2): none of these is effective or permitted any more."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0)
+    # Effective, permitted and inheritable ones below 32, then those above.
+    sets = (ctypes.c_uint32 * 6)()
+    if libc.capget(header, sets) != 0:
+        raise OSError(ctypes.get_errno(), "capget")
+    for number in capabilities:
+        for kind in range(3):
+            sets[number // 32 * 3 + kind] &= ~(1 << number % 32)
+    if libc.capset(header, sets) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
 
 
 def _stream(number: int, mode: str, errors: str) -> io.TextIOWrapper:

@@ -6,8 +6,6 @@ import ctypes
 import errno
 import functools
 import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,50 +83,44 @@ def resize_disk(path: Path, size: str) -> None:
     _mount(path, _MS_REMOUNT, kind="tmpfs", options=f"size={size}")
 
 
-# What a command is to be started with so that it meets the obstacle.
-Prefix = list[str]
+# What a command must lay down to meet the obstacle: numbers of linux/capability.h.
+Capabilities = frozenset[int]
+_CAP_DAC_OVERRIDE = 1
+_CAP_DAC_READ_SEARCH = 2
 
 
 @contextmanager
-def read_only_disk(path: Path) -> Iterator[Prefix]:
+def read_only_disk(path: Path) -> Iterator[Capabilities]:
     """`path` as a read-only file system, for root too; skips the test where mounting is not allowed."""
     _mount_or_skip(path, _MS_BIND, source=str(path))
     try:
         _mount(path, _MS_REMOUNT | _MS_BIND | _MS_RDONLY)
-        yield []
+        yield frozenset()
     finally:
         _unmount(path)
 
 
 @contextmanager
-def read_only_tree(path: Path) -> Iterator[Prefix]:
-    """`path` and all below it without the permission to write, which root needs as well behind the prefix."""
-    with _without(path, 0o222) as prefix:
-        yield prefix
+def read_only_tree(path: Path) -> Iterator[Capabilities]:
+    """`path` and all below it without the permission to write, which root needs as well without what this yields."""
+    with _without(path, 0o222) as capabilities:
+        yield capabilities
 
 
 @contextmanager
-def unreadable_tree(path: Path) -> Iterator[Prefix]:
+def unreadable_tree(path: Path) -> Iterator[Capabilities]:
     """The same without any permission."""
-    with _without(path, 0o777) as prefix:
-        yield prefix
+    with _without(path, 0o777) as capabilities:
+        yield capabilities
 
 
 @contextmanager
-def _without(path: Path, permissions: int) -> Iterator[Prefix]:
-    prefix: Prefix = []
-    if os.geteuid() == 0:
-        if shutil.which("setpriv") is None:
-            pytest.skip("setpriv is missing: it comes with the package util-linux")
-        prefix = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
-        done = subprocess.run([*prefix, "true"], capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            pytest.skip(f"root cannot lay down its privileges: {done.stderr.strip()}")
+def _without(path: Path, permissions: int) -> Iterator[Capabilities]:
     modes = {entry: entry.stat().st_mode for entry in [path, *path.rglob("*")]}
     for entry, mode in modes.items():
         entry.chmod(mode & ~permissions)
     try:
-        yield prefix
+        yield frozenset({_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH})
     finally:
         for entry, mode in modes.items():
             entry.chmod(mode)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -103,23 +103,12 @@ def tree(path: Path) -> dict[str, tuple[int, int, int]]:
 def kvbatch(
     *arguments: object,
     timeout: float = 120,
-    prefix: Iterable[str] = (),
     stdin: int | None = None,
     cwd: Path | None = None,
+    without: Collection[int] = (),
 ) -> subprocess.CompletedProcess[str]:
-    """Runs the command line in a process of its own; behind a prefix that process is executed, not forked."""
-    prefix = list(prefix)
-    if not prefix:
-        return run_forked(["-m", "kvbatch", *arguments], timeout=timeout, stdin=stdin, cwd=cwd)
-    return subprocess.run(
-        [*prefix, *kvbatch_command(arguments)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-        stdin=stdin,
-        cwd=cwd,
-    )
+    """Runs the command line in a process of its own, without the capabilities of those numbers."""
+    return run_forked(["-m", "kvbatch", *arguments], timeout=timeout, stdin=stdin, cwd=cwd, without=without)
 
 
 def kvbatch_command(arguments: Iterable[object]) -> list[str]:
