@@ -34,9 +34,9 @@ demo: build ## make a store of 1 M entries, migrate it through a receiver on loo
 .PHONY: test
 test: build ## run the C++ tests, then every Python test with coverage
 	@tools/setup.sh chromium chromium-driver
-	@# More shards than cores: most of these tests wait for a disk or for each other.
+	@# More shards and workers than cores: many of these tests wait for a disk, a link or another process.
 	shards=$$(( 2 * $$(nproc) )); seq 0 $$(( shards - 1 )) | xargs -P 0 -I % env GTEST_TOTAL_SHARDS=$$shards GTEST_SHARD_INDEX=% $(BUILD)/core_tests --gtest_brief=1
-	$(BIN)/pytest -n $$(( $$(nproc) + 1 )) --dist worksteal --cov --cov-fail-under=90 --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
+	$(BIN)/pytest -n $$(( 2 * $$(nproc) )) --dist worksteal --cov --cov-fail-under=90 --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
 
 .PHONY: stress
 stress: build ## run the kill -9 tests N times instead of the few of make test: make stress N=500
