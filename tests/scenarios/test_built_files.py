@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import rocksdict
 
 import kvbatch
+from kvbatch._core.store import BuiltPiece
 from kvbatch.target_local import LocalStream
 from kvbatch.target_remote import RemoteStream
 from support.places import Place
@@ -93,6 +95,34 @@ def test_a_file_that_broke_in_its_last_bytes_is_not_sent_again(tmp_path: Path, p
     summary = kvbatch.migrate(source, place.endpoint(), **options).wait()
     assert summary.resumed
     assert 0 < summary.resent_bytes <= 2 * (64 << 10)
+    assert read_store(place.path()) == {"default": entries}
+
+
+def test_a_compressed_file_that_broke_goes_on_where_it_did(tmp_path: Path, place: Place) -> None:
+    """A piece of it holds several times its size in keys and values."""
+    entries = numbered(60_000, value=b"what shrinks to a fifth of it " * 6)
+    source = write_store(tmp_path / "source", {"default": entries})
+    options: dict[str, Any] = {"lane": "sst", "graft_bytes": "1TiB", "streams": 1, "batch_bytes": "64KiB"}
+    options["target_compression"] = "lz4"
+    held: list[int] = []
+
+    def until_the_eighth(stream: Any, builder: Any, piece: BuiltPiece, *more: Any) -> bytes:
+        held.append(piece.raw_bytes)
+        if len(held) == 8:
+            raise kvbatch.SourceError("enough")
+        return put_piece[type(stream)](stream, builder, piece, *more)
+
+    put_piece: dict[type, Callable[..., bytes]] = {kind: kind.put_piece for kind in (LocalStream, RemoteStream)}
+    with ExitStack() as patched:
+        for kind in put_piece:
+            patched.enter_context(patch.object(kind, "put_piece", until_the_eighth))
+        with pytest.raises(kvbatch.SourceError, match="enough"):
+            kvbatch.migrate(source, place.endpoint(), **options).wait()
+    assert held[-1] > 3 * 8 * (64 << 10)
+    settle()
+    summary = kvbatch.migrate(source, place.endpoint(), **options).wait()
+    assert summary.resumed
+    assert 0 < summary.resent_bytes <= held[-1] - held[-3]
     assert read_store(place.path()) == {"default": entries}
 
 
