@@ -25,8 +25,8 @@ def print_json(value: dict[str, Any]) -> None:
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Aligned, and whole: in a pipe nothing may be cut to the width of a terminal that is not there. A
-    name that holds what a terminal would obey keeps to its line."""
+    """Aligned, and whole: in a pipe nothing may be cut to the width of a terminal that is not there. A name that holds
+    what a terminal would obey keeps to its line."""
     shown = [[show_text(text) for text in row] for row in rows]
     widths = [max(map(cell_len, column)) for column in zip(*shown, strict=True)]
     for row in shown:

@@ -75,8 +75,8 @@ def make_source(path: Path) -> Path:
     store.flush()
     _write_over(store, keys[ends[29] : ends[33]], every=3)
     store.flush()
-    # As they are too: the bounds are in bytes of keys and values, and a piece of a built file that was compressed holds
-    # any number of them.
+    # Not compressed either: the bounds are in bytes of keys and values, of which a piece of a built file that is
+    # compressed holds any number.
     users = store.create_column_family("users", table_options_of(256 * KIB))
     for number in range(FAMILY_ENTRIES):
         users[b"user-%08d" % number] = b"%d" % number * 10
