@@ -344,6 +344,8 @@ def main(one: Callable[[LaneBench], dict[str, Any]] = one_round) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--directory", type=Path, help="work on this file system (default: the temporary directory)")
     arguments = parser.parse_args()
+    if missing := [tool for tool in ("iperf3", "strace") if shutil.which(tool) is None]:
+        parser.error(f"{' and '.join(missing)} not found; `make bench` installs what the benchmarks need")
     with tempfile.TemporaryDirectory(prefix="kvbatch-lanes-", dir=arguments.directory) as folder:
         bench = LaneBench(Path(folder), arguments.entries, arguments.scale)
         one(bench)  # fills the page cache
