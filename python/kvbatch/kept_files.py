@@ -46,7 +46,7 @@ def _sums(path: Path, length: int, look: Look) -> FileSums:
 @dataclass(frozen=True, slots=True)
 class BegunFile:
     """A file that is built anew up to where the target has it: `piece` is the one in which that ends, `entries` and
-    `raw_bytes` stand in the pieces before it."""
+    `raw_bytes` stand in the pieces before it, or in it too where the target has all of it."""
 
     piece: BuiltPiece
     entries: int
@@ -66,6 +66,8 @@ def begun_file(
         if piece.offset + piece.length >= kept.length:
             if crc32c != kept.crc32c:
                 return None
+            if piece.offset + piece.length == kept.length:
+                before = piece
             entries, raw_bytes = (before.entries, before.raw_bytes) if before is not None else (0, 0)
             return BegunFile(piece, entries, raw_bytes)
         if piece.ends_file or piece.ends_range:

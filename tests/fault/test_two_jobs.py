@@ -184,7 +184,7 @@ def _damaged_copy(source: Path, copy: Path) -> Path:
     )
     users = store.get_column_family("users")
     for number in range(0, 20_000, 3):
-        key = b"user-%08d" % number
+        key = b"%08d-user" % number
         if number % 2:
             users[key] = b"wrong"
         else:

@@ -43,6 +43,8 @@ GRAFT_BYTES = 128 * KIB
 MOST_GRAFT_BYTES = 352 * KIB
 # What stands over them: values as large as those below.
 OVER = b"over" * 25
+# Of the files that are built here, as the source's options say.
+BLOCK_BYTES = 4 * KIB
 
 _SEED = os.environ.get("KVBATCH_FAULT_SEED") or str(random.SystemRandom().randrange(1_000_000))
 
@@ -75,11 +77,11 @@ def make_source(path: Path) -> Path:
     store.flush()
     _write_over(store, keys[ends[29] : ends[33]], every=3)
     store.flush()
-    # Not compressed either: the bounds are in bytes of keys and values, of which a piece of a built file that is
-    # compressed holds any number.
+    # The bounds are in bytes of keys and values, of which a piece of a built file holds no more than it is long: it is
+    # not compressed, and what a key shares with the one before, which a file leaves out, is less than what it adds.
     users = store.create_column_family("users", table_options_of(256 * KIB))
     for number in range(FAMILY_ENTRIES):
-        users[b"user-%08d" % number] = b"%d" % number * 10
+        users[b"%08d-user" % number] = b"%d" % number * 10
     users.flush()
     store.create_column_family("empty", raw_options())
     _write_over(store, keys[ends[33] : ends[41]], every=40)
@@ -154,9 +156,11 @@ class Pieces:
 
     @property
     def windows(self) -> int:
-        """What a sender may have under way; one that dies loses no more. Of a file that is built again the whole piece
-        counts in which what the target kept of it ends."""
-        return self.streams * (self.window + (self.lane == "sst")) * self.frame_bytes
+        """What a sender may have under way; one that dies loses no more. Of a file that is built again the target does
+        not trust its last 16 KiB, the whole piece counts in which the rest ends, and with the newest piece the block
+        that was being filled behind it."""
+        again = self.frame_bytes + BLOCK_BYTES if self.lane == "sst" else 0
+        return self.streams * (self.window * self.frame_bytes + again)
 
     @property
     def unfinished_files(self) -> int:
