@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ class ReceiverControl:
         self._peer = peer
         self._session: Session | None = None
         self._reader: DirectoryReader | None = None
+        self._visit = contextlib.ExitStack()
 
     def run(self) -> None:
         try:
@@ -122,6 +124,7 @@ class ReceiverControl:
         path = resolve_name(self._receiver.root, request["name"])
         self._receiver.check_idle(path)
         self._close_reader()
+        self._visit.enter_context(self._receiver.visitors.visit(path, alone=False))
         self._reader = DirectoryReader(path)
         return {
             "column_families": self._reader.column_families(),
@@ -135,6 +138,7 @@ class ReceiverControl:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
+        self._visit.close()
 
     def _opened(self) -> DirectoryReader:
         if self._reader is None:
@@ -158,9 +162,11 @@ class ReceiverControl:
         path = resolve_name(self._receiver.root, request["name"])
         self._receiver.check_idle(path)
         self._close_reader()
-        store = TargetStore(str(path), create=False)
-        self._peer.connection.set_limits(self._receiver.limits)
-        try:
+        with (
+            self._receiver.visitors.visit(path, alone=True),
+            contextlib.closing(TargetStore(str(path), create=False)) as store,
+        ):
+            self._peer.connection.set_limits(self._receiver.limits)
             self._peer.send(
                 FrameType.REPLY, {"family_ids": {f.name: store.family_id(f.name) for f in store.column_families}}
             )
@@ -174,8 +180,6 @@ class ReceiverControl:
                 store.write(frame)
                 self._peer.send(FrameType.REPLY, {})
             store.flush()
-        finally:
-            store.close()
         self._peer.connection.set_limits(CONTROL_LIMITS)
         return {}
 

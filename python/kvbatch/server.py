@@ -34,6 +34,7 @@ from kvbatch.receiver_control import CONTROL_LIMITS, ReceiverControl
 from kvbatch.receiver_counters import ReceiverCounters
 from kvbatch.receiver_session import Session, resolve_name
 from kvbatch.receiver_stream import ReceiverStream
+from kvbatch.receiver_visitors import LEAVING_SECONDS, Visitors
 from kvbatch.target import FILE_PIECE_BYTES
 from kvbatch.target_discard import DiscardOutcome, JobIdentity, discard_directory
 from kvbatch.target_files import open_job
@@ -46,8 +47,7 @@ __all__ = ["Receiver"]
 log = Logger("kvbatch.receiver")
 
 _FIRST_FRAME_MILLISECONDS = 30_000
-# How long a session of another sender is given to end by itself, looked at so often.
-_LEAVING_SECONDS = 5.0
+# Whether a session of another sender has ended by itself is looked at so often.
 _LOOK_SECONDS = 0.02
 # A machine that acknowledges no heartbeat for so long is gone, or a network lies between that is: nobody there can
 # write here.
@@ -113,6 +113,7 @@ class Receiver:
         self._peers: dict[Peer, threading.Thread] = {}
         self._sessions: dict[str, Session] = {}
         self._opening: set[Path] = set()
+        self.visitors = Visitors()
         self._checked = CheckedFiles()
         # Connections whose senders are to hear that this is alive, whatever it is at.
         self._greeted: set[Peer] = set()
@@ -278,6 +279,7 @@ class Receiver:
         path = resolve_name(self.root, name)
         with self._reserved(path):
             self._end_session(path, manifest.job, sender)
+            self.visitors.wait(path, alone=True)
             job = open_job(path, manifest, self._checked, max_memory=self._max_memory)
             session = Session(path, job, control, sender)
             with self._lock:
@@ -300,6 +302,7 @@ class Receiver:
         with self._reserved(path):
             session = self._session_of_job(path, manifest.job)
             if session is None:
+                self.visitors.wait(path, alone=False)
                 return examine_directory(path, manifest)
         manifest.check_resumes(session.job.manifest)
         return TargetState.resumable(session.job.manifest, (cursor.complete for cursor in session.job.reply(0).cursors))
@@ -310,6 +313,7 @@ class Receiver:
         path = resolve_name(self.root, name)
         with self._reserved(path):
             self._end_session(path, identity.job, None)
+            self.visitors.wait(path, alone=True)
             outcome = discard_directory(path, identity)
         log.info("job discarded", job=identity.job, name=name, outcome=outcome.value)
         return outcome
@@ -347,7 +351,7 @@ class Receiver:
         """Sees to it that no session has `path`: one of the same sender is closed, one of another may be about to end,
         as its sender was killed a moment ago, and one whose sender's machine is gone has ended. Raises RefusedError
         for what is left, and for another job's."""
-        give_up = time.monotonic() + _LEAVING_SECONDS
+        give_up = time.monotonic() + LEAVING_SECONDS
         while (session := self._session_of_job(path, job)) is not None:
             if session.ends or session.sender == sender or session.unheard_seconds > _GONE_SECONDS:
                 self.close_session(session)
