@@ -25,11 +25,15 @@ PHASE_SECONDS = 3.0
 SOURCE_READ_RATE = "50MiB/s"
 
 
+def receiver_target(port: int) -> str:
+    return f"kvbatch://127.0.0.1:{port}/copy"
+
+
 @contextlib.contextmanager
-def migrating(bench: FlowBench, port: int, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def migrating(bench: FlowBench, target: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """`kvbatch migrate` of the long source, from its first range on; stopped at the end if it still runs."""
-    command = [sys.executable, "-m", "kvbatch", "migrate", str(bench.source("long"))]
-    command += [f"kvbatch://127.0.0.1:{port}/copy", "--progress", "json", "--json"]
+    command = [sys.executable, "-m", "kvbatch", "migrate", str(bench.source("long")), target]
+    command += ["--progress", "json", "--json"]
     command += ["--state-dir", str(bench.new("state")), *arguments]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -104,7 +108,7 @@ def measure_reads(bench: FlowBench) -> dict[str, Any]:
                     if arguments is not None:
                         receiver, port = stack.enter_context(bench.receiver(bench.memory))
                         run_as_elsewhere(receiver)
-                        process = stack.enter_context(migrating(bench, port, *arguments))
+                        process = stack.enter_context(migrating(bench, receiver_target(port), *arguments))
                     if where == "from_disk":
                         drop_from_page_cache(store)
                     phases[-1][where, beside] = during(process)
@@ -128,7 +132,23 @@ WRITES_BESIDE: dict[str, tuple[str, ...] | None] = {
     "alone": None,
     "files": ("--lane", "files"),
     "batch": ("--lane", "batch"),
+    "files, directory": ("--lane", "files"),
+    "batch, directory": ("--lane", "batch"),
 }
+
+
+@contextlib.contextmanager
+def writing_target(bench: FlowBench, beside: str) -> Iterator[str]:
+    """On the disk, behind a receiver or in a directory."""
+    if "directory" not in beside:
+        with bench.receiver(bench.folder) as (_, port):
+            yield receiver_target(port)
+        return
+    folder = bench.new("target")
+    folder.mkdir()
+    yield str(folder / "copy")
+    shutil.rmtree(folder)
+    os.sync()
 
 
 def measure_writes(bench: FlowBench) -> dict[str, Any]:
@@ -142,7 +162,7 @@ def measure_writes(bench: FlowBench) -> dict[str, Any]:
                 if arguments is None:
                     phases[-1][beside] = during()
                     continue
-                with bench.receiver(bench.folder) as (_, port), migrating(bench, port, *arguments) as process:
+                with writing_target(bench, beside) as target, migrating(bench, target, *arguments) as process:
                     begin, end = during(process)
                     # What the migration left to the disk is still its doing.
                     phases[-1][beside] = begin, end + 1.0

@@ -10,6 +10,12 @@
 
 namespace kvbatch {
 
+namespace {
+
+constexpr uint64_t kUnwrittenBytes = 4 << 20;
+
+}  // namespace
+
 Status WriteAll(int fd, std::string_view bytes, uint64_t offset, std::string_view file) {
   while (!bytes.empty()) {
     const ssize_t written = ::pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
@@ -21,6 +27,16 @@ Status WriteAll(int fd, std::string_view bytes, uint64_t offset, std::string_vie
     }
   }
   return Status::Ok();
+}
+
+void WriteBack(int fd, uint64_t offset, uint64_t length) {
+  (void)::sync_file_range(fd, static_cast<off_t>(offset), static_cast<off_t>(length), SYNC_FILE_RANGE_WRITE);
+  const uint64_t end = offset + length;
+  if (end > kUnwrittenBytes) {
+    const uint64_t from = offset > kUnwrittenBytes ? offset - kUnwrittenBytes : 0;
+    (void)::sync_file_range(fd, static_cast<off_t>(from), static_cast<off_t>(end - kUnwrittenBytes - from),
+                            SYNC_FILE_RANGE_WAIT_BEFORE);
+  }
 }
 
 void ReadAhead(int fd, uint64_t offset, uint64_t length, RateLimiter* limiter) {

@@ -79,6 +79,12 @@ void RegisterBase(py::module_& module) {
       "Charges a piece of a file to `limiter`; under a limit the piece is on its way into the page cache then, "
       "evenly.");
   module.def(
+      "write_back",
+      [](int fd, uint64_t offset, uint64_t length) { WithoutGil([&] { WriteBack(fd, offset, length); }); },
+      py::arg("fd"), py::arg("offset"), py::arg("length"),
+      "Has the disk begin with a piece of a file that was written, best of 1 MiB, and waits while more than 4 MiB of "
+      "the file are on their way.");
+  module.def(
       "core_cpu_seconds", [] { return std::chrono::duration<double>(CoreCpuTime()).count(); },
       "CPU time that this process has spent in the core, without the GIL, summed over its threads.");
 }

@@ -412,8 +412,11 @@ void RegisterSstBuilder(py::module_& module) {
           [](const SstBuilder& builder, int fd, uint64_t offset, uint64_t skip) {
             return Get([&]() -> Result<uint32_t> {
               const std::string_view piece = builder.piece().substr(skip);
-              Status status = WriteAll(fd, piece, offset, "the target's file");
-              return status.ok() ? Result(Crc32c(piece)) : status;
+              if (Status status = WriteAll(fd, piece, offset, "the target's file"); !status.ok()) {
+                return status;
+              }
+              WriteBack(fd, offset, piece.size());
+              return Crc32c(piece);
             });
           },
           py::arg("fd"), py::arg("offset"), py::arg("skip") = 0,

@@ -19,22 +19,7 @@ namespace {
 // What is received at once, and still in the cache when it is written. Splicing from the socket through a pipe into the
 // file, coalesced by SO_RCVLOWAT, copies nothing to user space and was no faster: docs/lanes.md has the figures.
 constexpr size_t kPartBytes = 256 << 10;
-// The disk begins as soon as there is so much of a file, so that the sync at its end finds little left to do.
 constexpr uint64_t kWriteBackBytes = 1 << 20;
-// At most so much of a file is on its way to the disk, for each that is being received: behind a queue of gigabytes, on
-// a disk that is slower than the link, every sync of its other users waits for seconds.
-constexpr uint64_t kUnwrittenBytes = 4 << 20;
-
-// Has the disk begin with [begin, end) of a file, and waits for what stands before the last kUnwrittenBytes of it.
-// Hints both: where the file system does not take them, writing goes on without.
-void WriteBack(int fd, uint64_t begin, uint64_t end) {
-  (void)::sync_file_range(fd, static_cast<off_t>(begin), static_cast<off_t>(end - begin), SYNC_FILE_RANGE_WRITE);
-  if (end > kUnwrittenBytes) {
-    const uint64_t from = begin > kUnwrittenBytes ? begin - kUnwrittenBytes : 0;
-    (void)::sync_file_range(fd, static_cast<off_t>(from), static_cast<off_t>(end - kUnwrittenBytes - from),
-                            SYNC_FILE_RANGE_WAIT_BEFORE);
-  }
-}
 
 }  // namespace
 
@@ -145,7 +130,7 @@ Result<uint32_t> Connection::ReceiveFile(int fd, uint64_t offset, std::string_vi
     }
     done += size;
     if (done - begun >= kWriteBackBytes || done == piece.payload_length) {
-      WriteBack(fd, offset + begun, offset + done);
+      WriteBack(fd, offset + begun, done - begun);
       begun = done;
     }
   }

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from kvbatch._core.base import file_crc32c
+from kvbatch._core.base import file_crc32c, write_back
 from kvbatch._core.codec import Codec
 from kvbatch._core.frame import Frame
 from kvbatch._core.store import BatchRun, BuiltPiece, Cursor, RangeReader, SstBuilder
@@ -208,6 +208,7 @@ class LocalStream:
                 self._hand_over(part)
                 began = time.monotonic()
                 copy_piece(fd, offset + done, target, target_offset + done, part, name)
+                write_back(target, target_offset + done, part)
                 seconds += time.monotonic() - began
             crc32c = file_crc32c(fd, offset, length, name)
             return crc32c

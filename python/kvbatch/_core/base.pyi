@@ -21,6 +21,7 @@ __all__: list[str] = [
     "read_ahead",
     "return_large_memory",
     "sum_digests",
+    "write_back",
     "xxh3_64",
 ]
 
@@ -103,6 +104,11 @@ def return_large_memory(bytes: typing.SupportsIndex) -> None:
 def sum_digests(digests: collections.abc.Sequence[bytes]) -> bytes:
     """
     Sum modulo 2^128 of 16-byte digests: the digest of the union of their entries.
+    """
+
+def write_back(fd: typing.SupportsIndex, offset: typing.SupportsIndex, length: typing.SupportsIndex) -> None:
+    """
+    Has the disk begin with a piece of a file that was written, best of 1 MiB, and waits while more than 4 MiB of the file are on their way.
     """
 
 def xxh3_64(data: bytes) -> int:
