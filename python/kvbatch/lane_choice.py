@@ -11,7 +11,7 @@ from kvbatch.endpoints import DirectoryEndpoint, Endpoint, is_elsewhere
 from kvbatch.files_planner import file_ranges, find_obstacle, plan_files
 from kvbatch.options import MIB, MigrationOptions
 from kvbatch.planner import RangeSizes, plan_ranges
-from kvbatch.ranges import Range
+from kvbatch.ranges import Range, Selection
 from kvbatch.units import format_bytes
 
 __all__ = ["Way", "bytes_name", "bytes_read", "choose_way", "grafted_bytes", "way_of"]
@@ -101,7 +101,7 @@ def _plan_ranges(store: SourceStore, options: MigrationOptions, *, graft: bool) 
         streams=options.expected_streams,
         graft_bytes=options.graft_bytes if graft else None,
     )
-    return tuple(plan_ranges(store, key_range=options.key_range, sizes=sizes))
+    return tuple(plan_ranges(store, selection=Selection(options.key_range), sizes=sizes))
 
 
 def _by_files(

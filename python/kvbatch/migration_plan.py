@@ -15,7 +15,7 @@ from kvbatch.fingerprint import fingerprint_directory
 from kvbatch.lane_choice import Way, bytes_read, choose_way, grafted_bytes, way_of
 from kvbatch.manifest import Manifest
 from kvbatch.options import PLAIN_SOURCE, MigrationOptions, SourceMemory
-from kvbatch.ranges import Range
+from kvbatch.ranges import Range, Selection
 from kvbatch.store_reader import unfinished_source
 from kvbatch.target_state import TargetState, recorded_end, takes_whole_store
 
@@ -131,7 +131,7 @@ def make_plan(source: Endpoint, target: Endpoint, store: SourceStore, options: M
             fingerprint=fingerprint,
             lane=lane,
             lane_forced=options.lane != "auto",
-            key_range=options.key_range,
+            selection=Selection(options.key_range),
             families=tuple(_target_family(family, options) for family in store.column_families),
             ranges=ranges,
             allow_nonempty=options.allow_nonempty,

@@ -16,7 +16,7 @@ from kvbatch.events import Event, EventBus, Progress
 from kvbatch.kept_options import option_words
 from kvbatch.logs import Logger
 from kvbatch.options import VerifyOptions, default_state_dir
-from kvbatch.ranges import KeyRange
+from kvbatch.ranges import KeyRange, Selection
 from kvbatch.repair import repair_keys
 from kvbatch.shell_words import join_words
 from kvbatch.state import JobState, existing_state, state_after
@@ -136,7 +136,7 @@ class Verification:
             return compare(
                 source,
                 target,
-                self._key_range,
+                Selection(self._key_range),
                 self._meter,
                 all_families=not self._families,
                 threads=self._threads,
