@@ -23,6 +23,7 @@ from kvbatch import api
 from kvbatch._core.base import return_large_memory
 from kvbatch._core.frame import LARGE_ENTRY_BYTES
 from kvbatch.cli_control import add_control_commands
+from kvbatch.cli_inspect import add_inspect_command
 from kvbatch.cli_options import (
     BatchOption,
     CheckOption,
@@ -418,9 +419,10 @@ def report(
     print(f"wrote {written}, {format_bytes(written.stat().st_size)}")
 
 
-# -- status, control, demo ---------------------------------------------------------------------------------------------
+# -- inspect, status, control, demo ------------------------------------------------------------------------------------
 
 
+add_inspect_command(app)
 add_status_command(app)
 add_control_commands(app)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import rocksdict
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,7 +31,7 @@ from kvbatch.kvrocks.keys import (
 from kvbatch.kvrocks.layout import Layout, find_layout, require_layout, sample_keys
 from kvbatch.kvrocks.metadata import HEADER_BYTES, MAY_BE_EMPTY, WITHOUT_SUBKEYS, Metadata, Type, parse_metadata
 from kvbatch.kvrocks.slots import SLOTS, Slots, parse_slots, slot_of
-from support.stores import numbered, read_store, write_store
+from support.stores import numbered, raw_options, read_store, write_store
 
 NAMESPACES = st.one_of(st.just(DEFAULT_NAMESPACE), st.binary(max_size=255))
 VERSIONS = st.integers(0, (1 << 64) - 1)
@@ -315,8 +316,23 @@ def test_a_directory_without_keys_is_as_good_as_either(tmp_path: Path) -> None:
 def test_another_store_is_no_kvrocks_directory(tmp_path: Path, names: list[str]) -> None:
     store = SourceStore(str(write_store(tmp_path / "store", {name: numbered(3) for name in names})))
     assert find_layout(store) is None
-    with pytest.raises(RefusedError, match=f"no Kvrocks directory: its column families are {', '.join(names)},"):
+    found = ", ".join(f"{name} {number}" for number, name in enumerate(names))
+    with pytest.raises(RefusedError, match=f"no Kvrocks directory: its column families, with their ids, are {found};"):
         require_layout(store)
+
+
+def test_families_of_other_ids_are_no_kvrocks_directory(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    store = rocksdict.Rdict(str(path), raw_options())
+    store.create_column_family("dropped", raw_options())
+    store.drop_column_family("dropped")
+    for name in list(FAMILIES)[1:]:
+        store.create_column_family(name, raw_options())
+    store.close()
+    opened = SourceStore(str(path))
+    assert find_layout(opened) is None
+    with pytest.raises(RefusedError, match="are default 0, metadata 2, zset_score 3"):
+        require_layout(opened)
 
 
 def test_samples_come_from_the_whole_key_space(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kvbatch.kvrocks.slots import SLOTS, slot_of
+from kvbatch.ranges import describe_key
 
 __all__ = [
     "DEFAULT_NAMESPACE",
@@ -94,7 +95,7 @@ def parse_subkey(key: bytes, slot_encoded: bool) -> Subkey:
     version_at = 4 + int.from_bytes(behind[:4], "big")
     rest_at = version_at + 8
     if len(behind) < rest_at:
-        raise ValueError(f"{key.hex()} ends before its user key or its version does")
+        raise ValueError(f"{describe_key(key)} ends before its user key or its version does")
     version = int.from_bytes(behind[version_at:rest_at], "big")
     return Subkey(namespace, slot, behind[4:version_at], version, behind[rest_at:])
 
@@ -104,8 +105,8 @@ def _parse_head(key: bytes, slot_encoded: bool) -> tuple[bytes, int | None, byte
     slot_at = 1 + key[0] if key else 1
     end = slot_at + (2 if slot_encoded else 0)
     if len(key) < end:
-        raise ValueError(f"{key.hex()} ends before its namespace{' or its slot' if slot_encoded else ''} does")
+        raise ValueError(f"{describe_key(key)} ends before its namespace{' or its slot' if slot_encoded else ''} does")
     slot = int.from_bytes(key[slot_at:end], "big") if slot_encoded else None
     if slot is not None and slot >= SLOTS:
-        raise ValueError(f"{key.hex()} has slot {slot}; the last is {SLOTS - 1}")
+        raise ValueError(f"{describe_key(key)} has slot {slot}; the last is {SLOTS - 1}")
     return key[1:slot_at], slot, key[end:]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from kvbatch._core.store import SourceStore
+from kvbatch._core.store import SourceStore, family_shape
 from kvbatch.errors import RefusedError
 from kvbatch.kvrocks.keys import FAMILIES, KEYED_FAMILIES, METADATA, parse_metadata_key, parse_subkey
 from kvbatch.kvrocks.slots import slot_of
@@ -27,12 +27,15 @@ class Layout:
 
 
 def find_layout(store: SourceStore) -> Layout | None:
-    """None where the column families are not those of Kvrocks, by name and in the order of their ids. `store` must have
-    all of its families open. Raises SourceError."""
+    """None where the column families are not those of Kvrocks by name and id. All families of `store` are open. Raises
+    SourceError."""
     families = tuple(family.name for family in store.column_families)
     known = tuple(FAMILIES)
     shared = min(len(families), len(known))
     if shared < _LEAST_FAMILIES or families[:shared] != known[:shared]:
+        return None
+    # One that was dropped leaves a gap.
+    if any(family_shape(store, name).id != FAMILIES[name] for name in families[:shared]):
         return None
     return Layout(_is_slot_encoded(store, families), families)
 
@@ -41,13 +44,17 @@ def require_layout(store: SourceStore) -> Layout:
     """Raises RefusedError for a directory that is not one of Kvrocks, and SourceError."""
     layout = find_layout(store)
     if layout is None:
-        found = ", ".join(family.name for family in store.column_families)
+        found = {family.name: family_shape(store, family.name).id for family in store.column_families}
         raise RefusedError(
-            f"{store.path} is no Kvrocks directory: its column families are {found}, those of Kvrocks are "
-            f"{', '.join(FAMILIES)}, in this order. Nothing was changed; of a Kvrocks server's directory name the "
-            "part `db`, which holds the file CURRENT"
+            f"{store.path} is no Kvrocks directory: its column families, with their ids, are {_listed(found)}; those "
+            f"of Kvrocks are {_listed(FAMILIES)}. Nothing was changed; a Kvrocks server keeps its store in `db` below "
+            "its own directory"
         )
     return layout
+
+
+def _listed(ids: dict[str, int]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in ids.items())
 
 
 def _is_slot_encoded(store: SourceStore, families: tuple[str, ...]) -> bool | None:

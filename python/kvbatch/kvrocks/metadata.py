@@ -15,7 +15,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-__all__ = ["HEADER_BYTES", "MAY_BE_EMPTY", "WITHOUT_SUBKEYS", "Metadata", "Type", "parse_metadata"]
+__all__ = ["HEADER_BYTES", "MAY_BE_EMPTY", "WITHOUT_SUBKEYS", "Metadata", "Type", "header_bytes", "parse_metadata"]
 
 # No header is longer.
 HEADER_BYTES = 25
@@ -62,6 +62,12 @@ class Metadata:
         return not self.is_expired(now_ms) and not self.is_empty()
 
 
+def header_bytes(kind: Type, is_64bit: bool) -> int:
+    """The least that metadata of this type and encoding has."""
+    width = 8 if is_64bit else 4
+    return 1 + width + (0 if kind in WITHOUT_SUBKEYS else 8 + width)
+
+
 def parse_metadata(value: bytes) -> Metadata:
     """Reads the header, which takes the first HEADER_BYTES at most. Raises ValueError for a value that is too short or
     of an unknown type."""
@@ -75,7 +81,7 @@ def parse_metadata(value: bytes) -> Metadata:
     width = 8 if is_64bit else 4
     version_at = 1 + width
     size_at = version_at + 8
-    needed = version_at if kind in WITHOUT_SUBKEYS else size_at + width
+    needed = header_bytes(kind, is_64bit)
     if len(value) < needed:
         raise ValueError(f"metadata of a {kind.name.lower()} has {len(value)} bytes, at least {needed} are needed")
     expire = int.from_bytes(value[1:version_at], "big")
