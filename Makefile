@@ -49,6 +49,7 @@ bench: build ## measure: microbenchmarks, then whole migrations and ways to send
 	$(BIN)/pytest bench --benchmark-json=build/bench/micro.json $(PYTEST_ARGS)
 	$(BIN)/python bench/end_to_end.py --json build/bench/end_to_end.json
 	$(BIN)/python bench/lanes.py --json build/bench/lanes.json
+	$(BIN)/python bench/kvrocks.py --json build/bench/kvrocks.json
 	$(BIN)/python bench/memfd.py --json build/bench/memfd.json
 	PYTHONPATH=tests $(BIN)/python bench/adaptation.py --json build/bench/adaptation.json
 	PYTHONPATH=tests $(BIN)/python bench/flow_control.py --json build/bench/flow_control.json

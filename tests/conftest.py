@@ -18,11 +18,11 @@ SHARED_FIXTURES = Path(__file__).resolve().parent.parent.parent / "shared" / "fi
 # Folders, modules and tests that go again, and for long, through lines that others cover: to count lines takes half of
 # Python's speed.
 _NOT_COUNTED = {
-    "fault", "kvrocks", "property",
+    "fault", "property",
     "test_batch_controller", "test_built_files", "test_disk_full", "test_files_lane", "test_files_of_families",
     "test_flow_processes", "test_graft", "test_graft_conditions", "test_graft_exact", "test_memory", "test_odd_input",
-    "test_recorded_checksums", "test_refusals", "test_refused_stores", "test_selection", "test_source_formats",
-    "test_source_untouched", "test_split", "test_verify",
+    "test_real_directories", "test_recorded_checksums", "test_refusals", "test_refused_stores", "test_selection",
+    "test_source_formats", "test_source_untouched", "test_split", "test_verify",
     "test_a_week_stays_small_covers_the_week_and_keeps_the_newest_minutes",
     "test_the_history_reaches_from_the_beginning_to_the_end_however_long",
 }  # fmt: skip

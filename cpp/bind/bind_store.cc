@@ -95,6 +95,7 @@ void RegisterStore(py::module_& module) {
   RegisterCursor(module);
   RegisterSource(module);
   RegisterTarget(module);
+  RegisterEntryPages(module);
   RegisterSample(module);
 }
 

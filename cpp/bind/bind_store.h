@@ -1,4 +1,4 @@
-// The store bindings are three files; bind_store.cc calls the other two.
+// The store bindings are four files; bind_store.cc calls the other three.
 #pragma once
 
 #include "bind/convert.h"
@@ -7,5 +7,6 @@ namespace kvbatch::bind {
 
 void RegisterSource(py::module_& module);
 void RegisterTarget(py::module_& module);
+void RegisterEntryPages(py::module_& module);
 
 }  // namespace kvbatch::bind

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from kvbatch.events import Event, Progress, Summary
+    from kvbatch.inspection import Inspection, inspect
     from kvbatch.job_discard import Discarded, discard
     from kvbatch.job_status import JobStatus
     from kvbatch.metrics_listener import MetricsListener, serve_metrics
@@ -39,6 +40,7 @@ __all__ = [
     "Discarded",
     "Event",
     "GapError",
+    "Inspection",
     "JobControl",
     "JobStatus",
     "KeyRange",
@@ -63,6 +65,7 @@ __all__ = [
     "__version__",
     "control",
     "discard",
+    "inspect",
     "migrate",
     "plan",
     "report",
@@ -87,6 +90,7 @@ _HOMES = (
     "ranges",
     "server",
     "version",
+    "inspection",  # last: numpy comes with it
 )
 
 if not TYPE_CHECKING:

@@ -23,6 +23,7 @@ from kvbatch import api
 from kvbatch._core.base import return_large_memory
 from kvbatch._core.frame import LARGE_ENTRY_BYTES
 from kvbatch.cli_control import add_control_commands
+from kvbatch.cli_inspect import add_inspect_command
 from kvbatch.cli_options import (
     BatchOption,
     CheckOption,
@@ -37,6 +38,7 @@ from kvbatch.cli_options import (
     MaxStreamsOption,
     MemoryOption,
     MetricsOption,
+    NamespaceOption,
     NonemptyOption,
     ProgressChoice,
     ProgressOption,
@@ -45,6 +47,7 @@ from kvbatch.cli_options import (
     ReadRateOption,
     RetriesOption,
     ScheduleOption,
+    SlotsOption,
     SourceArgument,
     StateOption,
     StreamsOption,
@@ -122,6 +125,8 @@ def _options(
     peer_timeout: float,
     column_families: list[str] | None,
     key_range: str | None,
+    slots: str | None,
+    namespace: str | None,
     job: str | None,
     state_dir: Path | None,
     allow_nonempty: bool,
@@ -144,6 +149,8 @@ def _options(
         "peer_timeout": int(peer_timeout) if peer_timeout.is_integer() else peer_timeout,
         "column_families": tuple(column_families or ()),
         "key_range": key_range,
+        "slots": slots,
+        "namespace": namespace,
         "job": job,
         "allow_nonempty": allow_nonempty,
         "link": link,
@@ -177,6 +184,8 @@ def migrate(
     peer_timeout: TimeoutOption = 60.0,
     column_families: FamilyOption = None,
     key_range: RangeOption = None,
+    slots: SlotsOption = None,
+    namespace: NamespaceOption = None,
     job: JobOption = None,
     state_dir: StateOption = None,
     allow_nonempty: NonemptyOption = False,
@@ -204,6 +213,8 @@ def migrate(
         peer_timeout=peer_timeout,
         column_families=column_families,
         key_range=key_range,
+        slots=slots,
+        namespace=namespace,
         job=job,
         state_dir=state_dir,
         allow_nonempty=allow_nonempty,
@@ -289,6 +300,8 @@ def plan(
     streams: StreamsOption = None,
     column_families: FamilyOption = None,
     key_range: RangeOption = None,
+    slots: SlotsOption = None,
+    namespace: NamespaceOption = None,
     job: JobOption = None,
     state_dir: StateOption = None,
     target_compression: TargetCompressionOption = "auto",
@@ -302,6 +315,8 @@ def plan(
         "lane": lane.value,
         "column_families": tuple(column_families or ()),
         "key_range": key_range,
+        "slots": slots,
+        "namespace": namespace,
         "job": job,
         "state_dir": state_dir or default_state_dir(),
         "target_compression": target_compression,
@@ -350,6 +365,8 @@ def verify(
     repair: Annotated[bool, typer.Option("--repair", help="Send the keys that differ, and only those.")] = False,
     column_families: FamilyOption = None,
     key_range: RangeOption = None,
+    slots: SlotsOption = None,
+    namespace: NamespaceOption = None,
     state_dir: StateOption = None,
     progress: ProgressOption = ProgressChoice.AUTO,
     as_json: JsonOption = False,
@@ -364,6 +381,8 @@ def verify(
             repair=repair,
             column_families=tuple(column_families or ()),
             key_range=key_range,
+            slots=slots,
+            namespace=namespace,
             state_dir=state_dir,
         )
         events = verification.events()
@@ -400,9 +419,10 @@ def report(
     print(f"wrote {written}, {format_bytes(written.stat().st_size)}")
 
 
-# -- status, control, demo ---------------------------------------------------------------------------------------------
+# -- inspect, status, control, demo ------------------------------------------------------------------------------------
 
 
+add_inspect_command(app)
 add_status_command(app)
 add_control_commands(app)
 

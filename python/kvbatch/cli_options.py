@@ -25,6 +25,7 @@ __all__ = [
     "MaxStreamsOption",
     "MemoryOption",
     "MetricsOption",
+    "NamespaceOption",
     "NonemptyOption",
     "ProgressChoice",
     "ProgressOption",
@@ -33,6 +34,7 @@ __all__ = [
     "ReadRateOption",
     "RetriesOption",
     "ScheduleOption",
+    "SlotsOption",
     "SourceArgument",
     "StateOption",
     "StreamsOption",
@@ -159,6 +161,14 @@ FamilyOption = Annotated[
 ]
 RangeOption = Annotated[
     str | None, typer.Option("--range", metavar="HEX..HEX", help="Only keys in [start, end); either side may be empty.")
+]
+SlotsOption = Annotated[
+    str | None,
+    typer.Option("--slots", metavar="SLOTS", help="Only these slots of a Kvrocks directory, like 0-100,200."),
+]
+NamespaceOption = Annotated[
+    str | None,
+    typer.Option("--namespace", metavar="NS", help="Only this namespace of a Kvrocks directory."),
 ]
 JobOption = Annotated[str | None, typer.Option(help="Job id (default: made from source, target and selection).")]
 NonemptyOption = Annotated[

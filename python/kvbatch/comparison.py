@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from kvbatch._core.base import sum_digests
+from kvbatch._core.store import SourceStore
 from kvbatch.endpoints import DirectoryEndpoint, Endpoint
 from kvbatch.errors import RefusedError, SourceError, TargetError, UsageError
 from kvbatch.events import SAMPLE_SECONDS, Progress, RateMeter
 from kvbatch.options import MIB, default_streams
 from kvbatch.planner import RangeSizes, plan_ranges
 from kvbatch.process import rss_bytes
-from kvbatch.ranges import KeyRange, Range
+from kvbatch.ranges import Range, Selection
 from kvbatch.stopping import StopRequest
 from kvbatch.store_reader import EMPTY_DIGEST, DirectoryReader, Run, StoreReader, open_reader
 
@@ -127,6 +128,12 @@ class Readers:
             if not isinstance(self._endpoint, DirectoryEndpoint):
                 raise  # it names the receiver
             raise UsageError(f"the {'target' if self._of_target else 'source'} {error}") from error
+
+    @property
+    def store(self) -> SourceStore:
+        """Of a directory."""
+        assert isinstance(self.first, DirectoryReader)
+        return self.first.store
 
     def _own(self) -> StoreReader:
         """The reader of this thread."""
@@ -299,29 +306,28 @@ def _check_same_order(source: StoreReader, target: StoreReader) -> None:
 def compare(
     source: Readers,
     target: Readers,
-    key_range: KeyRange,
+    selection: Selection,
     meter: Meter,
     *,
     all_families: bool,
     threads: int | None,
     keep: bool,
 ) -> tuple[VerifyReport, dict[str, list[bytes]]]:
-    """One pass over both. With `keep` the differing keys come back too, by family, as many as memory is for."""
-    assert isinstance(source.first, DirectoryReader)
+    """One pass over what is selected, of both. With `keep` the differing keys come back too, by family, as many as
+    memory is for."""
     report = VerifyReport()
-    store = source.first.store
+    store = source.store
     _check_same_order(source.first, target.first)
     report.unfinished = target.first.unfinished()
-    parts = plan_ranges(store, key_range=key_range, sizes=RangeSizes(_RANGE_BYTES, _MAX_RANGES))
-    families = [family.name for family in store.column_families]
+    parts = plan_ranges(store, selection=selection, sizes=RangeSizes(_RANGE_BYTES, _MAX_RANGES))
+    families = [family.name for family in store.column_families if selection.of(family.name)]
     theirs_named = target.first.column_families()
     report.families_missing = [name for name in families if name not in theirs_named]
     if all_families:
-        report.families_extra = [name for name in theirs_named if name not in families]
+        report.families_extra = [name for name in theirs_named if name not in families and selection.of(name)]
     # Their entries are extra keys.
-    parts += [
-        Range(len(parts) + i, name, key_range.start, key_range.end) for i, name in enumerate(report.families_extra)
-    ]
+    extra = [(name, keys) for name in report.families_extra for keys in selection.of(name)]
+    parts += [Range(len(parts) + i, name, keys.start, keys.end) for i, (name, keys) in enumerate(extra)]
     meter.expect(parts)
     reverse = {family.name: "Reverse" in family.comparator for family in store.column_families}
     comparison = _Comparison(source, target, report, {**{part.column_family: False for part in parts}, **reverse})

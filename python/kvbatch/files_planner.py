@@ -47,8 +47,10 @@ def file_ranges(store: SourceStore, options: MigrationOptions) -> tuple[Range, .
 
 
 def find_obstacle(source: DirectoryEndpoint, store: SourceStore, options: MigrationOptions) -> Obstacle | None:
-    if options.key_range != KeyRange():
-        return Obstacle("moves whole column families", "--range was given", "a file holds what it holds")
+    given = (("--range", options.key_range), ("--slots", options.slots), ("--namespace", options.namespace))
+    for option, value in given:
+        if value not in (None, KeyRange()):
+            return Obstacle("moves whole column families", f"{option} was given", "a file holds what it holds")
     if options.allow_nonempty:
         return Obstacle(
             "makes the target's files its own",

@@ -225,6 +225,7 @@ def _verified_what(verification: dict[str, Any]) -> str:
         parts.append("column families " + ", ".join(f'"{name}"' for name in verification["column_families"]))
     if verification["key_range"] != "..":
         parts.append(f"keys {verification['key_range']}")
+    parts += [f"{name} {verification[name]}" for name in ("slots", "namespace") if verification.get(name) is not None]
     return f", {' and '.join(parts)} only" if parts else ""
 
 

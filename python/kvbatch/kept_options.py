@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from kvbatch.flow.settings import RATES, SIZES
-from kvbatch.options import MigrationOptions
+from kvbatch.options import SELECTING, MigrationOptions, SourceOptions
 from kvbatch.shell_words import join_words
 from kvbatch.units import write_bytes
 
-__all__ = ["option_words", "options_to_json", "selection_words", "without_words"]
+__all__ = ["option_words", "options_to_json", "selecting", "selection_words", "without_words"]
 
 # A job's id and its state directory stand in the command in any case.
 _APART = ("job", "state_dir")
 _CALLABLE = "callable"
 
 
-def options_to_json(options: MigrationOptions) -> dict[str, Any]:
-    """As numbers and text: ranges and paths as they are written, a function as {"callable": its name}."""
+def options_to_json(options: SourceOptions) -> dict[str, Any]:
+    """As numbers and text: ranges, slots and paths as they are written, a function as {"callable": its name}."""
     return {name: _plain(value) for name, value in options}
 
 
@@ -67,10 +67,16 @@ def _written(name: str, value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def selecting(kept: dict[str, Any]) -> dict[str, Any]:
+    """Those that say what of the source is moved. A kvbatch of before may have kept fewer."""
+    default = options_to_json(MigrationOptions(state_dir=Path()))
+    found = {name: kept.get(name, default[name]) for name in SELECTING}
+    return {**found, "column_families": sorted(found["column_families"])}
+
+
 def selection_words(kept: dict[str, Any]) -> str:
     """What of the source is moved, as it is typed; nothing for all of it."""
-    families = sorted(kept.get("column_families") or [])
-    return join_words(option_words({"column_families": families, "key_range": kept.get("key_range", "..")}))
+    return join_words(option_words(selecting(kept)))
 
 
 def without_words(kept: dict[str, Any]) -> list[str]:

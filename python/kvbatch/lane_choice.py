@@ -11,7 +11,7 @@ from kvbatch.endpoints import DirectoryEndpoint, Endpoint, is_elsewhere
 from kvbatch.files_planner import file_ranges, find_obstacle, plan_files
 from kvbatch.options import MIB, MigrationOptions
 from kvbatch.planner import RangeSizes, plan_ranges
-from kvbatch.ranges import Range
+from kvbatch.ranges import Range, Selection
 from kvbatch.units import format_bytes
 
 __all__ = ["Way", "bytes_name", "bytes_read", "choose_way", "grafted_bytes", "way_of"]
@@ -56,6 +56,7 @@ def choose_way(
     source: DirectoryEndpoint,
     target: Endpoint,
     store: SourceStore,
+    selection: Selection,
     options: MigrationOptions,
     takes_files: Callable[[tuple[Range, ...]], bool],
 ) -> Way:
@@ -65,9 +66,9 @@ def choose_way(
     if options.lane == "files":
         return Way("files", asked, plan_files(source, store, options))
     if options.lane == "batch":
-        return Way("batch", asked, _plan_ranges(store, options, graft=False))
+        return Way("batch", asked, _plan_ranges(store, selection, options, graft=False))
     # Files keep the compression they have.
-    ranges = _plan_ranges(store, options, graft=options.target_compression == "auto")
+    ranges = _plan_ranges(store, selection, options, graft=options.target_compression == "auto")
     if options.lane == "sst":
         return Way("sst", asked, ranges)
     way = _by_files(source, store, options, ranges, takes_files)
@@ -83,25 +84,27 @@ def choose_way(
         reason = "the target is on another machine: files that are built here spare it the work"
         return Way("sst", f"{reason}; {way}", ranges)
     if files:
-        ranges = _plan_ranges(store, options, graft=False)
+        ranges = _plan_ranges(store, selection, options, graft=False)
     return Way("batch", f"the lane that serves any range into any store; {way}", ranges)
 
 
-def way_of(lane: str, reason: str, store: SourceStore, options: MigrationOptions) -> Way:
+def way_of(lane: str, reason: str, store: SourceStore, selection: Selection, options: MigrationOptions) -> Way:
     """For a job whose lane is settled: its own plan counts, and this is what comes near to it."""
     if lane == "files":
         return Way(lane, reason, file_ranges(store, options))
-    return Way(lane, reason, _plan_ranges(store, options, graft=lane == "sst"))
+    return Way(lane, reason, _plan_ranges(store, selection, options, graft=lane == "sst"))
 
 
-def _plan_ranges(store: SourceStore, options: MigrationOptions, *, graft: bool) -> tuple[Range, ...]:
+def _plan_ranges(
+    store: SourceStore, selection: Selection, options: MigrationOptions, *, graft: bool
+) -> tuple[Range, ...]:
     sizes = RangeSizes(
         range_bytes=options.range_bytes,
         max_ranges=options.max_ranges,
         streams=options.expected_streams,
         graft_bytes=options.graft_bytes if graft else None,
     )
-    return tuple(plan_ranges(store, key_range=options.key_range, sizes=sizes))
+    return tuple(plan_ranges(store, selection=selection, sizes=sizes))
 
 
 def _by_files(

@@ -13,7 +13,7 @@ from typing import Any
 
 from kvbatch._core.store import RESERVED_COLUMN_FAMILY, ColumnFamilyDescription
 from kvbatch.errors import CorruptionError, ProtocolError, RefusedError
-from kvbatch.ranges import KeyRange, Range, optional_bytes, optional_hex
+from kvbatch.ranges import BYTEWISE_COMPARATOR, Range, Selection
 from kvbatch.source_image import check_image_names, is_table
 
 __all__ = ["JOB_RECORD", "Manifest"]
@@ -73,7 +73,7 @@ class Manifest:
     source: str
     fingerprint: str
     lane: str
-    key_range: KeyRange
+    selection: Selection
     families: tuple[ColumnFamilyDescription, ...]
     ranges: tuple[Range, ...]
     # Whether this lane was asked for by name. Else an unfinished job of another lane goes on in that one.
@@ -91,7 +91,7 @@ class Manifest:
             "fingerprint": self.fingerprint,
             "lane": self.lane,
             "lane_forced": self.lane_forced,
-            "key_range": [optional_hex(self.key_range.start), optional_hex(self.key_range.end)],
+            **self.selection.to_json(),
             "families": [_family_to_json(family) for family in self.families],
             "ranges": [part.to_json() for part in self.ranges],
             "allow_nonempty": self.allow_nonempty,
@@ -105,7 +105,6 @@ class Manifest:
         try:
             if value["version"] != _VERSION:
                 raise CorruptionError(f"manifest version: theirs {value['version']}, ours {_VERSION}", retryable=False)
-            start, end = value["key_range"]
             manifest = Manifest(
                 job=str(value["job"]),
                 source=str(value["source"]),
@@ -113,7 +112,7 @@ class Manifest:
                 lane=str(value["lane"]),
                 # Before there was a choice between jobs' lanes every lane was binding.
                 lane_forced=bool(value.get("lane_forced", True)),
-                key_range=KeyRange(optional_bytes(start), optional_bytes(end)),
+                selection=Selection.from_json(value),
                 families=tuple(_family_from_json(family) for family in value["families"]),
                 ranges=tuple(Range.from_json(part) for part in value["ranges"]),
                 allow_nonempty=bool(value["allow_nonempty"]),
@@ -126,8 +125,8 @@ class Manifest:
         return manifest
 
     def _check_ranges(self) -> None:
-        """Raises CorruptionError unless the ranges of each family make up `key_range`, in whatever order: what was
-        split off stands behind the others."""
+        """Raises CorruptionError unless the ranges of each family make up what is selected of it, in whatever order:
+        what was split off stands behind the others."""
         if self.lane == "files":
             self._check_files()
             return
@@ -139,20 +138,31 @@ class Manifest:
         for part in self.ranges:
             families.setdefault(part.column_family, []).append(part)
         for name, parts in families.items():
-            whole = whole and name in expected and self._are_whole(parts)
-        if not whole:
+            whole = whole and name in expected and self._are_whole(name, parts)
+        if not whole or not self._selects_bytewise():
             raise CorruptionError("malformed manifest: its ranges do not make up its column families", retryable=False)
 
-    def _are_whole(self, parts: list[Range]) -> bool:
-        """Whether these ranges of one family lead from one to the next through all of `key_range`."""
+    def _are_whole(self, family: str, parts: list[Range]) -> bool:
+        """Whether these ranges of one family lead from one to the next through all that is selected of it."""
         behind = {part.start: part for part in parts}
         if len(behind) != len(parts):
             return False
-        part = behind.pop(self.key_range.start, None)
-        # The last key of all is no start.
-        while part is not None and part.end != self.key_range.end and part.end is not None:
-            part = behind.pop(part.end, None)
-        return part is not None and part.end == self.key_range.end and not behind
+        for selected in self.selection.of(family):
+            part = behind.pop(selected.start, None)
+            # The last key of all is no start.
+            while part is not None and part.end != selected.end and part.end is not None:
+                part = behind.pop(part.end, None)
+            if part is None or part.end != selected.end:
+                return False
+        return not behind
+
+    def _selects_bytewise(self) -> bool:
+        """Whether ranges that are selected of single families are of families that the job has, in their order, and
+        none of the job's own leads out of them and back."""
+        selected = {name for name, _ in self.selection.of_families}
+        ordered = {family.name for family in self.families if family.comparator == BYTEWISE_COMPARATOR}
+        forward = all(part.start is None or part.end is None or part.start < part.end for part in self.ranges)
+        return self.selection.key_range is not None or (selected <= ordered and forward)
 
     def split(self, range_id: int, key: bytes) -> Manifest:
         """With what stands from `key` on in a range as a range of its own, the last one. The caller has checked that
@@ -203,7 +213,7 @@ class Manifest:
             for i, part in enumerate(self.ranges)
         ]
         fits = all(0 <= part.file_bytes <= _MAX_FILE_BYTES for part in self.ranges) and (whole or self._can_import())
-        if list(self.ranges) != as_planned or not fits or self.key_range != KeyRange() or self.allow_nonempty:
+        if list(self.ranges) != as_planned or not fits or self.selection != Selection() or self.allow_nonempty:
             raise CorruptionError("malformed manifest: its ranges are no files of a store", retryable=False)
 
     def _can_import(self) -> bool:
@@ -244,7 +254,7 @@ class Manifest:
             *(() if same else (job,)),
             ("source fingerprint", stored.fingerprint, self.fingerprint),
             ("lane", stored.lane, self.lane if self.lane_forced else stored.lane),
-            ("range", str(stored.key_range), str(self.key_range)),
+            ("range", str(stored.selection), str(self.selection)),
             ("column families", families(stored), families(self)),
             ("allow_nonempty", stored.allow_nonempty, self.allow_nonempty),
             job,

@@ -33,7 +33,7 @@ from kvbatch.job_stream import JobStream
 from kvbatch.kept_options import option_words, options_to_json
 from kvbatch.manifest import Manifest
 from kvbatch.migration_plan import LANE_CARRIED_ON, make_plan, open_source
-from kvbatch.options import MAX_SIZE, MigrationOptions
+from kvbatch.options import MAX_SIZE, SELECTING, MigrationOptions
 from kvbatch.range_queue import RangeQueue
 from kvbatch.ranges import Range
 from kvbatch.retries import Retries
@@ -409,7 +409,7 @@ class Migration:
 
     def _verify_command(self) -> str:
         kept = options_to_json(self._options)
-        options = option_words({name: kept[name] for name in ("column_families", "key_range")})
+        options = option_words({name: kept[name] for name in SELECTING})
         return join_words(["kvbatch", "verify", *options, self.plan.source, self.plan.target])
 
     def _run_streams(self, session: TargetSession, sent: SentLog) -> None:

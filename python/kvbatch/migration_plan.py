@@ -12,6 +12,7 @@ from kvbatch.endpoints import DirectoryEndpoint, Endpoint
 from kvbatch.errors import UsageError
 from kvbatch.files_planner import check_link
 from kvbatch.fingerprint import fingerprint_directory
+from kvbatch.kvrocks.selection import families_of_copy, find_selection
 from kvbatch.lane_choice import Way, bytes_read, choose_way, grafted_bytes, way_of
 from kvbatch.manifest import Manifest
 from kvbatch.options import PLAIN_SOURCE, MigrationOptions, SourceMemory
@@ -79,7 +80,7 @@ def open_source(endpoint: Endpoint, options: MigrationOptions) -> SourceStore:
     # Its WAL goes into memory as it is opened.
     store = SourceStore(
         str(endpoint.path),
-        list(options.column_families),
+        options.families_to_open,
         max_memory=options.max_memory,
         reserved_bytes=options.least_memory,
     )
@@ -92,8 +93,11 @@ def _job_id(fingerprint: str, target: Endpoint, options: MigrationOptions) -> st
     """The same source, target and selection give the same job, so that the same command carries on."""
     if options.job is not None:
         return options.job
-    selection = "\0".join([fingerprint, str(target), str(options.key_range), *sorted(options.column_families)])
-    return hashlib.sha256(selection.encode(errors="surrogateescape")).hexdigest()[:12]
+    selected = [str(options.key_range), *sorted(options.column_families)]
+    # Nothing of those that are not given: the jobs of before go on.
+    selected += [f"{name} {value}" for name in ("slots", "namespace") if (value := getattr(options, name)) is not None]
+    identity = "\0".join([fingerprint, str(target), *selected])
+    return hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()[:12]
 
 
 def _target_family(family: ColumnFamilyDescription, options: MigrationOptions) -> ColumnFamilyDescription:
@@ -118,9 +122,11 @@ def _source_memory(store: SourceStore, lane: str) -> SourceMemory:
 
 
 def make_plan(source: Endpoint, target: Endpoint, store: SourceStore, options: MigrationOptions) -> Plan:
-    """Looks at the source, and where it matters for the lane, whether anything stands at the target. Raises
-    RefusedError when the lane that is asked for cannot serve."""
+    """Looks at the source, and where it matters for the lane, whether anything stands at the target. Raises UsageError
+    or RefusedError where the source has not what is selected, RefusedError when the lane that is asked for cannot
+    serve."""
     assert isinstance(source, DirectoryEndpoint)
+    selection = find_selection(store, options)
     fingerprint = fingerprint_directory(source.path)
     job = _job_id(fingerprint, target, options)
 
@@ -131,8 +137,8 @@ def make_plan(source: Endpoint, target: Endpoint, store: SourceStore, options: M
             fingerprint=fingerprint,
             lane=lane,
             lane_forced=options.lane != "auto",
-            key_range=options.key_range,
-            families=tuple(_target_family(family, options) for family in store.column_families),
+            selection=selection,
+            families=tuple(_target_family(family, options) for family in families_of_copy(store, options)),
             ranges=ranges,
             allow_nonempty=options.allow_nonempty,
             sst_file_bytes=options.sst_file_bytes,
@@ -144,9 +150,9 @@ def make_plan(source: Endpoint, target: Endpoint, store: SourceStore, options: M
     # Into a target that holds other data a job may be run as often as somebody likes.
     end = None if options.allow_nonempty else recorded_end(job, fingerprint, target, options)
     if end is None:
-        way = choose_way(source, target, store, options, takes_files)
+        way = choose_way(source, target, store, selection, options, takes_files)
     else:
-        way = way_of(end["lane"], end["lane_reason"], store, options)
+        way = way_of(end["lane"], end["lane_reason"], store, selection, options)
     check_link(source, target, options)
     memory = _source_memory(store, way.lane)
     options.check_memory(memory)
@@ -168,7 +174,8 @@ def found_at(plan: Plan, state: TargetState, store: SourceStore, options: Migrat
     if state.lane in ("", plan.lane):
         return plan
     reason = LANE_CARRIED_ON if state.kind == "resumable" else LANE_OF_THE_FINISHED
-    return dataclasses.replace(plan, **_figures_of(way_of(state.lane, reason, store, options), options))
+    way = way_of(state.lane, reason, store, plan.manifest.selection, options)
+    return dataclasses.replace(plan, **_figures_of(way, options))
 
 
 def _figures_of(way: Way, options: MigrationOptions) -> dict[str, Any]:

@@ -15,15 +15,18 @@ from kvbatch.errors import UsageError
 from kvbatch.flow.rate_schedule import RateSchedule, parse_rate
 from kvbatch.flow.settings import SETTING_NAMES, JobSettings
 from kvbatch.flow.source_check import SourceCheck
+from kvbatch.kvrocks.slots import Slots, parse_slots
 from kvbatch.ranges import KeyRange, parse_key_range
 from kvbatch.units import format_bytes, parse_bytes, write_bytes
 
 __all__ = [
     "PLAIN_SOURCE",
+    "SELECTING",
     "TARGET_COMPRESSIONS",
     "MigrationOptions",
     "ReceiverOptions",
     "SourceMemory",
+    "SourceOptions",
     "VerifyOptions",
     "default_state_dir",
     "default_streams",
@@ -51,6 +54,11 @@ STREAM_BYTES = 2 * MIB
 
 # What the core can write files with; a build against an installed RocksDB may lack some, which it says itself.
 TARGET_COMPRESSIONS = ("none", "lz4", "lz4hc", "zstd", "snappy", "zlib", "bzip2")
+
+# The options that say what of a source is moved or compared.
+SELECTING = ("column_families", "key_range", "slots", "namespace")
+# Its length is a byte.
+_MAX_NAMESPACE_BYTES = 255
 
 # No machine has more, and it stays far from where sums of sizes would overflow in the core.
 MAX_SIZE = 1 << 50
@@ -168,6 +176,24 @@ def _parse_optional_range(value: Any) -> KeyRange:
     return KeyRange() if value is None else parse_key_range(value)
 
 
+def _parse_optional_slots(value: Any) -> Slots | None:
+    if value is None:
+        return None
+    if not isinstance(value, str | Slots):
+        raise ValueError
+    try:
+        return parse_slots(str(value))
+    except UsageError as error:
+        raise _PartError(str(error)) from error
+
+
+def _check_namespace(value: Any) -> Any:
+    """An empty one, as from an unset variable, is no server's."""
+    if isinstance(value, str) and not 0 < len(os.fsencode(value)) <= _MAX_NAMESPACE_BYTES:
+        raise ValueError
+    return value
+
+
 def _known_compression(value: Any) -> Any:
     if isinstance(value, str) and value != "auto":
         store.check_compression(value)
@@ -229,9 +255,39 @@ class _Options(BaseModel):
 
 
 _FamilyNames = Annotated[tuple[str, ...], BeforeValidator(_check_family_names)]
-_FAMILIES = _option("--cf", 'a sequence of names, such as ("default",)', default=())
 _OptionalRange = Annotated[KeyRange, _read_by(_parse_optional_range)]
-_RANGE = _option("--range", "HEX..HEX, for example 6100..62 or 61..", default=KeyRange())
+
+
+class SourceOptions(_Options):
+    """What of a source is moved or compared."""
+
+    column_families: _FamilyNames = _option("--cf", 'a sequence of names, such as ("default",)', default=())
+    key_range: _OptionalRange = _option("--range", "HEX..HEX, for example 6100..62 or 61..", default=KeyRange())
+    slots: Annotated[Slots | None, BeforeValidator(_parse_optional_slots)] = _option(
+        "--slots", "slots from 0 to 16383 and ranges of them, for example 0-100,200", default=None
+    )
+    namespace: Annotated[str, BeforeValidator(_check_namespace)] | None = _option(
+        "--namespace", f"the name of a namespace, 1 to {_MAX_NAMESPACE_BYTES} bytes", default=None
+    )
+
+    @classmethod
+    def checked(cls, **options: Any) -> Self:
+        made = super().checked(**options)
+        if made.selects_kvrocks and made.key_range != KeyRange():
+            given = "--slots" if made.slots is not None else "--namespace"
+            raise UsageError(f"--range and {given} exclude each other: slots and namespaces are ranges of keys already")
+        return made
+
+    @property
+    def selects_kvrocks(self) -> bool:
+        """Whether what Kvrocks keeps is chosen by what it means."""
+        return self.slots is not None or self.namespace is not None
+
+    @property
+    def families_to_open(self) -> list[str]:
+        """Of the source; empty for all. Of a Kvrocks directory a copy has all of them, whatever is in them, since their
+        order is their ids."""
+        return [] if self.selects_kvrocks else list(self.column_families)
 
 
 class ReceiverOptions(_Options):
@@ -246,19 +302,17 @@ class ReceiverOptions(_Options):
     insecure: bool = _flag("--insecure")
 
 
-class VerifyOptions(_Options):
+class VerifyOptions(SourceOptions):
     """What `verify` takes besides source and target."""
 
     repair: bool = _flag("--repair")
-    column_families: _FamilyNames = _FAMILIES
-    key_range: _OptionalRange = _RANGE
     threads: Annotated[int, Field(ge=1, le=MAX_STREAMS, strict=True)] | None = _option(
         "", f"a whole number from 1 to {MAX_STREAMS}, or None", default=None
     )
     state_dir: _Path | None = _option("--state-dir", "a path", default=None)
 
 
-class MigrationOptions(_Options):
+class MigrationOptions(SourceOptions):
     """What `migrate` and `plan` take besides source and target. Sizes are bytes, or text like `1MiB`."""
 
     lane: Literal["auto", "batch", "sst", "files"] = _option("--lane", "auto, batch, sst or files", default="auto")
@@ -300,8 +354,6 @@ class MigrationOptions(_Options):
     peer_timeout: float = _option(
         "--peer-timeout", "seconds, from 1 to 86400", ge=1, le=86_400, strict=True, default=60.0
     )
-    column_families: _FamilyNames = _FAMILIES
-    key_range: _OptionalRange = _RANGE
     job: str | None = _option(
         "--job",
         "letters, digits, '.', '_' and '-', 64 at most, the first a letter or digit",

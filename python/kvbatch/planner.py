@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from kvbatch._core.store import ColumnFamilyDescription, SourceStore
 from kvbatch.errors import UsageError
 from kvbatch.graft_planner import Span, plan_spans
-from kvbatch.ranges import REVERSE_COMPARATOR, KeyRange, Range
+from kvbatch.ranges import REVERSE_COMPARATOR, KeyRange, Range, Selection
 
 __all__ = ["RangeSizes", "middle_key", "plan_ranges"]
 
@@ -107,7 +107,8 @@ def _pieces(raw_bytes: float, range_bytes: int, max_ranges: int, streams: int) -
 
 @dataclass(frozen=True, slots=True)
 class RangeSizes:
-    """How the ranges of a job are cut."""
+    """How the ranges of a job are cut. A family gets `max_ranges` at most, unless more of its key ranges are
+    selected."""
 
     range_bytes: int
     max_ranges: int
@@ -127,8 +128,12 @@ class _FamilyPlanner:
         self._figures = store.figures(family.name)
         self._keys = store.first_and_last_key(family.name)
 
-    def plan(self, key_range: KeyRange) -> list[Range]:
+    def plan(self, selected: tuple[KeyRange, ...]) -> list[Range]:
         """Without their ids."""
+        most = self._sizes.max_ranges // max(1, len(selected))
+        return [part for key_range in selected for part in self._plan_one(key_range, most)]
+
+    def _plan_one(self, key_range: KeyRange, max_ranges: int) -> list[Range]:
         spans = [Span(key_range)]
         if self._sizes.graft_bytes is not None and self._keys is not None:
             spans = plan_spans(
@@ -139,7 +144,7 @@ class _FamilyPlanner:
                 least_bytes=self._sizes.graft_bytes,
                 memtable_entries=self._figures.memtable_entries,
             )
-        return [part for span in spans for part in (self._grafted(span) or self._read(span.keys))]
+        return [part for span in spans for part in (self._grafted(span) or self._read(span.keys, max_ranges))]
 
     def _grafted(self, span: Span) -> list[Range]:
         if span.table is None:
@@ -158,7 +163,7 @@ class _FamilyPlanner:
             )
         ]
 
-    def _read(self, wanted: KeyRange) -> list[Range]:
+    def _read(self, wanted: KeyRange, max_ranges: int) -> list[Range]:
         bounds: list[bytes] = []
         share = 0.0
         if self._keys is not None and (clipped := _clip(*self._keys, wanted, self._reverse)) is not None:
@@ -167,7 +172,7 @@ class _FamilyPlanner:
             [before] = self._store.approximate_sizes(self._name, first, [clipped[0]])
             share = (part - before) / whole if whole else 1.0
             sizes = self._sizes
-            pieces = _pieces(share * self._figures.raw_bytes, sizes.range_bytes, sizes.max_ranges, sizes.streams)
+            pieces = _pieces(share * self._figures.raw_bytes, sizes.range_bytes, max_ranges, sizes.streams)
             bounds = _boundaries(self._store, self._name, *clipped, pieces)
         starts = [wanted.start, *bounds]
         ends = [*bounds, wanted.end]
@@ -184,17 +189,19 @@ class _FamilyPlanner:
         ]
 
 
-def plan_ranges(store: SourceStore, *, key_range: KeyRange, sizes: RangeSizes) -> list[Range]:
+def plan_ranges(store: SourceStore, *, selection: Selection, sizes: RangeSizes) -> list[Range]:
     """One range for each file of the source that is moved whole; of what is read, one for each `range_bytes` of a span,
-    `max_ranges` at most, as many for each of the `streams`; one for an empty family.
+    `max_ranges` at most, as many for each of the `streams`; one for a key range without entries.
 
-    Together the ranges of a family are exactly `key_range`. `estimated_bytes` are keys and values before compression.
-    Raises UsageError when `key_range` is empty.
+    Together the ranges of a family are exactly what is selected of it, and there is none of a family of which nothing
+    is. `estimated_bytes` are keys and values before compression. Raises UsageError when the one range of all families
+    is empty.
     """
-    _check_key_range(store, key_range)
+    if selection.key_range is not None:
+        _check_key_range(store, selection.key_range)
     ranges: list[Range] = []
     for family in store.column_families:
-        for part in _FamilyPlanner(store, family, sizes).plan(key_range):
+        for part in _FamilyPlanner(store, family, sizes).plan(selection.of(family.name)):
             ranges.append(replace(part, id=len(ranges)))
     return ranges
 

@@ -17,6 +17,7 @@ from urllib.parse import unquote_to_bytes
 
 from kvbatch.endpoints import os_reason, standing_part
 from kvbatch.errors import KvbatchError, RefusedError, UsageError
+from kvbatch.kept_options import selecting
 from kvbatch.state_schema import upgrade
 
 __all__ = [
@@ -64,7 +65,7 @@ class JobRecord:
     """What is kept of a job besides its history (kvbatch.samples). Times are seconds since the epoch.
 
     `options` are those that the newest run was started with; `verification` is what the newest `verify` of this source
-    and target found, with `time`, `column_families` and `key_range`."""
+    and target found, with `time` and the options that say what was compared."""
 
     job: str
     source: str
@@ -219,7 +220,8 @@ class StateStore:
         jobs = [each for each in self.jobs() if (each.source, each.target) == (source, target)]
         if not jobs:
             return None
-        same = [each.job for each in jobs if each.options and _selection(each.options) == _selection(verification)]
+        wanted = selecting(verification)
+        same = [each.job for each in jobs if each.options and selecting(each.options) == wanted]
         found = (same or [jobs[0].job])[0]
         with self.transaction() as database:
             database.execute(
@@ -228,10 +230,6 @@ class StateStore:
                 (json.dumps(verification), found),
             )
         return found
-
-
-def _selection(moved: dict[str, Any]) -> tuple[Any, ...]:
-    return sorted(moved["column_families"]), moved["key_range"]
 
 
 def _text(endpoint: str) -> str:

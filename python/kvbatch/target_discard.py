@@ -16,6 +16,7 @@ from pathlib import Path
 from kvbatch._core.store import RESERVED_COLUMN_FAMILY, SourceStore, TargetStore, wal_directory
 from kvbatch.errors import RefusedError, SourceError, TargetError
 from kvbatch.manifest import JOB_RECORD, Manifest
+from kvbatch.ranges import KeyRange
 from kvbatch.target_job import discarded_name, family_with_data, find_discarded, is_unfinished
 from kvbatch.target_records import read_records
 from kvbatch.target_staging import Staging, remove_left_record, staged_manifest, translate_os_errors
@@ -162,14 +163,13 @@ def _check_entries(path: Path, store: SourceStore, manifest: Manifest) -> None:
         raise RefusedError(f"the store {path} was there before the job: it keeps its WAL in {wal}. Nothing was changed")
     moved = {family.name for family in manifest.families}
     for name in (family.name for family in store.column_families):
-        outside: list[tuple[bytes | None, bytes | None]] = []
+        outside: list[KeyRange] = []
         if name in moved:
-            outside += [(None, manifest.key_range.start)] if manifest.key_range.start is not None else []
-            outside += [(manifest.key_range.end, None)] if manifest.key_range.end is not None else []
+            outside = manifest.selection.outside(name)
         elif name == "default":  # every store has it
-            outside = [(None, None)]
+            outside = [KeyRange()]
         known = name in moved or name in ("default", RESERVED_COLUMN_FAMILY)
-        if not known or any(store.list_entries(name, start, end, 1)[0] for start, end in outside):
+        if not known or any(store.list_entries(name, gap.start, gap.end, 1)[0] for gap in outside):
             raise RefusedError(
                 f'{path} holds what job {manifest.job!r} did not write, the column family "{name}" or entries in it. '
                 "Nothing was changed; remove the directory yourself if nobody wants it"

@@ -7,15 +7,18 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from typing import Any
 
 from kvbatch._core.store import SourceStore
 from kvbatch.comparison import Meter, Readers, VerifyReport, compare
 from kvbatch.endpoints import DirectoryEndpoint, check_apart, parse_endpoint
 from kvbatch.errors import KvbatchError, RefusedError, StoppedError, UsageError
 from kvbatch.events import Event, EventBus, Progress
-from kvbatch.kept_options import option_words
+from kvbatch.kept_options import option_words, options_to_json
+from kvbatch.kvrocks.selection import find_selection
+from kvbatch.kvrocks.slots import Slots
 from kvbatch.logs import Logger
-from kvbatch.options import VerifyOptions, default_state_dir
+from kvbatch.options import SELECTING, VerifyOptions, default_state_dir
 from kvbatch.ranges import KeyRange
 from kvbatch.repair import repair_keys
 from kvbatch.shell_words import join_words
@@ -42,6 +45,8 @@ class Verification:
         repair: bool,
         column_families: Sequence[str],
         key_range: KeyRange | str | None,
+        slots: Slots | str | None = None,
+        namespace: str | None = None,
         threads: int | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         state_dir: str | os.PathLike[str] | None = None,
@@ -54,15 +59,16 @@ class Verification:
         self._source = endpoint
         if on_progress is not None and not callable(on_progress):
             raise UsageError(f"on_progress {on_progress!r}: give a function of one argument, a Progress, or None")
-        options = VerifyOptions.checked(
-            repair=repair, column_families=column_families, key_range=key_range, threads=threads, state_dir=state_dir
+        self._options = VerifyOptions.checked(
+            repair=repair,
+            column_families=column_families,
+            key_range=key_range,
+            slots=slots,
+            namespace=namespace,
+            threads=threads,
+            state_dir=state_dir,
         )
-        self._repair = options.repair
-        self._families = options.column_families
-        self._key_range = options.key_range
-        self._threads = options.threads
         self._on_progress = on_progress
-        self._state_dir = options.state_dir
         self._bus = EventBus()
         self._meter = Meter(self._tell)
         self._stop = StopRequest()
@@ -95,11 +101,10 @@ class Verification:
         verification = {
             **found,
             "time": time.time(),
-            "column_families": list(self._families),
-            "key_range": str(self._key_range),
+            **self._selecting(),
         }
         try:
-            with existing_state(self._state_dir or default_state_dir()) as state:
+            with existing_state(self._options.state_dir or default_state_dir()) as state:
                 if state is not None:
                     state.keep_verification(str(self._source), str(self._target), verification)
         except (UsageError, OSError) as error:
@@ -110,7 +115,7 @@ class Verification:
     def _run(self) -> VerifyReport:
         try:
             report, differences = self._compare()
-            if self._repair and not report.equal:
+            if self._options.repair and not report.equal:
                 self._check_repairable(report)
                 self._repair_keys(report, differences)
             return report
@@ -121,6 +126,11 @@ class Verification:
                 raise StoppedError(f"verify was stopped on request; {kept}") from error
             raise
 
+    def _selecting(self) -> dict[str, Any]:
+        """The options that say what is compared, as they are kept."""
+        kept = options_to_json(self._options)
+        return {name: kept[name] for name in SELECTING}
+
     def _tell(self, progress: Progress) -> None:
         self._bus.publish("sample", **dataclasses.asdict(progress))
         if self._on_progress is not None:
@@ -128,7 +138,7 @@ class Verification:
 
     def _compare(self) -> tuple[VerifyReport, dict[str, list[bytes]]]:
         with (
-            closing(Readers(self._source, self._stop, self._families)) as source,
+            closing(Readers(self._source, self._stop, self._options.families_to_open)) as source,
             closing(Readers(self._target, self._stop, of_target=True)) as target,
         ):
             if source.first.unfinished():
@@ -136,11 +146,11 @@ class Verification:
             return compare(
                 source,
                 target,
-                self._key_range,
+                find_selection(source.store, self._options),
                 self._meter,
-                all_families=not self._families,
-                threads=self._threads,
-                keep=self._repair,
+                all_families=not self._options.column_families,
+                threads=self._options.threads,
+                keep=self._options.repair,
             )
 
     def _check_repairable(self, report: VerifyReport) -> None:
@@ -155,7 +165,7 @@ class Verification:
                 "with the program they belong to"
             )
         if report.families_missing:
-            options = option_words({"column_families": report.families_missing, "key_range": str(self._key_range)})
+            options = option_words({**self._selecting(), "column_families": report.families_missing})
             command = ["kvbatch", "migrate", *options, "--allow-nonempty", str(self._source), str(self._target)]
             raise RefusedError(
                 f"the target lacks whole column families: bring them with `{join_words(command)}`, then verify again"
@@ -184,6 +194,8 @@ def verify(
     repair: bool = False,
     column_families: Sequence[str] = (),
     key_range: KeyRange | str | None = None,
+    slots: Slots | str | None = None,
+    namespace: str | None = None,
     threads: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     state_dir: str | os.PathLike[str] | None = None,
@@ -191,11 +203,11 @@ def verify(
     """Compares every entry of `source` with `target`, both directions, by digests of ranges.
 
     Both are read as they stand at rest. With `repair` the differing keys, and only those, are written to the target,
-    and everything is compared again; very many differences take several such passes. `column_families` and `key_range`
-    restrict both sides. `on_progress` is called about twice a second and at the end of each comparison, in the calling
-    thread: entries and bytes are those of the source, ranges that differ count twice. Where `state_dir` (None: the XDG
-    state directory) knows a job of this source and target, its report shows the result from now on. Raises UsageError,
-    RefusedError, SourceError, TargetError, TransportError.
+    and everything is compared again; very many differences take several such passes. `column_families`, `key_range`
+    and, of a Kvrocks directory, `slots` and `namespace` restrict both sides. `on_progress` is called about twice a
+    second and at the end of each comparison, in the calling thread: entries and bytes are those of the source, ranges
+    that differ count twice. Where `state_dir` (None: the XDG state directory) knows a job of this source and target,
+    its report shows the result from now on. Raises UsageError, RefusedError, SourceError, TargetError, TransportError.
     """
     return Verification(
         source,
@@ -203,6 +215,8 @@ def verify(
         repair=repair,
         column_families=column_families,
         key_range=key_range,
+        slots=slots,
+        namespace=namespace,
         threads=threads,
         on_progress=on_progress,
         state_dir=state_dir,

@@ -283,11 +283,11 @@ CONTROL = ["pause", "resume", "cancel", "set"]
 def test_summaries_of_the_commands_are_whole_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     listed = kvbatch("--help").stdout.partition("Commands:\n")[2].splitlines()
-    assert len(listed) == 11
+    assert len(listed) == 12
     assert [line for line in listed if not line.endswith(".") or line.endswith("...")] == []
 
 
-@pytest.mark.parametrize("command", ["", "demo", "plan", "migrate", "serve", "verify", "status", *CONTROL])
+@pytest.mark.parametrize("command", ["", "demo", "plan", "migrate", "serve", "verify", "inspect", "status", *CONTROL])
 def test_help_says_what_a_command_does(command: str) -> None:
     done = kvbatch(*command.split(), "--help")
     assert (done.returncode, done.stderr) == (0, "")

@@ -209,6 +209,8 @@ BAD_MANIFESTS: list[tuple[str, dict[str, Any]]] = [
                                            "estimated_bytes": 0, "estimated_entries": 0}]}),
     ("a start that is no hex", {"key_range": ["xyz", None]}),
     ("a key range of three", {"key_range": [None, None, None]}),
+    ("a selection of nothing", {"selection": []}),
+    ("a selection of another family", {"selection": [{"column_families": ["x"], "key_ranges": [["61", "62"]]}]}),
     ("file sizes below zero", {"sst_file_bytes": -1}),
     ("infinite file sizes", {"sst_file_bytes": float("inf")}),
     ("file sizes past 64 bits", {"sst_file_bytes": 1 << 70}),

@@ -16,6 +16,7 @@ from kvbatch.endpoints import DirectoryEndpoint, ReceiverEndpoint
 from kvbatch.errors import KvbatchError, RefusedError, TargetError, TransportError
 from kvbatch.job_discard import discard_target
 from kvbatch.manifest import Manifest
+from kvbatch.ranges import KeyRange, Selection
 from kvbatch.target_discard import DiscardOutcome, JobIdentity
 from kvbatch.target_files import goes_by_files
 from kvbatch.target_local import LocalSession
@@ -127,8 +128,8 @@ def test_entries_of_somebody_else_keep_everything(
     """Whoever opens whatever a store holds can write into an unfinished one."""
     part = SmallSource(source.path, [("users", b"key-00000010", b"key-00000200")])
     [users] = [family for family in source.manifest.families if family.name == "users"]
-    key_range = dataclasses.replace(source.manifest.key_range, start=b"key-00000010", end=b"key-00000200")
-    part.manifest = dataclasses.replace(part.manifest, key_range=key_range, families=(users,), ranges=part.ranges)
+    selection = Selection(KeyRange(b"key-00000010", b"key-00000200"))
+    part.manifest = dataclasses.replace(part.manifest, selection=selection, families=(users,), ranges=part.ranges)
     begin(target, part)
     names = rocksdict.Rdict.list_cf(str(target.path), raw_options())
     store = rocksdict.Rdict(str(target.path), raw_options(), column_families={name: raw_options() for name in names})

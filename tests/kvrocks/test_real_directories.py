@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,31 +13,6 @@ from support.stores import read_store, tree
 from support.tools import ldb_families, ldb_scan, table_format_version
 
 FAMILIES = ["default", "metadata", "zset_score", "pubsub", "propagate", "stream", "search"]
-
-
-def _unpack(archive: Path, folder: Path) -> Path:
-    folder.mkdir()
-    subprocess.run(["tar", "--zstd", "-xf", archive, "-C", folder], check=True)
-    [current] = folder.rglob("CURRENT")
-    return current.parent
-
-
-@pytest.fixture(scope="module", params=["standalone", "cluster"])
-def fixture(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def source(shared_fixtures: Path, tmp_path: Path, fixture: str) -> Path:
-    return _unpack(shared_fixtures / f"kvrocks-{fixture}.tar.zst", tmp_path / "unpacked")
-
-
-@pytest.fixture
-def counts(shared_fixtures: Path, fixture: str) -> dict[str, tuple[int, str]]:
-    """Entries and digest of ldb's scan, by family."""
-    lines = (shared_fixtures / "kvrocks-counts.jsonl").read_text().splitlines()
-    rows = [row for row in map(json.loads, lines) if row["fixture"] == fixture]
-    return {row["cf"]: (row["entries"], row["sha256_of_ldb_scan_hex"]) for row in rows}
 
 
 @pytest.fixture(params=["directory", "receiver"])

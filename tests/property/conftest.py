@@ -1,22 +1,5 @@
-"""The settings of every property test: fixed seeds, no deadlines on a machine that others share."""
-
 from __future__ import annotations
 
-import os
+from support.property_profile import load_property_profile
 
-from hypothesis import HealthCheck, Phase, settings
-
-# KVBATCH_PROPERTY_EXAMPLES=2000 looks further than `make test` does, from another seed each time.
-_wanted = os.environ.get("KVBATCH_PROPERTY_EXAMPLES")
-settings.register_profile(
-    "kvbatch",
-    deadline=None,
-    derandomize=_wanted is None,
-    database=None,
-    max_examples=int(_wanted or 40),
-    stateful_step_count=12,
-    print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-    phases=[Phase.explicit, Phase.generate, Phase.shrink],
-)
-settings.load_profile("kvbatch")
+load_property_profile()

@@ -18,7 +18,7 @@ from kvbatch.job_stream import JobStream
 from kvbatch.lane_choice import choose_way
 from kvbatch.migration_plan import open_source
 from kvbatch.options import MigrationOptions
-from kvbatch.ranges import Range
+from kvbatch.ranges import Range, Selection
 from kvbatch.target import TargetStream
 from support.places import Place
 from support.stores import need_rocksdb, numbered, read_store, write_store
@@ -247,5 +247,5 @@ def test_another_machine_is_spared_the_building_of_files(
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
     source, options = DirectoryEndpoint(overlapping), MigrationOptions.checked(streams=streams)
     store = open_source(source, options)
-    way = choose_way(source, parse_endpoint(f"kvbatch://{target}/copy"), store, options, lambda _: False)
+    way = choose_way(source, parse_endpoint(f"kvbatch://{target}/copy"), store, Selection(), options, lambda _: False)
     assert way.lane == lane

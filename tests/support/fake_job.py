@@ -21,7 +21,7 @@ __all__ = ["ERROR", "OPTION_WORDS", "FakeJob", "FakeMigration", "FakeSettings", 
 
 WAIT_SECONDS = 60.0
 OPTIONS = MigrationOptions.checked(key_range="6d30..6d3030", rate_limit="64KiB/s", throttle_check="nproc > /dev/null")
-OPTION_WORDS = "--rate-limit 64KiB/s --throttle-check 'nproc > /dev/null' --range 6d30..6d3030"
+OPTION_WORDS = "--range 6d30..6d3030 --rate-limit 64KiB/s --throttle-check 'nproc > /dev/null'"
 ERROR = "connect to 10.0.0.1:7720: Connection refused"
 
 

@@ -22,7 +22,7 @@ from kvbatch.flow.throttle import ThrottleLedger
 from kvbatch.job_stream import JobStream
 from kvbatch.manifest import Manifest
 from kvbatch.range_queue import RangeQueue
-from kvbatch.ranges import KeyRange, Range
+from kvbatch.ranges import Range, Selection
 from kvbatch.sent_log import SentLog
 from kvbatch.stream_counters import StreamCounters
 from kvbatch.target import FILE_PIECE_BYTES, FileSums, TargetSession, TargetStream
@@ -91,7 +91,7 @@ class SmallSource:
             source=str(self.path),
             fingerprint=fingerprint_directory(self.path),
             lane="sst" if self.way == "built" else "batch",
-            key_range=KeyRange(),
+            selection=Selection(),
             families=tuple(self.store.column_families),
             ranges=self.ranges,
             **self.options,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from kvbatch._core import base, batch, frame, store, wire
@@ -63,6 +64,11 @@ def in_a_process_of_its_own(code: str) -> str:
         (lambda: store.check_compression("rar"), UsageError),
         (lambda: store.SourceStore("/nowhere/at/all"), UsageError),
         (lambda: store.SourceStore(b"/bytes"), TypeError),
+        (lambda: store.digest_key_parts(np.zeros(3, np.uint8), [[0, 1, 2, 4]]), UsageError),
+        (lambda: store.digest_key_parts(np.zeros(3, np.uint8), [[0, 1, 2]]), ValueError),
+        (lambda: store.digest_key_parts(np.zeros((3, 1), np.uint8), [[0, 1, 2, 3]]), ValueError),
+        (lambda: store.digest_key_parts(np.zeros(3, np.int64), [[0, 1, 2, 3]]), TypeError),
+        (lambda: store.digest_key_parts(b"abc", [[0, 1, 2, 3]]), TypeError),
         (lambda: store.describe_store("/nowhere/at/all"), KvbatchError),
         (lambda: store.TargetStore("/nowhere/at/all", create=False), KvbatchError),
         (lambda: wire.Connection("fd", "peer"), TypeError),
@@ -88,6 +94,8 @@ def test_bad_arguments_raise(call: Callable[[], Any], error: type[Exception], re
         "frame.Frame(None)",
         "frame.FrameHeader.decode(b'', None)",
         "store.ColumnFamilyDescription(None)",
+        "store.EntryPages(None, 'default')",
+        "store.family_shape(None, 'default')",
     ],
 )
 def test_none_for_an_object_is_a_type_error(call: str) -> None:
@@ -119,6 +127,13 @@ def source(tmp_path: Path) -> store.SourceStore:
         (lambda source: source.digest_range("default", None, None, -1), TypeError),
         (lambda source: source.list_entries("nobody", None, None, 10), UsageError),
         (lambda source: store.SourceStore(source.path, ["nobody"]), UsageError),
+        (lambda source: store.EntryPages(source, "nobody"), UsageError),
+        (lambda source: store.EntryPages(source, "default", max_entries=0), ValueError),
+        (lambda source: store.EntryPages(source, "default", max_key_bytes=0), ValueError),
+        (lambda source: store.EntryPages(source, "default", head_bytes=-1), TypeError),
+        (lambda source: store.EntryPages(source, "default").next().key(100), IndexError),
+        (lambda source: store.EntryPages(source, "default").next().key(-1), TypeError),
+        (lambda source: store.family_shape(source, "nobody"), UsageError),
         (lambda source: store.RangeReader(source, "nobody", None, None), UsageError),
         (lambda source: store.RangeReader(source, "default", None, None, digest=b""), ValueError),
         (lambda source: store.RangeReader(source, "default", None, None, target_family=-1), TypeError),
@@ -130,6 +145,19 @@ def test_a_source_that_is_asked_for_nonsense_raises(
     with pytest.raises(error):
         call(source)
     assert source.seek("default", b"") == b"key-00000000"
+
+
+def test_pages_outlive_their_store_and_stay_as_they_are(tmp_path: Path) -> None:
+    entries = numbered(100)
+    pages = store.EntryPages(store.SourceStore(str(write_store(tmp_path / "mine", {"default": entries}))), "default")
+    page = pages.next()
+    assert page is not None
+    keys, offsets = page.keys, page.key_offsets
+    del page, pages
+    assert keys.tobytes() == b"".join(entries)
+    assert offsets.tolist() == [12 * number for number in range(101)]
+    with pytest.raises(ValueError, match="read-only"):
+        keys[0] = 1
 
 
 def test_a_frame_larger_than_its_pool_is_refused(source: store.SourceStore) -> None:

@@ -36,6 +36,7 @@ def test_what_is_the_default_needs_no_words() -> None:
         ({"batch_bytes": "96KiB", "window": 5}, ["--batch-size", "96KiB", "--window", "5"]),
         ({"column_families": ["a b", "-c"]}, ["--cf", "a b", "--cf", "-c"]),
         ({"key_range": "..61"}, ["--range", "..61"]),
+        ({"slots": "200,0-100", "namespace": "a b"}, ["--slots", "0-100,200", "--namespace", "a b"]),
         ({"allow_nonempty": True, "lane": "batch"}, ["--lane", "batch", "--allow-nonempty"]),
         ({"lane": "files", "link": True, "retries": 0}, ["--lane", "files", "--link", "--retries", "0"]),
         ({"peer_timeout": 90.0, "compression": "lz4"}, ["--compression", "lz4", "--peer-timeout", "90"]),

@@ -9,14 +9,14 @@ import pytest
 from kvbatch._core.store import RESERVED_COLUMN_FAMILY, ColumnFamilyDescription
 from kvbatch.errors import CorruptionError, RefusedError
 from kvbatch.manifest import Manifest
-from kvbatch.ranges import KeyRange, Range
+from kvbatch.ranges import KeyRange, Range, Selection
 
 MANIFEST = Manifest(
     job="nightly",
     source="/data/source",
     fingerprint="f" * 32,
     lane="batch",
-    key_range=KeyRange(b"a", None),
+    selection=Selection(KeyRange(b"a", None)),
     families=(
         ColumnFamilyDescription("default"),
         ColumnFamilyDescription(
@@ -34,7 +34,7 @@ MANIFEST = Manifest(
 def test_a_manifest_survives_its_record() -> None:
     again = Manifest.decode(MANIFEST.encode())
     assert again.to_json() == MANIFEST.to_json()
-    assert (again.key_range, again.ranges, again.written_ranges) == (KeyRange(b"a", None), MANIFEST.ranges, (1,))
+    assert (again.selection, again.ranges, again.written_ranges) == (MANIFEST.selection, MANIFEST.ranges, (1,))
     family = again.families[1]
     assert (family.name, family.comparator, family.num_levels) == ("ü x", "rocksdb.ReverseBytewiseComparator", 3)
 
@@ -107,6 +107,74 @@ def test_a_hostile_record_is_corruption(record: bytes) -> None:
     assert not raised.value.retryable
 
 
+ONE, TWO = KeyRange(b"a", b"c"), KeyRange(b"m", None)
+SELECTING = dataclasses.replace(
+    MANIFEST,
+    selection=Selection(None, (("default", (ONE, TWO)),)),
+    ranges=(Range(0, "default", b"a", b"b"), Range(1, "default", b"m", None), Range(2, "default", b"b", b"c")),
+)
+
+
+def test_ranges_of_a_selection_make_up_each_part_of_it() -> None:
+    again = Manifest.decode(SELECTING.encode())
+    assert (again.selection, again.ranges) == (SELECTING.selection, SELECTING.ranges)
+    assert "key_range" not in SELECTING.to_json()
+    split = SELECTING.split(1, b"x")
+    assert Manifest.decode(split.encode()).ranges == split.ranges
+
+
+def selecting(*parts: tuple[bytes | None, bytes | None], **changes: Any) -> bytes:
+    """With these ranges, or these fields of its selection."""
+    value = SELECTING.to_json()
+    value["selection"][0].update(changes)
+    if parts:
+        value["ranges"] = [Range(i, "default", start, end).to_json() for i, (start, end) in enumerate(parts)]
+    return json.dumps(value).encode()
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        # Less and more than what is selected.
+        selecting((b"a", b"c")),
+        selecting((b"a", b"b"), (b"m", None)),
+        selecting((b"a", b"c"), (b"m", b"n")),
+        selecting((b"a", b"c"), (b"c", b"m"), (b"m", None)),
+        selecting((b"a", None)),
+        # Out of it and back.
+        selecting((b"a", b"z"), (b"z", b"c"), (b"m", None)),
+        selecting(column_families=["default", "ü x"]),
+        selecting(column_families=["default", "default"]),
+        selecting(column_families=["other"]),
+        selecting(column_families=5),
+        selecting(column_families=[]),
+        selecting(key_ranges=[]),
+        selecting(key_ranges=[["6d", None], ["61", "63"]]),
+        selecting(key_ranges=[["61", "63"], ["63", None]]),
+        selecting(key_ranges=[["61", "63"], ["62", None]]),
+        selecting(key_ranges=[["61", None], ["6d", None]]),
+        selecting(key_ranges=[["61", "xx"], ["6d", None]]),
+        selecting(key_ranges=[["61"], ["6d", None]]),
+        selecting(key_ranges={"61": "63"}),
+        json.dumps({**SELECTING.to_json(), "selection": None}).encode(),
+        json.dumps({**SELECTING.to_json(), "selection": [5]}).encode(),
+        json.dumps({**SELECTING.to_json(), "lane": "files"}).encode(),
+    ],
+)
+def test_a_hostile_selection_is_corruption(record: bytes) -> None:
+    with pytest.raises(CorruptionError, match="manifest"):
+        Manifest.decode(record)
+
+
+def test_ranges_of_a_family_in_another_order_are_no_selection() -> None:
+    """A selection ascends bytewise."""
+    hostile = dataclasses.replace(
+        SELECTING, selection=Selection(None, (("ü x", (ONE,)),)), ranges=(Range(0, "ü x", b"a", b"c"),)
+    )
+    with pytest.raises(CorruptionError, match="manifest"):
+        Manifest.decode(hostile.encode())
+
+
 def test_the_family_that_marks_an_unfinished_target_is_refused() -> None:
     hostile = dataclasses.replace(
         MANIFEST,
@@ -122,10 +190,10 @@ def test_the_family_that_marks_an_unfinished_target_is_refused() -> None:
     [
         ({"job": "weekly"}, "job", "'nightly'", "'weekly'"),
         # Which is why its id is another one.
-        ({"job": "weekly", "key_range": KeyRange()}, "range", "'61..'", "'..'"),
+        ({"job": "weekly", "selection": Selection()}, "range", "'61..'", "'..'"),
         ({"fingerprint": "0" * 32}, "source fingerprint", "f" * 32, "0" * 32),
         ({"lane": "files"}, "lane", "'batch'", "'files'"),
-        ({"key_range": KeyRange()}, "range", "'61..'", "'..'"),
+        ({"selection": Selection()}, "range", "'61..'", "'..'"),
         (
             {"families": MANIFEST.families[:1]},
             "column families",

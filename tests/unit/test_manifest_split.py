@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kvbatch._core.store import ColumnFamilyDescription
 from kvbatch.errors import CorruptionError, ProtocolError
 from kvbatch.manifest import Manifest
-from kvbatch.ranges import KeyRange, Range
+from kvbatch.ranges import KeyRange, Range, Selection
 
 
 def manifest(*bounds: bytes, limited: bool = False) -> Manifest:
@@ -22,7 +22,7 @@ def manifest(*bounds: bytes, limited: bool = False) -> Manifest:
         source="/source",
         fingerprint="f",
         lane="batch",
-        key_range=whole,
+        selection=Selection(whole),
         families=(ColumnFamilyDescription("default"),),
         ranges=tuple(
             Range(i, "default", start, end, 1000, 11) for i, (start, end) in enumerate(zip(starts, ends, strict=True))

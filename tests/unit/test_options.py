@@ -16,6 +16,7 @@ from kvbatch.flow.rate_schedule import RateSchedule
 from kvbatch.flow.settings import JobSettings
 from kvbatch.job_status import command
 from kvbatch.kept_options import option_words, options_to_json
+from kvbatch.kvrocks.slots import Slots
 from kvbatch.options import TARGET_COMPRESSIONS, MigrationOptions, default_state_dir, default_streams
 from kvbatch.ranges import KeyRange
 
@@ -47,6 +48,10 @@ def test_the_defaults_are_those_that_the_command_line_documents() -> None:
         ("sst_file_bytes", "8M", 8 * MIB),
         ("key_range", "61..", KeyRange(b"a")),
         ("key_range", None, KeyRange()),
+        ("slots", "200,0-100", Slots(((0, 100), (200, 200)))),
+        ("slots", Slots(((5, 5),)), Slots(((5, 5),))),
+        ("slots", None, None),
+        ("namespace", "x" * 255, "x" * 255),
         ("peer_timeout", 5, 5.0),
         ("column_families", ["a", "b"], ("a", "b")),
         ("job", "nightly-2.copy_1", "nightly-2.copy_1"),
@@ -108,6 +113,14 @@ def test_options_are_read(name: str, given: Any, held: Any) -> None:
         ("key_range", "61", "--range (key_range) '61': give HEX..HEX, for example"),
         ("key_range", 5, "--range (key_range) 5: give HEX..HEX, for example"),
         ("key_range", KeyRange("a", None), "--range (key_range) KeyRange(start='a', end=None): give HEX..HEX"),  # type: ignore[arg-type]
+        ("slots", "", "--slots: malformed slots '': write slots and ranges of them, for example 0-100,200"),
+        ("slots", "16384", "--slots: malformed slots '16384': slots are 0 to 16383"),
+        ("slots", "9-7", "--slots: malformed slots '9-7': 9-7 ends before it begins"),
+        ("slots", Slots(((9, 7),)), "--slots: malformed slots '9-7': 9-7 ends before it begins"),
+        ("slots", 5, "--slots 5: give slots from 0 to 16383 and ranges of them, for example 0-100,200"),
+        ("namespace", "", "--namespace '': give the name of a namespace, 1 to 255 bytes"),
+        ("namespace", "ü" * 128, f"--namespace '{'ü' * 128}': give the name of a namespace, 1 to 255 bytes"),
+        ("namespace", 5, "--namespace 5: give the name of a namespace"),
         ("column_families", "users", "column_families 'users': give a sequence of names, ('users',) for this one"),
         ("column_families", 5, """--cf (column_families) 5: give a sequence of names, such as ("default",)"""),
         ("column_families", (5,), """--cf (column_families) (5,): give a sequence of names, such as ("default",)"""),
@@ -126,7 +139,7 @@ def test_options_are_read(name: str, given: Any, held: Any) -> None:
         ("allow_nonempty", "perhaps", "--allow-nonempty 'perhaps': give true or false"),
         ("allow_nonempty", "no", "--allow-nonempty 'no': give true or false"),
         ("link", 1, "--link 1: give true or false"),
-        ("speed", 9, "there is no option 'speed'; there are lane, streams, "),
+        ("speed", 9, "there is no option 'speed'; there are column_families, key_range, "),
     ],
 )
 def test_a_bad_option_is_wrong_usage_with_what_was_given_and_what_is_allowed(
@@ -146,6 +159,8 @@ def test_a_bad_option_is_wrong_usage_with_what_was_given_and_what_is_allowed(
         ({"repair": "no"}, "--repair 'no': give true or false"),
         ({"column_families": (5,)}, "--cf (column_families) (5,): give a sequence of names"),
         ({"key_range": 5}, "--range (key_range) 5: give HEX..HEX"),
+        ({"slots": 5}, "--slots 5: give slots from 0 to 16383"),
+        ({"namespace": 5}, "--namespace 5: give the name of a namespace"),
         ({"state_dir": 5}, "--state-dir 5: give a path"),
     ],
     ids=str,

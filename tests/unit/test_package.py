@@ -12,11 +12,11 @@ import kvbatch
 from kvbatch import _core
 
 EXPORTS = [
-    "ClosedError", "CorruptionError", "Difference", "Discarded", "Event", "GapError", "JobControl", "JobStatus",
-    "KeyRange", "KvbatchError", "MetricsListener", "Migration", "MigrationOptions", "NoSpaceError", "Plan",
+    "ClosedError", "CorruptionError", "Difference", "Discarded", "Event", "GapError", "Inspection", "JobControl",
+    "JobStatus", "KeyRange", "KvbatchError", "MetricsListener", "Migration", "MigrationOptions", "NoSpaceError", "Plan",
     "Progress", "ProtocolError", "Range", "Receiver", "RefusedError", "SourceError", "StoppedError", "Summary",
-    "TargetError", "TransportError", "UsageError", "VerifyReport", "__version__", "control", "discard", "migrate",
-    "plan", "report", "serve", "serve_metrics", "verify",
+    "TargetError", "TransportError", "UsageError", "VerifyReport", "__version__", "control", "discard", "inspect",
+    "migrate", "plan", "report", "serve", "serve_metrics", "verify",
 ]  # fmt: skip
 CORE = ["base", "batch", "codec", "frame", "store", "wire"]
 
@@ -35,7 +35,7 @@ def test_an_export_is_imported_when_it_is_asked_for() -> None:
     assert done.stderr.strip().endswith("AttributeError: module 'kvbatch' has no attribute 'nonsense'")
 
 
-@pytest.mark.parametrize("name", ["control", "discard", "migrate", "plan", "report", "serve", "verify"])
+@pytest.mark.parametrize("name", ["control", "discard", "inspect", "migrate", "plan", "report", "serve", "verify"])
 def test_a_function_is_not_hidden_by_a_module_of_its_name(name: str) -> None:
     """`import kvbatch.verify` anywhere would put the module in the function's place."""
     assert callable(getattr(kvbatch, name))

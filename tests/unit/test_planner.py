@@ -8,7 +8,7 @@ import pytest
 from kvbatch._core.store import SourceStore, write_sample_store
 from kvbatch.errors import UsageError
 from kvbatch.planner import RangeSizes, middle_key, plan_ranges
-from kvbatch.ranges import KeyRange, Range
+from kvbatch.ranges import KeyRange, Range, Selection
 from support.stores import numbered, read_store, write_store
 
 ENTRIES = 60_000
@@ -30,7 +30,7 @@ def keys(large: SourceStore) -> list[bytes]:
 def plan(
     store: SourceStore, key_range: KeyRange | None = None, range_bytes: int = 1 << 26, max_ranges: int = 64
 ) -> list[Range]:
-    return plan_ranges(store, key_range=key_range or KeyRange(), sizes=RangeSizes(range_bytes, max_ranges))
+    return plan_ranges(store, selection=Selection(key_range or KeyRange()), sizes=RangeSizes(range_bytes, max_ranges))
 
 
 def entries_of(store: SourceStore, part: Range) -> int:
@@ -133,3 +133,21 @@ def test_a_store_whose_entries_stand_in_the_wal_alone_is_planned_whole(tmp_path:
     store = SourceStore(str(write_store(tmp_path / "store", {"default": numbered(500)}, flush=False)))
     ranges = plan(store, range_bytes=1000)
     assert sum(entries_of(store, part) for part in ranges) == 500
+
+
+def test_each_part_of_a_selection_is_cut_by_itself(large: SourceStore, keys: list[bytes]) -> None:
+    parts = (
+        KeyRange(keys[100], keys[1000]),
+        KeyRange(keys[1000] + b"\0", keys[1001]),  # nothing
+        KeyRange(keys[20_000], keys[50_000]),
+    )
+    selection = Selection(None, (("default", parts),))
+    ranges = plan_ranges(large, selection=selection, sizes=RangeSizes(30_000 * ENTRY_BYTES // 8, 64))
+    assert len(ranges) == pytest.approx(10, abs=2)
+    assert [part.id for part in ranges] == list(range(len(ranges)))
+    bounds = {bound for part in ranges for bound in (part.start, part.end)}
+    assert {bound for part in parts for bound in (part.start, part.end)} <= bounds
+    assert sum(entries_of(large, part) for part in ranges) == 900 + 30_000
+    assert sum(part.estimated_entries for part in ranges) == pytest.approx(30_900, rel=0.1)
+    assert plan_ranges(large, selection=Selection(None), sizes=RangeSizes(1, 64)) == []
+    assert len(plan_ranges(large, selection=selection, sizes=RangeSizes(1, 6))) <= 6

@@ -9,6 +9,8 @@ import collections.abc
 import enum
 import typing
 
+import numpy
+import numpy.typing
 import typing_extensions
 
 import kvbatch._core.base
@@ -27,10 +29,14 @@ __all__: list[str] = [
     "ColumnFamilyDescription",
     "ColumnFamilyFigures",
     "Cursor",
+    "EntryPage",
+    "EntryPages",
     "EntryRun",
+    "FamilyShape",
     "FileMemory",
     "FillResult",
     "ImportedFile",
+    "LevelShape",
     "OverlayReader",
     "PartialFile",
     "RangeApplier",
@@ -45,6 +51,8 @@ __all__: list[str] = [
     "check_compression",
     "check_table_file",
     "describe_store",
+    "digest_key_parts",
+    "family_shape",
     "record_sent",
     "wal_directory",
     "write_sample_store",
@@ -807,6 +815,80 @@ class RangeApplier:
         Applied, but in no file yet that is being made durable.
         """
 
+class EntryPage:
+    """
+    Entries as arrays that nobody changes.
+    """
+    def __len__(self) -> int: ...
+    def key(self, index: typing.SupportsIndex) -> bytes: ...
+    @property
+    def key_offsets(self) -> numpy.typing.NDArray[numpy.int64]:
+        """
+        n + 1: where each key begins in `keys`, and where the last ends.
+        """
+    @property
+    def keys(self) -> numpy.typing.NDArray[numpy.uint8]:
+        """
+        All keys, one behind the other.
+        """
+    @property
+    def value_heads(self) -> numpy.typing.NDArray[numpy.uint8]:
+        """
+        n × head_bytes: how each value begins, and zeros behind one that is shorter.
+        """
+    @property
+    def value_sizes(self) -> numpy.typing.NDArray[numpy.int64]: ...
+
+class EntryPages:
+    """
+    The entries of [start, end), a page a call.
+    """
+    def __init__(
+        self,
+        store: SourceStore,
+        column_family: str,
+        start: bytes | None = None,
+        end: bytes | None = None,
+        *,
+        head_bytes: typing.SupportsIndex = 0,
+        max_entries: typing.SupportsIndex = 65536,
+        max_key_bytes: typing.SupportsIndex = 8388608,
+    ) -> None:
+        """
+        A page ends with the entry that reaches one of its bounds. Raises UsageError.
+        """
+    def next(self) -> EntryPage | None:
+        """
+        None at the end. Raises SourceError.
+        """
+
+class LevelShape:
+    """
+    The SST files of a level.
+    """
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def files(self) -> int: ...
+    @property
+    def level(self) -> int: ...
+
+class FamilyShape:
+    """
+    What a column family is stored in.
+    """
+    @property
+    def blob_bytes(self) -> int: ...
+    @property
+    def blob_files(self) -> int: ...
+    @property
+    def id(self) -> int: ...
+    @property
+    def levels(self) -> list[LevelShape]:
+        """
+        Those that have files.
+        """
+
 def check_compression(name: str) -> None:
     """
     UsageError unless SST files can be compressed with `name`.
@@ -820,6 +902,19 @@ def check_table_file(path: str, name: str) -> None:
 def describe_store(path: str) -> list[ColumnFamilyDescription]:
     """
     The column families of a directory in the order of their ids, without opening the store.
+    """
+
+def digest_key_parts(
+    keys: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8],
+    parts: typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
+) -> tuple[numpy.typing.NDArray[numpy.uint64], numpy.typing.NDArray[numpy.uint64]]:
+    """
+    The xxh3-128 of two parts of each key, one behind the other: low and high, n each. `parts`: n × 4, where the first begins and ends in `keys`, where the second does. Raises UsageError for parts that are not there.
+    """
+
+def family_shape(store: SourceStore, column_family: str) -> FamilyShape:
+    """
+    Raises UsageError when there is no such family.
     """
 
 def record_sent(mark: typing_extensions.Buffer, start: typing.SupportsIndex, end: typing.SupportsIndex) -> None:
