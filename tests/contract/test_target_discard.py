@@ -240,7 +240,7 @@ def test_a_session_that_a_receiver_has_open_is_not_discarded_and_one_whose_sende
     with pytest.raises(RefusedError, match="in use by job 'contract'"):
         discard_target(endpoint, JobIdentity("another", source.manifest.fingerprint))
     with monkeypatch.context() as patch:
-        patch.setattr("kvbatch.server._LEAVING_SECONDS", 0.1)
+        patch.setattr("kvbatch.server.LEAVING_SECONDS", 0.1)
         with pytest.raises(RefusedError, match=r"written by another sender.*that one goes on"):
             discard_target(endpoint, identity_of(source))
         # A machine that is gone acknowledges nothing.
