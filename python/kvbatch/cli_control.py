@@ -12,11 +12,12 @@ from kvbatch.cli_options import JobArgument, JsonOption, StateOption
 from kvbatch.cli_output import print_json, print_table
 from kvbatch.control_client import JobControl, control
 from kvbatch.errors import RefusedError, StoppedError, UsageError
-from kvbatch.job_discard import check_discardable, discard
+from kvbatch.job_discard import Discarded, check_discardable, discard
 from kvbatch.job_status import JobStatus, command, find_record
 from kvbatch.options import MigrationOptions, default_state_dir
-from kvbatch.state import JobRecord, JobState
+from kvbatch.state import JobRecord, JobState, find_job
 from kvbatch.status_view import setting_rows
+from kvbatch.target_discard import DiscardOutcome
 
 __all__ = ["add_control_commands"]
 
@@ -141,7 +142,9 @@ def _discard(job: str, directory: Path, *, yes: bool, as_json: bool) -> None:
             # It may have come to its end while the question was asked.
             if find_record(job, directory).alive:
                 raise
-    discarded = discard(job, directory)
+    # Of one that was stopped before it had reached its target nothing is kept.
+    kept = find_job(directory, job) is not None
+    discarded = discard(job, directory) if kept else Discarded(job, record.target, DiscardOutcome.NOTHING)
     if as_json:
         print_json(discarded.to_json())
     else:

@@ -80,17 +80,19 @@ class JobControl:
     def cancel(self, timeout: float = _STOP_SECONDS) -> JobStatus:
         """Stops the job cleanly and waits until it has stopped; it stays resumable. Its state then is "stopped", or how
         else it ended meanwhile. Raises TransportError when it has not stopped `timeout` seconds later."""
-        told = self._ask(ControlRequest("cancel"))
+        known = find_record(self.job, self._state_dir)
+        self._ask(ControlRequest("cancel"))
         give_up = time.monotonic() + timeout
         while (record := find_job(self._state_dir, self.job)) is not None and record.alive:
+            known = record
             if time.monotonic() >= give_up:
                 raise TransportError(
                     f"job {self.job} was told to stop, and process {record.pid} has not come to its end within "
                     f"{timeout:.0f} s. Nothing is lost; `{self._command('status')}` says when it has"
                 )
             time.sleep(_LOOK_SECONDS)
-        if record is None:  # it had not come as far as its target, and left nothing to know of
-            return dataclasses.replace(told, state=JobState.STOPPED, pid=None, settings=None)
+        if record is None:  # it had not come as far as its target, and nothing is kept of it
+            record = dataclasses.replace(known, state=JobState.STOPPED, alive=False, error=None, progress={})
         return JobStatus.of(record, self._state_dir)
 
     def _ask(self, request: ControlRequest) -> JobStatus:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +16,7 @@ from kvbatch._core.frame import FrameType
 from kvbatch.job_status import list_status
 from support.link import Hold, Link, Passing, ending, finish_answer, finish_request
 from support.steered import SteeredJob, until
+from support.stores import kvbatch as run_kvbatch
 from support.stores import numbered, read_store, write_store
 
 ENTRIES = {"default": numbered(100_000)}
@@ -74,6 +77,39 @@ def test_the_reason_goes_once_the_target_is_open_again(source: Path, tmp_path: P
             assert kvbatch.control(job.migration.job, state_dir).status().error is None
             job.migration.set(rate_limit=0)
             job.migration.wait(60)
+
+
+@pytest.mark.parametrize("discard", [False, True], ids=["cancel", "discard"])
+def test_a_job_that_never_reached_its_receiver_is_cancelled(source: Path, tmp_path: Path, discard: bool) -> None:
+    """Nothing is kept of it then, and nothing of it stands anywhere; its command is known all the same."""
+    state_dir = tmp_path / "state"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        target = f"kvbatch://127.0.0.1:{listener.getsockname()[1]}/copy"
+    with SteeredJob(source, target, state_dir=state_dir, retries=8) as job:
+        until(lambda: job.told("retry"), "a retry")
+        name = job.migration.job
+        arguments = ("--discard", "--yes") if discard else ()
+        done = run_kvbatch("cancel", name, *arguments, "--json", "--state-dir", state_dir)
+        assert done.returncode == 0, done.stderr
+        answer = json.loads(done.stdout)
+        with pytest.raises(kvbatch.StoppedError):
+            job.migration.wait(60)
+    if discard:
+        assert (answer["target"], answer["outcome"]) == (target, "nothing")
+    else:
+        assert (answer["state"], answer["error"], answer["progress"]) == ("stopped", None, {})
+        assert answer["carry_on"].startswith(f"kvbatch migrate {source} {target} ")
+    assert list_status(state_dir) == []
+
+
+def test_retries_say_nothing_on_the_streams_of_a_program(
+    source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        target = f"kvbatch://127.0.0.1:{listener.getsockname()[1]}/copy"
+    with pytest.raises(kvbatch.TransportError):
+        kvbatch.migrate(source, target, state_dir=tmp_path / "state", retries=1).wait()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_stop_ends_the_pause_between_two_attempts(
