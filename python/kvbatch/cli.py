@@ -227,7 +227,6 @@ def migrate(
         if dry_run:
             show_plan(api.plan(source, target, **options), as_json)
             return
-        _silence_retries()
         if progress is not ProgressChoice.NONE:
             logging.getLogger("kvbatch.state").setLevel(logging.ERROR)  # its warnings are events too
         migration = Migration(source, target, MigrationOptions.checked(**options))
@@ -475,13 +474,6 @@ def _common(
 # -- errors -----------------------------------------------------------------------------------------------------------
 
 
-def _silence_retries() -> None:
-    """The events tell of every one already."""
-    import stamina
-
-    stamina.instrumentation.set_on_retry_hooks([])
-
-
 def _arguments() -> list[str]:
     # --debug is accepted at any place, since it is typed behind a command that just failed.
     return [argument for argument in sys.argv[1:] if argument != "--debug"]
@@ -540,7 +532,7 @@ def _fail(
     _print_traceback_if_asked()
     arguments = _arguments()
     advice = _advice(error, next(iter(arguments), ""), migration)
-    changes = {} if migration is None else migration.changed_options
+    changes = {**({} if migration is None else migration.changed_options), **error.changes}
     command = None if advice is None else _again(arguments, changes)
     if progress is ProgressChoice.JSON:
         print_event(Event("error", time.time(), {"message": str(error), "advice": advice, "command": command}))

@@ -16,7 +16,8 @@ KvbatchError
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 __all__ = [
     "ERROR_KINDS",
@@ -38,14 +39,23 @@ __all__ = [
 
 class KvbatchError(Exception):
     """Base of all. `retryable`: the same attempt may work by itself a moment later. `final`: nothing carries this job
-    on; the message says what to do instead."""
+    on; the message says what to do instead. `changes`: options, by their names in Python, with which the same command
+    would go on."""
 
     exit_code: ClassVar[int] = 1
     default_retryable: ClassVar[bool] = False
 
-    def __init__(self, message: str = "", *, retryable: bool | None = None, final: bool = False) -> None:
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        retryable: bool | None = None,
+        final: bool = False,
+        changes: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(message)
         self.final = final
+        self.changes = changes or {}
         self.retryable = self.default_retryable if retryable is None else retryable
 
     @property

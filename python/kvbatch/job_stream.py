@@ -478,7 +478,8 @@ class JobStream:
     def _take_figures(self, stream: TargetStream) -> None:
         """What stream and meter counted so far; both live as long as these counters."""
         counters, meter = self.counters, self.meter
-        counters.payload_bytes = stream.sent_bytes
+        # Nothing that was counted is still to be sent where this is called.
+        counters.payload_bytes, counters.sent_raw_bytes = stream.sent_bytes, counters.raw_bytes
         counters.network_seconds = stream.network_seconds
         counters.apply_seconds = meter.apply_seconds
         counters.applied_frames = meter.applied_frames
@@ -507,5 +508,6 @@ class JobStream:
         raise SourceError(
             f"{part}: an entry behind key {behind or '(the first)'} takes {format_bytes(needed)}, "
             f"more than the {format_bytes(min(ours, theirs))} that {whose} --max-memory allows one entry. "
-            f"Nothing is lost; raise --max-memory to {enough}MiB there and run the same command again"
+            f"Nothing is lost; raise --max-memory to {enough}MiB there and run the same command again",
+            changes={"max_memory": enough * MIB} if ours < needed else {},
         )

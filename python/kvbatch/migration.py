@@ -241,12 +241,13 @@ class Migration:
     def _attempt_until_done(self) -> Summary | None:
         """Runs sessions until one finishes the job. Returns the recorded summary when an earlier session had finished
         the job already."""
-        import stamina  # takes as long as a quarter of kvbatch, and `status` retries nothing
-
-        for attempt in stamina.retry_context(on=self._wait_before_retry, attempts=None, timeout=None):
-            with attempt, self._full_disk_named():
-                return self._run_session()
-        raise AssertionError("unreachable")
+        while True:
+            try:
+                with self._full_disk_named():
+                    return self._run_session()
+            except KvbatchError as error:
+                if not self._waited_for_retry(error):
+                    raise
 
     @contextmanager
     def _full_disk_named(self) -> Iterator[None]:
@@ -259,9 +260,9 @@ class Migration:
                 "room on that disk and run the same command again"
             ) from error
 
-    def _wait_before_retry(self, error: Exception) -> float | bool:
-        """Waits, and says how long to wait then: not at all. False when there is to be no other session."""
-        if not isinstance(error, KvbatchError) or not error.retryable or self._stop.made:
+    def _waited_for_retry(self, error: KvbatchError) -> bool:
+        """Waits before another session; False when there is to be none."""
+        if not error.retryable or self._stop.made:
             return False
         retry = self._retries.after_failure(self._figures.standing_bytes())
         if retry is None:
@@ -273,9 +274,9 @@ class Migration:
             self._publish(self._figures.sample())
             self._policy.tell_throttle(self._figures.progress.throttle)
         self._recorder.update(error=f"retry {retry.retry} of {retry.retries}: {error}")
-        # Here and not in stamina, as a stop ends this pause; the next attempt sees why.
+        # A stop ends this pause; the next attempt sees why.
         self._stop.wait(retry.wait_seconds)
-        return 0.0
+        return True
 
     def _open_session(self) -> TargetSession:
         """A stop ends the waiting for a receiver that does not answer; a session that is open ends in good order."""

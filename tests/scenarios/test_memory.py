@@ -201,6 +201,7 @@ def test_a_value_of_256_mib_is_refused_by_name_before_it_is_read_where_it_does_n
     # What it says to type is enough.
     enough = re.search(r"raise --max-memory to (\d+MiB)", refused.errors)
     assert enough is not None
+    assert f" with: kvbatch migrate --max-memory {enough[1]} " in refused.errors
     assert migrate(source, place, "--lane", lane, sender=enough[1], receiver="960MiB").code == 0
 
 

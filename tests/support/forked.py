@@ -295,12 +295,11 @@ def _stream(number: int, mode: str, errors: str) -> io.TextIOWrapper:
 
 def main() -> None:
     """Everything that a migration imports, now; then a fork for each request."""
-    import stamina
     import structlog
 
     from kvbatch import cli
 
-    del stamina, structlog, cli
+    del structlog, cli
     gc.collect()
     gc.freeze()  # its pages stay shared
     request = _serve(socket.socket(fileno=int(sys.argv[1])))
