@@ -161,9 +161,13 @@ def _parse_schedule(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return RateSchedule.parse(value)
+        schedule = RateSchedule.parse(value)
     except UsageError as error:
         raise _PartError(str(error)) from error
+    least = min((limit for limit in schedule.limits if limit), default=MIN_RATE)
+    if least < MIN_RATE:
+        raise _PartError(f"rate schedule {value!r}: the limit {write_bytes(least)} is less than 64KiB/s")
+    return schedule
 
 
 def _known_check(value: Any) -> Any:

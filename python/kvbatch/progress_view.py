@@ -16,6 +16,7 @@ from rich.text import Text
 
 from kvbatch.events import Event
 from kvbatch.flow.settings import show_setting
+from kvbatch.shell_words import show_text
 from kvbatch.units import format_bytes, format_count, format_seconds
 
 __all__ = ["ProgressMode", "follow", "print_event"]
@@ -109,7 +110,12 @@ def _packed(parts: Iterable[str], width: int) -> Iterator[Text]:
 
 
 def _message(event: Event) -> str | None:
-    """The line that an event other than a sample deserves."""
+    """The line that an event other than a sample deserves. What a check or a peer said in it moves no cursor."""
+    line = _told(event)
+    return None if line is None else show_text(line)
+
+
+def _told(event: Event) -> str | None:
     data = event.data
     if event.kind == "job":
         what = "carrying on" if data["resumed"] else "starting"
@@ -211,6 +217,9 @@ def _follow_bar(events: Iterable[Event], stream: TextIO) -> None:
             elif event.kind == "done" and event.data["state"] == "done" and sampled:
                 entries = event.data["entries" if "entries" in event.data else "entries_source"]
                 live.update(bars.of_the_whole(entries), refresh=True)
+    if sampled and not console.is_terminal:
+        # What is said next begins a line.
+        console.print()
 
 
 def follow(events: Iterable[Event], mode: ProgressMode, stream: TextIO | None = None) -> None:

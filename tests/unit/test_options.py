@@ -103,6 +103,11 @@ def test_options_are_read(name: str, given: Any, held: Any) -> None:
             "--rate-schedule: rate schedule '25:00-26:00=1MiB/s,*=0', part '25:00-26:00=1MiB/s': there is no such time "
             "as in '25:00-26:00': 00:00 to 23:59, and 24:00 as an end",
         ),
+        (
+            "rate_schedule",
+            "09:00-18:00=10,*=0",
+            "--rate-schedule: rate schedule '09:00-18:00=10,*=0': the limit 10 is less than 64KiB/s",
+        ),
         ("throttle_check", "http://", "--throttle-check 'http://': give a shell command, an http:// or https:// URL"),
         ("peer_timeout", 0, "--peer-timeout 0: give seconds, from 1 to 86400"),
         ("peer_timeout", "60", "--peer-timeout '60': give seconds, from 1 to 86400"),

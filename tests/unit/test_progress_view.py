@@ -66,6 +66,16 @@ def test_plain_lines_tell_of_what_is_not_routine(mode: ProgressMode) -> None:
     assert "\x1b" not in text
 
 
+@pytest.mark.parametrize("mode", ["plain", "bar"])
+def test_what_others_say_moves_no_cursor(mode: ProgressMode) -> None:
+    warning = Event("warning", 3.0, {"message": "check failed: \x1b[31m\x1b]0;own\x07\nnext"})
+    assert r"check failed: \x1b[31m\x1b]0;own\x07\x0anext" in shown(mode, [warning, EVENTS[-1]])
+
+
+def test_bars_in_a_pipe_end_their_line() -> None:
+    assert shown("bar", FAILED).endswith("\n")
+
+
 def test_plain_lines_show_figures_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kvbatch.progress_view._PLAIN_LINE_SECONDS", 0.0)
     assert FIGURES in shown("plain", EVENTS).splitlines()

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import base64
 import http.server
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -35,8 +37,11 @@ def answer_of(check: Any, timeout: float = PATIENCE_SECONDS) -> str | None:
 class Answering(http.server.BaseHTTPRequestHandler):
     status = 200
     body = b""
+    # Paths, and who asks as whom.
+    asked: ClassVar[list[tuple[str, str | None]]] = []
 
     def do_GET(self) -> None:
+        type(self).asked.append((self.path, self.headers["Authorization"]))
         if self.path == "/redirected":
             self.send_response(302)
             self.send_header("Location", "/")
@@ -173,6 +178,14 @@ def test_a_password_in_a_url_is_not_told() -> None:
     assert "secret" not in answer
 
 
+def test_user_and_password_of_a_url_are_sent_but_nowhere_else(server: tuple[type[Answering], str]) -> None:
+    handler, url = server
+    handler.asked = asked = []
+    assert answer_of(f"{url.replace('//', '//operator:p%40ss@')}/redirected") is None
+    credentials = base64.b64encode(b"operator:p@ss").decode()
+    assert asked[:2] == [("/redirected", f"Basic {credentials}"), ("/", None)]
+
+
 def test_a_url_that_nobody_serves_is_not_ok() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -187,6 +200,20 @@ def test_a_url_that_says_nothing_is_not_ok() -> None:
         assert answer_of(f"http://127.0.0.1:{port}/", timeout=0.2) == (
             f"throttle check http://127.0.0.1:{port}/ gave no answer within 0.2 s"
         )
+
+
+def test_a_callable_that_would_end_the_program_is_asked_again() -> None:
+    asked = []
+
+    def check() -> bool:
+        asked.append(len(asked))
+        if len(asked) == 1:
+            sys.exit(3)
+        return True
+
+    with SourceCheck(check, interval=0.01) as source:
+        wait_for(lambda: source.reason is None)
+    assert len(asked) >= 2
 
 
 def test_a_callable_is_ok_by_its_truth() -> None:

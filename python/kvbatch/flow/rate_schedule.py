@@ -90,6 +90,11 @@ class RateSchedule:
                 windows.append(RateWindow(*_parse_window(text, part, when.strip()), limit))
         return RateSchedule(tuple(windows), default or 0)
 
+    @property
+    def limits(self) -> tuple[int, ...]:
+        """All that ever hold."""
+        return (*(window.limit for window in self.windows), self.default)
+
     def limit_at(self, now: datetime.time | datetime.datetime) -> int:
         """The limit at this local time, in bytes a second; 0 for none."""
         second = _second_of_day(now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import select
@@ -73,8 +74,9 @@ class SourceCheck:
         if not url.hostname:
             raise UsageError(f"throttle check {check!r}: the URL names no host")
         # What stands before the host or behind the path may be secret.
-        shown = url._replace(netloc=url.netloc.rpartition("@")[2], query="", fragment="").geturl()
-        return f"throttle check {shown}", lambda: self._ask_url(check)
+        plain = url._replace(netloc=url.netloc.rpartition("@")[2])
+        shown = plain._replace(query="", fragment="").geturl()
+        return f"throttle check {shown}", lambda: self._ask_url(plain.geturl(), _credentials(url))
 
     def start(self) -> SourceCheck:
         self._thread.start()
@@ -126,7 +128,7 @@ class SourceCheck:
                     complaint = self._silence
             except _TimedOutError:
                 complaint = self._silence
-            except Exception as error:  # whatever goes wrong in somebody else's check is an answer
+            except (Exception, SystemExit) as error:  # whatever goes wrong in somebody else's check is an answer
                 complaint = _Complaint("failed", f": {type(error).__name__}: {error}")
             with self._lock:
                 self._complaint, self._asked_at = complaint, None
@@ -174,13 +176,17 @@ class SourceCheck:
             if readable and not piece:  # it closed its output and goes on
                 self._stopping.wait(_LOOK_SECONDS)
 
-    def _ask_url(self, url: str) -> _Complaint | None:
+    def _ask_url(self, url: str, credentials: str | None) -> _Complaint | None:
         # Its import takes as long as a dozen others, and hardly a job needs it.
         import urllib.error
         import urllib.request
 
+        request = urllib.request.Request(url)
+        if credentials is not None:
+            # Where the answer leads elsewhere they do not go along.
+            request.add_unredirected_header("Authorization", credentials)
         try:
-            with urllib.request.urlopen(url, timeout=self._timeout) as answer:
+            with urllib.request.urlopen(request, timeout=self._timeout) as answer:
                 # Redirections were followed, and all but 2xx raised.
                 answer.read(_SHOWN_BYTES)
                 return None
@@ -193,6 +199,14 @@ class SourceCheck:
             if isinstance(error.reason, TimeoutError):
                 raise _TimedOutError from error
             return _Complaint(f"failed: {error.reason}")
+
+
+def _credentials(url: urllib.parse.SplitResult) -> str | None:
+    """The user and password of a URL as RFC 7617 sends them."""
+    if url.username is None:
+        return None
+    both = f"{urllib.parse.unquote(url.username)}:{urllib.parse.unquote(url.password or '')}"
+    return "Basic " + base64.b64encode(both.encode()).decode()
 
 
 def _ask_callable(check: Callable[[], object]) -> _Complaint | None:
