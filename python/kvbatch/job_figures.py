@@ -214,7 +214,7 @@ class JobFigures:
             batch_bytes=max((stream.batch_bytes for stream in alive), default=0),
             window=max((stream.meter.window for stream in alive), default=0),
             compression=self._compression,
-            compression_ratio=counters.raw_bytes / counters.payload_bytes if counters.payload_bytes else 1.0,
+            compression_ratio=counters.sent_raw_bytes / counters.payload_bytes if counters.payload_bytes else 1.0,
             wire_bytes=counters.wire_bytes,
             wire_bytes_per_second=wire_bytes_per_second,
             batches=counters.batches,

@@ -80,6 +80,8 @@ def write_report(job: str, path: str | os.PathLike[str], state_dir: str | os.Pat
     """Writes the page to `path`, whole or not at all, over a file that is there. Returns the path. Raises UsageError as
     `render_report`, and where the file cannot be written."""
     try:
+        if not os.fspath(path):
+            raise ValueError
         target = Path(os.path.realpath(path))
     except (TypeError, ValueError) as error:
         raise UsageError(f"{path!r} is no path; name a file, such as report.html") from error

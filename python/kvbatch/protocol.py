@@ -152,6 +152,10 @@ class Peer:
             raise ProtocolError(f"{self.name} sent {type_.name} where {_names(expected)} was due")
         return type_, value
 
+    def release(self) -> None:
+        """Gives back its memory. For the thread that receives."""
+        self._frame.release()
+
     def send_error(self, error: KvbatchError) -> None:
         """Tells the peer why this ends, if it still listens; once."""
         if self._told:

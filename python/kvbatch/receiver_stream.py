@@ -49,6 +49,10 @@ class ReceiverStream:
         self._unacknowledged = 0
         self._digest = bytes(16)
 
+    def close(self) -> None:
+        """Gives back its memory."""
+        self._frame.release()
+
     def _use_window(self, window: object, told_by: str) -> None:
         if type(window) is not int or not 1 <= window <= MAX_WINDOW:
             raise ProtocolError(

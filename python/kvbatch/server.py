@@ -228,6 +228,7 @@ class Receiver:
             peer.linger()
         finally:
             peer.close()
+            peer.release()
             with self._lock:
                 self._peers.pop(peer, None)
                 self._greeted.discard(peer)
@@ -262,9 +263,10 @@ class Receiver:
         try:
             with self.counters.stream() as counters:
                 stream = ReceiverStream(peer, ranges, session.path, self.pool, window, counters)
-                peer.send(FrameType.WELCOME, hello("receiver"))
-                self._greet(peer)
-                stream.run()
+                with contextlib.closing(stream):
+                    peer.send(FrameType.WELCOME, hello("receiver"))
+                    self._greet(peer)
+                    stream.run()
         except ClosedError:
             pass  # the sender is done, or gone; what it sent is kept below
         finally:

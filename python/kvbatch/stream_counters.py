@@ -16,6 +16,7 @@ class StreamCounters:
     batches: int = 0
     wire_bytes: int = 0
     payload_bytes: int = 0
+    sent_raw_bytes: int = 0  # what `payload_bytes` hold
     read_seconds: float = 0.0
     compress_seconds: float = 0.0
     network_seconds: float = 0.0
@@ -34,6 +35,7 @@ class StreamCounters:
         self.batches += other.batches
         self.wire_bytes += other.wire_bytes
         self.payload_bytes += other.payload_bytes
+        self.sent_raw_bytes += other.sent_raw_bytes
         self.read_seconds += other.read_seconds
         self.compress_seconds += other.compress_seconds
         self.network_seconds += other.network_seconds

@@ -116,3 +116,15 @@ def test_the_command_line_serves_metrics_while_it_runs(source: Path, tmp_path: P
         hold.release.set()
         assert sending.wait() == 0
     assert scrape(receiver_url)["kvbatch_receiver_entries_total"] == ENTRIES
+
+
+def test_a_receiver_without_connections_holds_no_memory(source: Path, tmp_path: Path) -> None:
+    with kvbatch.serve(tmp_path / "root") as receiver:
+        target = f"kvbatch://127.0.0.1:{receiver.port}/copy"
+        kvbatch.migrate(source, target, state_dir=tmp_path / "state", range_bytes="64KiB").wait(WAIT_SECONDS)
+        assert kvbatch.verify(source, target).equal
+        deadline = time.monotonic() + WAIT_SECONDS
+        while receiver.connections:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert receiver.pool.leased_bytes == 0

@@ -102,7 +102,7 @@ def test_what_was_read_stays_between_two_attempts(figures: JobFigures) -> None:
 
 def test_what_frames_got_last_is_known_when_no_stream_is_left(figures: JobFigures) -> None:
     figures.begin_session(figures._manifest, [])
-    ran = stream(0, entries=50, raw_bytes=500, payload_bytes=250, wire_bytes=300)
+    ran = stream(0, entries=50, raw_bytes=510, sent_raw_bytes=500, payload_bytes=250, wire_bytes=300)
     ran.compression = "zstd"
     figures.begin_streams([ran])
     figures.sample()
@@ -113,7 +113,8 @@ def test_what_frames_got_last_is_known_when_no_stream_is_left(figures: JobFigure
 
 
 def test_what_has_left_of_a_piece_is_progress_and_not_observed(figures: JobFigures) -> None:
-    figures.begin_streams([stream(0, raw_bytes=100, payload_bytes=50, under_way=30), stream(1, under_way=7)])
+    piece = stream(0, raw_bytes=100, sent_raw_bytes=100, payload_bytes=50, under_way=30)
+    figures.begin_streams([piece, stream(1, under_way=7)])
     progress = figures.sample()
     assert (progress.raw_bytes, progress.durable_bytes, progress.compression_ratio) == (137, 0, 2.0)
     assert progress.bytes_per_second > 0
