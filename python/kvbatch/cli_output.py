@@ -62,6 +62,11 @@ def _endpoint_rows(plan: Plan) -> list[tuple[str, str]]:
     return [("source", plan.source), ("target", plan.target)]
 
 
+def _finding_rows(plan: Plan) -> list[tuple[str, str]]:
+    findings = [] if plan.target_state is None else plan.target_state.findings
+    return [(each.what, f"{'' if each.kind == 'note' else f'{each.kind}: '}{each.message}") for each in findings]
+
+
 def _grafted(plan: Plan) -> str:
     if not plan.files_grafted:
         return "none: every entry is read"
@@ -77,6 +82,7 @@ def show_plan(plan: Plan, as_json: bool) -> None:
             ("job", plan.job),
             *_endpoint_rows(plan),
             ("found there", str(plan.target_state)),
+            *_finding_rows(plan),
             ("lane", f"{plan.lane}: {plan.lane_reason}"),
             ("column families", ", ".join(f'"{name}"' for name in plan.column_families)),
             ("entries", f"about {format_count(plan.estimated_entries)}"),

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from kvbatch._core.store import RESERVED_COLUMN_FAMILY, ColumnFamilyDescription, SourceStore
-from kvbatch.endpoints import DirectoryEndpoint, Endpoint
+from kvbatch.endpoints import DirectoryEndpoint, Endpoint, KvrocksEndpoint
 from kvbatch.errors import UsageError
 from kvbatch.files_planner import check_link
 from kvbatch.fingerprint import fingerprint_directory
+from kvbatch.kvrocks.server_way import server_options, server_way
+from kvbatch.kvrocks.source import KvrocksSource, read_source
 from kvbatch.lane_choice import Way, bytes_read, choose_way, grafted_bytes, way_of
 from kvbatch.manifest import Manifest
 from kvbatch.options import PLAIN_SOURCE, MigrationOptions, SourceMemory
@@ -19,7 +21,7 @@ from kvbatch.ranges import Range
 from kvbatch.store_reader import unfinished_source
 from kvbatch.target_state import TargetState, recorded_end, takes_whole_store
 
-__all__ = ["LANE_CARRIED_ON", "Plan", "found_at", "make_plan", "open_source"]
+__all__ = ["LANE_CARRIED_ON", "Plan", "found_at", "make_plan", "open_source", "options_for"]
 
 LANE_CARRIED_ON = "the lane of the unfinished job that is carried on"
 LANE_OF_THE_FINISHED = "the lane of the job that was finished"
@@ -50,6 +52,8 @@ class Plan:
     # Of the run that finished the job, where a record says so and the target is still the store that it made.
     recorded_end: dict[str, Any] | None = None
     source_memory: SourceMemory = PLAIN_SOURCE
+    # Of a job to a Kvrocks server, what it is sent.
+    server_source: KvrocksSource | None = None
     target_state: TargetState | None = None
     estimated_seconds: float | None = None
 
@@ -88,6 +92,18 @@ def open_source(endpoint: Endpoint, options: MigrationOptions) -> SourceStore:
     return store
 
 
+def options_for(target: Endpoint, options: MigrationOptions) -> MigrationOptions:
+    """With what the target leaves no choice of. Raises RefusedError for a lane that cannot serve there, UsageError for
+    an option that makes no sense there."""
+    if isinstance(target, KvrocksEndpoint):
+        return server_options(options)
+    if options.overwrite:
+        raise UsageError(
+            "--overwrite is for kvrocks:// targets; into a directory that holds other data --allow-nonempty writes"
+        )
+    return options
+
+
 def _job_id(fingerprint: str, target: Endpoint, options: MigrationOptions) -> str:
     """The same source, target and selection give the same job, so that the same command carries on."""
     if options.job is not None:
@@ -123,6 +139,8 @@ def make_plan(source: Endpoint, target: Endpoint, store: SourceStore, options: M
     assert isinstance(source, DirectoryEndpoint)
     fingerprint = fingerprint_directory(source.path)
     job = _job_id(fingerprint, target, options)
+    server_source = read_source(store) if isinstance(target, KvrocksEndpoint) else None
+    families = [each for each in store.column_families if server_source is None or each.name in server_source.families]
 
     def manifest_of(lane: str, ranges: tuple[Range, ...]) -> Manifest:
         return Manifest(
@@ -132,19 +150,22 @@ def make_plan(source: Endpoint, target: Endpoint, store: SourceStore, options: M
             lane=lane,
             lane_forced=options.lane != "auto",
             key_range=options.key_range,
-            families=tuple(_target_family(family, options) for family in store.column_families),
+            families=tuple(_target_family(family, options) for family in families),
             ranges=ranges,
             allow_nonempty=options.allow_nonempty,
             sst_file_bytes=options.sst_file_bytes,
         )
 
-    def takes_files(files: tuple[Range, ...]) -> bool:
-        return takes_whole_store(target, manifest_of("files", files))
-
     # Into a target that holds other data a job may be run as often as somebody likes.
     end = None if options.allow_nonempty else recorded_end(job, fingerprint, target, options)
-    if end is None:
-        way = choose_way(source, target, store, options, takes_files)
+    if server_source is not None:
+        way = server_way(store, options, server_source)
+    elif end is None:
+        assert not isinstance(target, KvrocksEndpoint)
+        looked_at = target
+        way = choose_way(
+            source, target, store, options, lambda files: takes_whole_store(looked_at, manifest_of("files", files))
+        )
     else:
         way = way_of(end["lane"], end["lane_reason"], store, options)
     check_link(source, target, options)
@@ -154,10 +175,11 @@ def make_plan(source: Endpoint, target: Endpoint, store: SourceStore, options: M
         job=job,
         source=str(source),
         target=str(target),
-        column_families=tuple(family.name for family in store.column_families),
+        column_families=tuple(family.name for family in families),
         manifest=manifest_of(way.lane, way.ranges),
         recorded_end=end,
         source_memory=memory,
+        server_source=server_source,
         **_figures_of(way, options),
     )
 

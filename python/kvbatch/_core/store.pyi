@@ -713,6 +713,10 @@ class TargetStore:
         """
         Validates the batch and writes it with the WAL on, not synced.
         """
+    def write_batch(self, batch: bytes) -> None:
+        """
+        As `write`, for a batch that came in no frame.
+        """
     @property
     def column_families(self) -> list[ColumnFamilyDescription]: ...
     @property
