@@ -15,6 +15,7 @@ from kvbatch.lane_choice import bytes_name
 from kvbatch.migration_plan import Plan
 from kvbatch.ranges import describe_key
 from kvbatch.shell_words import show_text
+from kvbatch.target_state import FINISHED_BEFORE
 from kvbatch.units import format_bytes, format_count, format_seconds
 
 __all__ = ["print_json", "print_table", "show_plan", "show_report", "show_summary"]
@@ -39,7 +40,7 @@ def show_summary(summary: Summary, plan: Plan) -> None:
     if summary.finished_before:
         rows += [
             ("finished before", "nothing was moved now; this is what the run that finished it did"),
-            ("compared", "the source's fingerprint and the target's identity; `kvbatch verify` compares entries"),
+            ("compared", _compared(plan)),
         ]
     rows += [
         ("job", summary.job),
@@ -55,6 +56,12 @@ def show_summary(summary: Summary, plan: Plan) -> None:
         ("peak memory", format_bytes(summary.peak_rss_bytes)),
     ]
     print_table(rows)
+
+
+def _compared(plan: Plan) -> str:
+    if plan.server_source is not None:
+        return f"the source's fingerprint; {FINISHED_BEFORE}"
+    return "the source's fingerprint and the target's identity; `kvbatch verify` compares entries"
 
 
 def _endpoint_rows(plan: Plan) -> list[tuple[str, str]]:

@@ -46,7 +46,7 @@ from kvbatch.stream_group import StreamGroup
 from kvbatch.target import TargetSession
 from kvbatch.target_local import LocalSession
 from kvbatch.target_remote import RemoteSession
-from kvbatch.target_state import summary_of_finished
+from kvbatch.target_state import FINISHED_BEFORE, summary_of_finished
 
 __all__ = ["Migration"]
 
@@ -415,17 +415,22 @@ class Migration:
         if summary is None:
             return None
         if not self._opened:
-            self._warn(
-                f"job {self.job} was finished before; nothing was moved. Compared with what that run recorded were the "
-                "fingerprint of the source and RocksDB's identity of the target, not their entries; to compare those: "
-                + self._verify_command()
-            )
+            self._warn(f"job {self.job} was finished before; nothing was moved{self._compared()}")
         if not self._opened:
             self._recorder.undo_start(self._known)
         # The answer to the last step may have been all that was missing.
         if self._opened or (self._known is not None and self._known.state != JobState.DONE):
             self._recorder.update(state=JobState.DONE, error=None)
         return Summary(**{**summary, "finished_before": not self._opened})
+
+    def _compared(self) -> str:
+        """What a finished job that was asked for again was compared by."""
+        if isinstance(self._target_endpoint, KvrocksEndpoint):
+            return f"; {FINISHED_BEFORE}"
+        return (
+            ". Compared with what that run recorded were the fingerprint of the source and RocksDB's identity of the "
+            "target, not their entries; to compare those: " + self._verify_command()
+        )
 
     def _verify_command(self) -> str:
         kept = options_to_json(self._options)

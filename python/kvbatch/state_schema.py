@@ -96,7 +96,8 @@ _SERVER_CURSORS = (
         target TEXT NOT NULL,
         manifest BLOB NOT NULL,
         sequence INTEGER NOT NULL,
-        broken TEXT NOT NULL
+        broken TEXT NOT NULL,
+        finished INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID
     """,
     """

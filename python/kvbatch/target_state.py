@@ -19,6 +19,7 @@ from kvbatch.errors import (
 )
 from kvbatch.findings import Finding
 from kvbatch.kept_options import options_to_json, selection_words
+from kvbatch.kvrocks.kept_cursors import find_kept
 from kvbatch.manifest import JOB_RECORD, Manifest
 from kvbatch.options import MigrationOptions
 from kvbatch.protocol import connect, malformed_is_protocol_error
@@ -29,6 +30,7 @@ from kvbatch.target_job import check_writable, family_with_data, is_unfinished
 from kvbatch.target_records import read_records
 
 __all__ = [
+    "FINISHED_BEFORE",
     "TargetState",
     "examine_directory",
     "examine_target",
@@ -37,7 +39,10 @@ __all__ = [
     "takes_whole_store",
 ]
 
+# Of a job to a server.
+FINISHED_BEFORE = "that the server still holds all of it was not looked at; with --overwrite it is sent anew"
 TargetKind = Literal["empty", "resumable", "nonempty", "overwritten", "finished", "unknown"]
+_COMPARED = "compared by its identity, not by its entries, as `kvbatch verify` does"
 # Layout of the records: docs/resume.md.
 _CURSOR_PREFIX = b"cursor/"
 _COMPLETE = slice(1, 2)
@@ -70,8 +75,7 @@ class TargetState:
             "resumable": f"resumes, {self.ranges_complete} of {self.ranges} ranges complete",
             "nonempty": "holds other data; its other keys stay (--allow-nonempty)",
             "overwritten": "what it holds in the namespaces of the source is deleted first (--overwrite)",
-            "finished": "finished before: nothing will be moved; compared by its identity, not by its entries, as "
-            "`kvbatch verify` does",
+            "finished": f"finished before: nothing will be moved; {self.reason or _COMPARED}",
             "unknown": f"unknown: {self.reason}",
         }[self.kind]
 
@@ -179,7 +183,12 @@ def summary_of_finished(
     something else."""
     if job is None or job.fingerprint != fingerprint or job.summary is None:
         return None
-    if not _is_store(target, job.identity, settled=settled):
+    if isinstance(target, KvrocksEndpoint):
+        kept = find_kept(options.state_dir, job.job)
+        # It is to be looked at anew each time whether the server holds anything.
+        if settled or options.overwrite or kept is None or not kept.finished:
+            return None
+    elif not _is_store(target, job.identity, settled=settled):
         return None
     _check_selection(job, target, options)
     return job.summary
@@ -198,9 +207,7 @@ def _check_selection(job: JobRecord, target: Endpoint, options: MigrationOptions
         )
 
 
-def _is_store(endpoint: Endpoint, identity: str, *, settled: bool) -> bool:
-    if isinstance(endpoint, KvrocksEndpoint):  # nothing says what one has been through
-        return False
+def _is_store(endpoint: StoreEndpoint, identity: str, *, settled: bool) -> bool:
     try:
         reader = open_reader(endpoint)
     except (UsageError, RefusedError):  # no store is there

@@ -62,8 +62,7 @@ class KvrocksClient:
             # A time-out of redis-py's would make the socket one that never blocks, which `wire` needs it to do.
             socket_timeout=None,
             retry=Retry(NoBackoff(), 0),
-            lib_name=None,
-            lib_version=None,
+            driver_info=None,
         )
         with self._errors_as_ours():
             self._redis.connect()
@@ -73,10 +72,19 @@ class KvrocksClient:
             self.wire: Connection = Connection(os.dup(sock.fileno()), self.name, FrameLimits())
         try:
             if secret := endpoint.password if password is None else password:
-                self.ask("AUTH", secret)
+                self._authenticate(secret)
         except BaseException:
             self.close()
             raise
+
+    def _authenticate(self, secret: str) -> None:
+        try:
+            self.ask("AUTH", secret)
+        except TargetError as error:
+            if error.resumable:
+                raise
+            # Some of what it says then is for redis-py an error like any other.
+            raise self._not_authenticated(error.args[0]) from error
 
     def ask(self, *words: str | bytes) -> Any:
         """What the server answers to a command. Raises what an error among its answers means, too."""
@@ -123,10 +131,7 @@ class KvrocksClient:
         if isinstance(error, exceptions.BusyLoadingError):
             return UnavailableError(f"{said}: it does not serve yet. Nothing is lost", retryable=True)
         if isinstance(error, exceptions.AuthenticationError | exceptions.NoPermissionError):
-            return UsageError(
-                f"{said}: give its requirepass, as kvrocks://:PASSWORD@host:port or in KVBATCH_KVROCKS_PASSWORD, or no "
-                "password where it has none. Nothing is lost"
-            )
+            return self._not_authenticated(said)
         if isinstance(error, exceptions.ReadOnlyError | exceptions.MasterDownError):
             return UnavailableError(
                 f"{said}: it is a replica, and takes no writes. What it has answered to is safe; make it the master "
@@ -135,6 +140,12 @@ class KvrocksClient:
         if isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError):
             return self._not_reached(error)
         return self._refused(str(error), said)
+
+    def _not_authenticated(self, said: str) -> UsageError:
+        return UsageError(
+            f"{said}: give its requirepass, as kvrocks://:PASSWORD@host:port or in KVBATCH_KVROCKS_PASSWORD, or no "
+            "password where it has none. Nothing is lost"
+        )
 
     def _not_reached(self, error: exceptions.RedisError) -> KvbatchError:
         cause = error.__context__
@@ -159,7 +170,7 @@ class KvrocksClient:
             return NoSpaceError(said)
         if message.startswith(_TOO_LONG):
             return TransportError(f"{said}: its proto-max-bulk-len was lowered. Nothing of that batch was applied")
-        return TargetError(f"{said}. What it has answered to before is safe")
+        return TargetError(said)
 
 
 def info_fields(text: bytes) -> dict[str, str]:

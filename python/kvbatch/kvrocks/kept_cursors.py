@@ -23,12 +23,13 @@ __all__ = ["KeptCursors", "KeptJob", "find_kept"]
 @dataclass(frozen=True, slots=True)
 class KeptJob:
     """`sequence`: the server's when the job began, to which each entry adds one at least. `broken`: what the server
-    said when a batch of this job broke it, or nothing."""
+    said when a batch of this job broke it, or nothing. `finished`: everything is there."""
 
     target: str
     manifest: Manifest
     sequence: int
     broken: str
+    finished: bool
     cursors: tuple[Cursor, ...]
 
     @property
@@ -53,7 +54,7 @@ class KeptCursors:
         with self._kept() as database:
             database.execute("DELETE FROM server_cursors WHERE job = ?", (self._job,))
             database.execute(
-                "INSERT OR REPLACE INTO server_jobs VALUES (?, ?, ?, ?, '')",
+                "INSERT OR REPLACE INTO server_jobs VALUES (?, ?, ?, ?, '', FALSE)",
                 (self._job, target, manifest.encode(), sequence),
             )
 
@@ -70,11 +71,9 @@ class KeptCursors:
         with self._kept() as database:
             database.execute("UPDATE server_jobs SET broken = ? WHERE job = ?", (said, self._job))
 
-    def forget(self) -> None:
-        """The job is done."""
+    def note_finished(self) -> None:
         with self._kept() as database:
-            for table in ("server_jobs", "server_cursors"):
-                database.execute(f"DELETE FROM {table} WHERE job = ?", (self._job,))
+            database.execute("UPDATE server_jobs SET finished = TRUE WHERE job = ?", (self._job,))
 
     def close(self) -> None:
         self._state.close()
@@ -115,4 +114,11 @@ def _find(state: StateStore, job: str) -> KeptJob | None:
         )
         for each in kept
     )
-    return KeptJob(row["target"], Manifest.decode(row["manifest"]), row["sequence"], row["broken"], cursors)
+    return KeptJob(
+        row["target"],
+        Manifest.decode(row["manifest"]),
+        row["sequence"],
+        row["broken"],
+        bool(row["finished"]),
+        cursors,
+    )

@@ -16,7 +16,7 @@ from kvbatch.kvrocks.preflight import Preflight, server_sequence
 from kvbatch.kvrocks.source import KvrocksSource, prefix_end
 from kvbatch.manifest import Manifest
 from kvbatch.protocol import SILENCE_SECONDS
-from kvbatch.target_state import TargetState
+from kvbatch.target_state import FINISHED_BEFORE, TargetState
 
 __all__ = ["delete_namespaces", "examine_server", "look_at_server"]
 
@@ -35,19 +35,23 @@ def look_at_server(
         _check_kept(kept, endpoint, manifest)
     preflight = Preflight(client, source, sum(part.estimated_bytes for part in manifest.ranges))
     preflight.refuse()
-    if kept is not None:
+    if kept is not None and not kept.finished:
         _check_sequence(client, kept)
         state = TargetState.resumable(kept.manifest, (cursor.complete for cursor in kept.cursors))
     else:
         holding = preflight.find_keys(lambda token: KvrocksClient(endpoint, silence_seconds, token.decode()))
-        if holding and not overwrite:
+        if overwrite:
+            state = TargetState("overwritten")
+        elif kept is not None and holding:
+            state = TargetState("finished", lane=kept.manifest.lane, reason=FINISHED_BEFORE)
+        elif holding:
             raise RefusedError(
                 f"the target {endpoint} already holds keys in {', '.join(holding)}. Nothing was changed. Elements that "
                 "an earlier copy has and the source has no more would come back; pass --overwrite to have all that is "
-                "in these namespaces deleted first, or choose another server. A copy that was finished is listed by "
-                "`kvbatch status`"
+                "in these namespaces deleted first, or choose another server"
             )
-        state = TargetState("overwritten" if overwrite else "empty")
+        else:
+            state = TargetState("empty")
     return dataclasses.replace(state, findings=tuple(preflight.findings)), preflight
 
 

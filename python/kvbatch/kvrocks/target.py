@@ -286,7 +286,8 @@ class KvrocksSession:
         silence_seconds: float = SILENCE_SECONDS,
     ) -> None:
         """Connects, looks at the server and takes up the job, or begins it: with `overwrite` by deleting what stands in
-        the namespaces of the source. Raises RefusedError, before anything was sent, and what KvrocksClient raises."""
+        the namespaces of the source. Raises RefusedError, before anything was sent, for a job that is done too, and
+        what KvrocksClient raises."""
         self.silence_seconds = silence_seconds
         self._endpoint = endpoint
         self._health = _Health()
@@ -311,8 +312,11 @@ class KvrocksSession:
         state, preflight = look_at_server(
             self._client, self._endpoint, manifest, source, kept, overwrite, self.silence_seconds
         )
+        if state.kind == "finished":
+            raise RefusedError(f"job {manifest.job} was finished before, and {self._endpoint} still holds keys")
         self.findings: list[Finding] = preflight.findings
-        if kept is None:
+        if kept is None or state.kind != "resumable":
+            kept = None
             if state.kind == "overwritten":
                 delete_namespaces(self._client, source)
             self._kept.begin(str(self._endpoint), manifest, server_sequence(self._client))
@@ -374,7 +378,7 @@ class KvrocksSession:
         return dataclasses.replace(self._reply, cursors=tuple(self._cursors.values()))
 
     def finish(self) -> None:
-        self._kept.forget()
+        self._kept.note_finished()
 
     def close(self) -> None:
         self._client.close()
