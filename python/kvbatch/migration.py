@@ -283,10 +283,10 @@ class Migration:
         if isinstance(target, DirectoryEndpoint):
             # It shares this side's memory, and has no bound of its own for frames.
             return LocalSession(target.path, self.plan.manifest, MAX_SIZE, self._flow.settings.max_memory)
-        if isinstance(target, KvrocksEndpoint):
-            return self._open_server(target)
         window, silence_seconds = self._policy.window, self._options.peer_timeout
         try:
+            if isinstance(target, KvrocksEndpoint):
+                return self._open_server(target)
             return RemoteSession(
                 target, self.plan.manifest, window, silence_seconds, on_connected=self._stop.watch, sender=self._sender
             )
@@ -307,14 +307,21 @@ class Migration:
             self.plan.manifest,
             self.plan.server_source,
             self._options.state_dir,
-            overwrite=self._options.overwrite,
+            overwrite=self._options.overwrite and not self._ended_unheard,
             silence_seconds=self._options.peer_timeout,
+            on_connected=self._stop.watch,
         )
         if not self._opened:
             for finding in session.findings:
                 if finding.kind == "warning":
                     self._warn(f"{target}: {finding.message}")
         return session
+
+    @property
+    def _ended_unheard(self) -> bool:
+        """Whether a run finished the job and died before it could say so."""
+        known = self._known
+        return known is not None and known.summary is not None and known.state != JobState.DONE
 
     def _run_session(self) -> Summary | None:
         if self._stop.made:

@@ -186,7 +186,8 @@ def summary_of_finished(
     if isinstance(target, KvrocksEndpoint):
         kept = find_kept(options.state_dir, job.job)
         # It is to be looked at anew each time whether the server holds anything.
-        if settled or options.overwrite or kept is None or not kept.finished:
+        anew = options.overwrite and job.state == JobState.DONE
+        if settled or anew or kept is None or not kept.finished:
             return None
     elif not _is_store(target, job.identity, settled=settled):
         return None

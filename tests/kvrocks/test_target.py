@@ -13,8 +13,9 @@ import pytest
 
 import kvbatch
 from kvbatch._core.batch import RecordKind, decode_batch, encode_batch
-from kvbatch.errors import RefusedError, SourceError, StoppedError, UsageError
+from kvbatch.errors import RefusedError, SourceError, StoppedError, TargetError, TransportError, UsageError
 from kvbatch.kvrocks.keys import FAMILIES, KEYED_FAMILIES, namespace_prefix, subkey_prefix
+from kvbatch.kvrocks.target import KvrocksSession
 from kvbatch.state import find_job
 from support.kvrocks_standin import PASSWORD, StandIn, encode_command
 from support.stores import kvbatch as run
@@ -390,6 +391,9 @@ def test_one_name_is_one_job_at_one_server(real_directory: Path, start: Start, s
         kvbatch.migrate(real_directory, other.endpoint, job="one").wait()
     kvbatch.migrate(real_directory, server.endpoint, job="one").wait()
     check_copied(real_directory, server)
+    # Once it is done, the name is free.
+    kvbatch.migrate(real_directory, other.endpoint, job="one").wait()
+    check_copied(real_directory, other)
 
 
 @pytest.mark.parametrize("kind", ["standalone"], indirect=True)
@@ -423,3 +427,52 @@ def test_a_job_is_recorded_like_any_other(real_directory: Path, server: StandIn,
     assert (record.state, record.target) == ("done", server.shown)
     assert record.summary is not None
     assert record.summary["entries"] == summary.entries
+
+
+@pytest.mark.parametrize("kind", ["standalone"], indirect=True)
+def test_a_job_that_was_finished_unheard_is_not_overwritten(
+    real_directory: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command after a kill behind the last step: clients may have written since."""
+    finish = KvrocksSession.finish
+
+    def finish_and_die(session: KvrocksSession) -> None:
+        finish(session)
+        raise TransportError("killed", retryable=False)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(KvrocksSession, "finish", finish_and_die)
+        with pytest.raises(TransportError):
+            kvbatch.migrate(real_directory, server.endpoint, overwrite=True).wait()
+    assert server.ask("SET", "x", "y") == b"+OK\r\n"
+    assert kvbatch.migrate(real_directory, server.endpoint, overwrite=True).wait().finished_before
+    assert server.ask("GET", "x") == b"$1\r\ny\r\n"
+
+
+def test_a_stop_ends_the_waiting_for_a_server_that_says_nothing(real_directory: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        migration = kvbatch.migrate(real_directory, f"kvrocks://127.0.0.1:{port}")
+        connection, _ = silent.accept()
+        with connection:
+            assert connection.recv(100)
+            migration.cancel()
+            with pytest.raises(StoppedError):
+                migration.wait(10)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"), [(b"HTTP/1.1 400 Bad Request\r\n\r\n", "says"), (b"$3\r\nx:1\r\n", "no Kvrocks server")]
+)
+@pytest.mark.parametrize("kind", ["standalone"], indirect=True)
+def test_what_is_no_server_of_this_kind_is_told(real_directory: Path, answer: bytes, said: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def serve() -> None:
+            connection, _ = other.accept()
+            while connection.recv(1000):
+                connection.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        with pytest.raises((RefusedError, TargetError), match=said):
+            kvbatch.plan(real_directory, f"kvrocks://127.0.0.1:{other.getsockname()[1]}")

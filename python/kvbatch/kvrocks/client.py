@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import redis
@@ -42,15 +42,22 @@ _TOO_LONG = "Protocol error: invalid bulk length"
 
 
 class KvrocksClient:
-    """One authenticated connection, for one thread but for `wire.shutdown`. Replies are bytes, integers and lists of
+    """One authenticated connection, for one thread but for `close`. Replies are bytes, integers and lists of
     them. Every call raises TransportError, UnavailableError, NoSpaceError, UsageError, CorruptionError or TargetError.
 
     wire  the same socket, for batches, whose replies `reply` takes
     """
 
-    def __init__(self, endpoint: KvrocksEndpoint, silence_seconds: float, password: str | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: KvrocksEndpoint,
+        silence_seconds: float,
+        password: bytes | None = None,
+        on_connected: Callable[[KvrocksClient], None] | None = None,
+    ) -> None:
         """`silence_seconds`: how long the server may say nothing while it is waited for. `password`: instead of the
-        endpoint's."""
+        endpoint's. `on_connected` gets the client before anything is waited for, so that another thread can close
+        it."""
         self.name = str(endpoint)
         self._silence_seconds = silence_seconds
         self._redis = redis.Connection(
@@ -71,13 +78,15 @@ class KvrocksClient:
             tune(sock)
             self.wire: Connection = Connection(os.dup(sock.fileno()), self.name, FrameLimits())
         try:
-            if secret := endpoint.password if password is None else password:
+            if on_connected is not None:
+                on_connected(self)
+            if secret := os.fsencode(endpoint.password) if password is None else password:
                 self._authenticate(secret)
         except BaseException:
             self.close()
             raise
 
-    def _authenticate(self, secret: str) -> None:
+    def _authenticate(self, secret: bytes) -> None:
         try:
             self.ask("AUTH", secret)
         except TargetError as error:
@@ -111,10 +120,8 @@ class KvrocksClient:
             return self._redis.read_response(disable_decoding=True, disconnect_on_error=False)
 
     def close(self) -> None:
-        """Never raises."""
+        """Ends the conversation, also one that another thread is in. Never raises."""
         self.wire.shutdown()
-        with suppress(Exception):
-            self._redis.disconnect()
 
     @contextmanager
     def _errors_as_ours(self) -> Iterator[None]:

@@ -32,6 +32,10 @@ class KeptJob:
     finished: bool
     cursors: tuple[Cursor, ...]
 
+    def is_of(self, target: str, manifest: Manifest) -> bool:
+        """Whether it is that of this source and target."""
+        return self.target == target and self.manifest.fingerprint == manifest.fingerprint
+
     @property
     def least_sequence(self) -> int:
         """Of a server that has all that it answered to."""

@@ -15,7 +15,7 @@ from kvbatch.kvrocks.keys import FAMILIES, KEYED_FAMILIES, namespace_prefix
 from kvbatch.kvrocks.preflight import Preflight, server_sequence
 from kvbatch.kvrocks.source import KvrocksSource, prefix_end
 from kvbatch.manifest import Manifest
-from kvbatch.protocol import SILENCE_SECONDS
+from kvbatch.protocol import SILENCE_SECONDS, malformed_is_protocol_error
 from kvbatch.target_state import FINISHED_BEFORE, TargetState
 
 __all__ = ["delete_namespaces", "examine_server", "look_at_server"]
@@ -31,27 +31,30 @@ def look_at_server(
     silence_seconds: float,
 ) -> tuple[TargetState, Preflight]:
     """What the job would find, `kept` being what is known of it. Raises RefusedError where it is not to go on."""
+    if kept is not None and kept.finished and not kept.is_of(str(endpoint), manifest):
+        kept = None  # another job had this name before
     if kept is not None:
         _check_kept(kept, endpoint, manifest)
-    preflight = Preflight(client, source, sum(part.estimated_bytes for part in manifest.ranges))
-    preflight.refuse()
-    if kept is not None and not kept.finished:
-        _check_sequence(client, kept)
-        state = TargetState.resumable(kept.manifest, (cursor.complete for cursor in kept.cursors))
-    else:
-        holding = preflight.find_keys(lambda token: KvrocksClient(endpoint, silence_seconds, token.decode()))
-        if overwrite:
-            state = TargetState("overwritten")
-        elif kept is not None and holding:
-            state = TargetState("finished", lane=kept.manifest.lane, reason=FINISHED_BEFORE)
-        elif holding:
-            raise RefusedError(
-                f"the target {endpoint} already holds keys in {', '.join(holding)}. Nothing was changed. Elements that "
-                "an earlier copy has and the source has no more would come back; pass --overwrite to have all that is "
-                "in these namespaces deleted first, or choose another server"
-            )
+    with malformed_is_protocol_error(client.name, "answer"):
+        preflight = Preflight(client, source, sum(part.estimated_bytes for part in manifest.ranges))
+        preflight.refuse()
+        if kept is not None and not kept.finished:
+            _check_sequence(client, kept)
+            state = TargetState.resumable(kept.manifest, (cursor.complete for cursor in kept.cursors))
         else:
-            state = TargetState("empty")
+            holding = preflight.find_keys(lambda token: KvrocksClient(endpoint, silence_seconds, token))
+            if overwrite:
+                state = TargetState("overwritten")
+            elif kept is not None and holding:
+                state = TargetState("finished", lane=kept.manifest.lane, reason=FINISHED_BEFORE)
+            elif holding:
+                raise RefusedError(
+                    f"the target {endpoint} already holds keys in {', '.join(holding)}. Nothing was changed. Elements "
+                    "that an earlier copy has and the source has no more would come back; pass --overwrite to have all "
+                    "that is in these namespaces deleted first, or choose another server"
+                )
+            else:
+                state = TargetState("empty")
     return dataclasses.replace(state, findings=tuple(preflight.findings)), preflight
 
 

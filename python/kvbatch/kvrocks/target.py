@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from kvbatch.kvrocks.opening import delete_namespaces, look_at_server
 from kvbatch.kvrocks.preflight import server_sequence
 from kvbatch.kvrocks.source import KvrocksSource
 from kvbatch.manifest import Manifest
-from kvbatch.protocol import SILENCE_SECONDS
+from kvbatch.protocol import SILENCE_SECONDS, malformed_is_protocol_error
 from kvbatch.ranges import Range
 from kvbatch.target import FileSums
 from kvbatch.target_job import FileTotals, OpenReply
@@ -201,7 +202,7 @@ class KvrocksStream:
         self._take_replies(1)
 
     def interrupt(self) -> None:
-        self._wire.shutdown()
+        self._client.close()
 
     def close(self) -> None:
         deadline = time.monotonic() + _CLOSE_SECONDS
@@ -284,6 +285,7 @@ class KvrocksSession:
         *,
         overwrite: bool = False,
         silence_seconds: float = SILENCE_SECONDS,
+        on_connected: Callable[[KvrocksClient], None] | None = None,
     ) -> None:
         """Connects, looks at the server and takes up the job, or begins it: with `overwrite` by deleting what stands in
         the namespaces of the source. Raises RefusedError, before anything was sent, for a job that is done too, and
@@ -294,7 +296,7 @@ class KvrocksSession:
         self._asked_health = False
         self._kept = KeptCursors(state_dir, manifest.job)
         try:
-            self._client = KvrocksClient(endpoint, silence_seconds)
+            self._client = KvrocksClient(endpoint, silence_seconds, on_connected=on_connected)
         except BaseException:
             self._kept.close()
             raise
@@ -319,7 +321,9 @@ class KvrocksSession:
             kept = None
             if state.kind == "overwritten":
                 delete_namespaces(self._client, source)
-            self._kept.begin(str(self._endpoint), manifest, server_sequence(self._client))
+            with malformed_is_protocol_error(self._client.name, "answer to INFO"):
+                sequence = server_sequence(self._client)
+            self._kept.begin(str(self._endpoint), manifest, sequence)
             cursors: tuple[Cursor, ...] = ()
         else:
             manifest, cursors = kept.manifest, kept.cursors
@@ -357,7 +361,7 @@ class KvrocksSession:
         """Asks the server how it is, and hears what it said when it was asked before; never waits."""
         if self._asked_health and self._client.has_reply():
             self._asked_health = False
-            meter.note_health(self._health.read(self._client.reply()))
+            self._note_health(meter)
         elif not self._asked_health:
             self._client.send("INFO", "rocksdb")
             self._asked_health = True
@@ -367,7 +371,11 @@ class KvrocksSession:
         if not self._asked_health:
             self._client.send("INFO", "rocksdb")
         self._asked_health = False
-        meter.note_health(self._health.read(self._client.reply()))
+        self._note_health(meter)
+
+    def _note_health(self, meter: StreamMeter) -> None:
+        with malformed_is_protocol_error(self._client.name, "answer to INFO"):
+            meter.note_health(self._health.read(self._client.reply()))
 
     def split(self, range_id: int, key: bytes) -> Range:
         del range_id, key
