@@ -92,7 +92,7 @@ class Preflight:
             raise RefusedError(f"the target {self._client.name} is no Kvrocks server. Nothing was sent")
         self._add("note", "version", f"Kvrocks {version} ({server.get('git_sha1', 'unknown')})")
         if self._info("persistence").get("loading") == "1":
-            raise UnavailableError(f"{self._client.name} is loading its database", retryable=True)
+            raise UnavailableError(f"{self._client.name} is loading its database. Nothing is lost", retryable=True)
         role = self._client.ask("ROLE")[0].decode()
         if role != "master":
             self._add("refusal", "role", "it is a replica: send to its master, whose writes it gets")

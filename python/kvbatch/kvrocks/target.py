@@ -315,7 +315,10 @@ class KvrocksSession:
             self._client, self._endpoint, manifest, source, kept, overwrite, self.silence_seconds
         )
         if state.kind == "finished":
-            raise RefusedError(f"job {manifest.job} was finished before, and {self._endpoint} still holds keys")
+            raise RefusedError(
+                f"job {manifest.job} was finished before, and {self._endpoint} still holds keys. Nothing was sent; "
+                "--overwrite sends it anew"
+            )
         self.findings: list[Finding] = preflight.findings
         if kept is None or state.kind != "resumable":
             kept = None
