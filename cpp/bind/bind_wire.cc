@@ -1,19 +1,10 @@
-#include <set>
-
 #include "bind/convert.h"
-#include "wire/apply_batch.h"
 #include "wire/connection.h"
 #include "wire/frames_in_flight.h"
 
 namespace kvbatch::bind {
 
 void RegisterWire(py::module_& module) {
-  py::class_<SentBatch>(module, "SentBatch", "A batch that was sent to a Kvrocks server.")
-      .def_readonly("length", &SentBatch::length, "What the server answers.")
-      .def_readonly("entries", &SentBatch::entries)
-      .def_readonly("raw_bytes", &SentBatch::raw_bytes, "Keys and values.")
-      .def_property_readonly("last_key", [](const SentBatch& sent) { return Bytes{sent.last_key}; });
-
   py::class_<Connection>(module, "Connection",
                          "Frames over a connected stream socket. Threads may send while another receives. "
                          "Every failure raises TransportError, ProtocolError, CorruptionError or ClosedError, and "
@@ -30,14 +21,6 @@ void RegisterWire(py::module_& module) {
       .def(
           "send", [](Connection& connection, Frame& frame) { Run([&] { return connection.Send(&frame); }); },
           py::arg("frame"))
-      .def(
-          "send_apply_batch",
-          [](Connection& connection, Frame& frame, const Bytes& log_data, const std::set<uint32_t>& column_families) {
-            return Get([&] { return SendApplyBatch(&connection, &frame, log_data.value, column_families); });
-          },
-          py::arg("frame"), py::arg("log_data"), py::arg("column_families"),
-          "Sends the batch in the frame to a Kvrocks server, with `log_data` as its log record unless that is empty. "
-          "CorruptionError, and nothing sent, unless it holds plain values of these column families alone.")
       .def(
           "send_control",
           [](Connection& connection, FrameType type, const Bytes& payload, uint32_t stream, uint32_t range) {

@@ -11,6 +11,7 @@
 
 #include "base/status.h"
 #include "frame/frame.h"
+#include "store/element_types.h"
 #include "wire/connection.h"
 
 namespace kvbatch {
@@ -23,10 +24,12 @@ struct SentBatch {
   std::string last_key;
 };
 
-// Sends the batch in `frame`, with `log_data` as its log record unless that is empty, without copying it. It is
-// validated before its first byte leaves: a server that gets a malformed one takes no write any more. kCorruption, and
-// nothing sent, for one that holds anything but plain values of `column_families`; kTransport as Connection::Send.
+// Sends the batch in `frame`, without copying it unless log records stand in its middle: `log_data` before the first of
+// its records, unless that is empty, or, with `types`, what they say before each that is of another type than the one
+// before it. The batch is validated before its first byte leaves: a server that gets a malformed one takes no write any
+// more. kCorruption, and nothing sent, for one that holds anything but plain values of `column_families`; kTransport as
+// Connection::Send; kSource.
 Result<SentBatch> SendApplyBatch(Connection* connection, Frame* frame, std::string_view log_data,
-                                 const std::set<uint32_t>& column_families);
+                                 const std::set<uint32_t>& column_families, ElementTypes* types = nullptr);
 
 }  // namespace kvbatch

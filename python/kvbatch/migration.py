@@ -305,6 +305,7 @@ class Migration:
         session = KvrocksSession(
             target,
             self.plan.manifest,
+            self._store,
             self.plan.server_source,
             self._options.state_dir,
             overwrite=self._options.overwrite and not self._ended_unheard,

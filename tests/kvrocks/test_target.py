@@ -14,7 +14,15 @@ import pytest
 import kvbatch
 from kvbatch._core.batch import RecordKind, decode_batch, encode_batch
 from kvbatch.errors import RefusedError, SourceError, StoppedError, TargetError, TransportError, UsageError
-from kvbatch.kvrocks.keys import FAMILIES, KEYED_FAMILIES, namespace_prefix, subkey_prefix
+from kvbatch.kvrocks.keys import (
+    FAMILIES,
+    KEYED_FAMILIES,
+    metadata_key,
+    namespace_prefix,
+    parse_subkey,
+    subkey_prefix,
+)
+from kvbatch.kvrocks.metadata import Type, parse_metadata
 from kvbatch.kvrocks.target import KvrocksSession
 from kvbatch.state import find_job
 from support.kvrocks_standin import PASSWORD, StandIn, encode_command
@@ -93,21 +101,43 @@ class Recorder:
         return found
 
 
-def test_metadata_comes_first_and_log_records_say_the_type_where_it_is_one(
-    real_directory: Path, server: StandIn
+@pytest.mark.parametrize("batch_bytes", ["16KiB", "1MiB"])
+def test_metadata_comes_first_and_log_records_say_the_type(
+    real_directory: Path, server: StandIn, kind: str, batch_bytes: str
 ) -> None:
     recorder = Recorder(server.port)
     endpoint = server.endpoint.replace(str(server.port), str(recorder.port))
-    kvbatch.migrate(real_directory, endpoint, **SMALL).wait()
+    kvbatch.migrate(real_directory, endpoint, **{**SMALL, "batch_bytes": batch_bytes}).wait()
+    metadata = read_store(real_directory)["metadata"]
     order: list[int] = []
+    said = set()
     for batch in recorder.batches():
-        records = decode_batch(batch)
-        logs = [key for record, _, key, _ in records if record is RecordKind.LOG_DATA]
-        [family] = {family for record, family, _, _ in records if record is not RecordKind.LOG_DATA}
-        assert logs == {0: [], 1: [b"1"], 2: [b"5"], 5: [b"8"]}[family]
-        if family not in order[-1:]:
-            order.append(family)
+        log = b""
+        for record, family, key, _ in decode_batch(batch):
+            if record is RecordKind.LOG_DATA:
+                assert key != log, "one that says nothing new"
+                log = key
+                continue
+            assert log == LOGS.get(family) or log == element_log(metadata, key, encoded=kind == "cluster")
+            said.add((family, log))
+            if family not in order[-1:]:
+                order.append(family)
     assert order == [FAMILIES[name] for name in KEYED_FAMILIES]
+    # Every type that has elements there, and garbage.
+    assert {log for family, log in said if family == 0} == {b"0", b"2", b"3 7", b"4", b"5", b"6", b"7", b"9", b"11"}
+
+
+LOGS = {1: b"1", 2: b"5", 5: b"8"}
+
+
+def element_log(metadata: dict[bytes, bytes], key: bytes, *, encoded: bool) -> bytes:
+    """What Kvrocks writes before an element of that type; `0` before garbage."""
+    element = parse_subkey(key, encoded)
+    value = metadata.get(metadata_key(element.namespace, element.user_key, encoded))
+    found = None if value is None else parse_metadata(value)
+    if found is None or found.version != element.version:
+        return b"0"
+    return b"3 7" if found.type is Type.LIST else str(int(found.type)).encode()
 
 
 def test_plan_tells_what_it_finds_and_touches_nothing(real_directory: Path, server: StandIn, kind: str) -> None:

@@ -5,32 +5,12 @@ Frames over sockets.
 
 from __future__ import annotations
 
-import collections.abc
 import typing
 
 import kvbatch._core.base
 import kvbatch._core.frame
 
-__all__: list[str] = ["Connection", "FramesInFlight", "SentBatch"]
-
-class SentBatch:
-    """
-    A batch that was sent to a Kvrocks server.
-    """
-    @property
-    def entries(self) -> int: ...
-    @property
-    def last_key(self) -> bytes: ...
-    @property
-    def length(self) -> int:
-        """
-        What the server answers.
-        """
-    @property
-    def raw_bytes(self) -> int:
-        """
-        Keys and values.
-        """
+__all__: list[str] = ["Connection", "FramesInFlight"]
 
 class Connection:
     """
@@ -53,15 +33,6 @@ class Connection:
         Takes the payload of the FILE frame that `receive` has just told of into a file; its crc32c. TargetError or NoSpaceError when it cannot be written.
         """
     def send(self, frame: kvbatch._core.frame.Frame) -> None: ...
-    def send_apply_batch(
-        self,
-        frame: kvbatch._core.frame.Frame,
-        log_data: bytes,
-        column_families: collections.abc.Set[typing.SupportsIndex],
-    ) -> SentBatch:
-        """
-        Sends the batch in the frame to a Kvrocks server, with `log_data` as its log record unless that is empty. CorruptionError, and nothing sent, unless it holds plain values of these column families alone.
-        """
     def send_control(
         self,
         type: kvbatch._core.frame.FrameType,

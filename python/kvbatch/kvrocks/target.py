@@ -13,7 +13,16 @@ from typing import NoReturn
 
 from kvbatch._core.codec import Codec
 from kvbatch._core.frame import Frame
-from kvbatch._core.store import BatchRun, BuiltPiece, Cursor, RangeReader, SstBuilder
+from kvbatch._core.store import (
+    BatchRun,
+    BuiltPiece,
+    Cursor,
+    ElementTypes,
+    RangeReader,
+    SourceStore,
+    SstBuilder,
+    send_apply_batch,
+)
 from kvbatch.endpoints import KvrocksEndpoint
 from kvbatch.errors import CorruptionError, KvbatchError, ProtocolError, RefusedError, TransportError
 from kvbatch.findings import Finding
@@ -35,11 +44,8 @@ from kvbatch.target_job import FileTotals, OpenReply
 __all__ = ["KvrocksSession", "KvrocksStream"]
 
 # Who reads the server's log of writes command by command, as its migration in that mode does, takes puts for what the
-# log record before them says: 1 strings, 5 sorted sets, 8 streams. In `default` elements of all types are mixed, and
-# without one they are passed over there.
+# log record before them says: 1 strings, 5 sorted sets, 8 streams. In `default` elements of all types are mixed.
 _LOG_DATA = {METADATA: b"1", "zset_score": b"5", "stream": b"8"}
-# The log record and what it takes around it.
-_LOG_BYTES = 16
 # A server may take a second more to answer for each of these that a batch has.
 _BYTES_PER_SECOND = 1 << 20
 # However large batches are, one is on its way while another is applied.
@@ -91,6 +97,7 @@ class KvrocksStream:
         self._wire = client.wire
         self._meter = meter
         self._log_data = b""
+        self._types: ElementTypes | None = None
         self._family = 0
         self._cursor = Cursor(0)
         self._in_flight: deque[_Sent] = deque()
@@ -120,6 +127,7 @@ class KvrocksStream:
         if self._family == FAMILIES[METADATA] and part.column_family != METADATA:
             self.drain()
         self._log_data = _LOG_DATA.get(part.column_family, b"")
+        self._types = None if self._log_data else self._session.element_types()
         self._family = FAMILIES[part.column_family]
         self._cursor = self._session.cursor(part.id)
 
@@ -127,7 +135,7 @@ class KvrocksStream:
         raw_length = frame.raw_length
         self._allow(raw_length)
         try:
-            sent = self._wire.send_apply_batch(frame, self._log_data, {self._family})
+            sent = send_apply_batch(self._wire, frame, self._log_data, {self._family}, self._types)
         except TransportError:
             # A server that closes the connection may have said why.
             self.drain()
@@ -280,6 +288,7 @@ class KvrocksSession:
         self,
         endpoint: KvrocksEndpoint,
         manifest: Manifest,
+        store: SourceStore,
         source: KvrocksSource,
         state_dir: Path,
         *,
@@ -292,6 +301,8 @@ class KvrocksSession:
         what KvrocksClient raises."""
         self.silence_seconds = silence_seconds
         self._endpoint = endpoint
+        self._store = store
+        self._slot_encoded = bool(source.slot_encoded)
         self._health = _Health()
         self._asked_health = False
         self._kept = KeptCursors(state_dir, manifest.job)
@@ -336,7 +347,8 @@ class KvrocksSession:
             family_ids={name: FAMILIES[name] for name in source.families},
             manifest=manifest,
             cursors=cursors,
-            max_frame_bytes=preflight.bulk_bytes - _LOG_BYTES,
+            # The rest is for log records, of which there may be one for each key.
+            max_frame_bytes=preflight.bulk_bytes * 3 // 4,
             frame_limit=f"the server's proto-max-bulk-len {preflight.bulk_bytes}",
         )
         self._cursors = {cursor.range: cursor for cursor in cursors}
@@ -351,6 +363,10 @@ class KvrocksSession:
     def cursor(self, range_id: int) -> Cursor:
         """Where a range goes on."""
         return self._cursors.get(range_id, Cursor(range_id))
+
+    def element_types(self) -> ElementTypes:
+        """For one range of elements."""
+        return ElementTypes(self._store, self._slot_encoded)
 
     def keep(self, cursors: list[Cursor]) -> None:
         """The server has applied all up to these."""
