@@ -76,6 +76,15 @@ def test_a_bulk_that_is_too_long_ends_the_connection(start: Start) -> None:
         assert sock.recv(1) == b""
 
 
+def test_a_command_that_is_cut_is_none(start: Start) -> None:
+    server = start(password="")
+    command = encode_command("SET", "x", "y")
+    for length in range(1, len(command)):
+        with server.connect() as sock:
+            sock.sendall(command[:length])
+    assert server.ask("GET", "x") == b"$-1\r\n"
+
+
 def test_what_was_written_is_there_after_a_kill(start: Start) -> None:
     server = start(password="")
     assert server.ask("SET", "x", "y") == b"+OK\r\n"

@@ -272,26 +272,35 @@ class _Connection:
 
     def run(self) -> None:
         try:
-            while (words := self._read()) is not None:
-                self._sock.sendall(self._answer(words))
+            while True:
+                self._sock.sendall(self._answer(self._read()))
         except (_ClosedError, OSError):
             pass
         finally:
             self._sock.close()
 
-    def _read(self) -> list[bytes] | None:
-        line = self._file.readline()
-        if not line:
-            return None
+    def _read(self) -> list[bytes]:
         words: list[bytes] = []
-        for _ in range(int(line[1:])):
-            length = int(self._file.readline()[1:])
+        for _ in range(self._read_number()):
+            length = self._read_number()
             if length > self._server.bulk_bytes:
                 self._end_with(_FAULTS[b"protocol"])
             self._look_for_cut(words)
-            words.append(self._file.read(length))
-            self._file.read(2)
+            words.append(self._read_whole(length + 2)[:-2])
         return words
+
+    def _read_number(self) -> int:
+        line = self._file.readline()
+        if not line.endswith(b"\r\n"):
+            raise _ClosedError
+        return int(line[1:])
+
+    def _read_whole(self, length: int) -> bytes:
+        """What has come of a command when the connection ends is no command."""
+        found = self._file.read(length)
+        if len(found) < length:
+            raise _ClosedError
+        return found
 
     def _look_for_cut(self, words: list[bytes]) -> None:
         """A fault may be due before the batch has come."""
