@@ -1,6 +1,6 @@
 """A Kvrocks directory into a running server, against a bare client that sends the same batches.
 
-    PYTHONPATH=tests python bench/kvrocks_target.py --json out.json [--entries 3000000] [--rounds 3]
+    PYTHONPATH=tests python bench/kvrocks_target.py --json out.json [--entries 4000000] [--rounds 4]
         [--directory DIRECTORY]
 
 The server is the stand-in of the tests (tests/support/kvrocks_server.py), a process of its own that validates each
@@ -171,8 +171,8 @@ class Bench:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--entries", type=int, default=3_000_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--entries", type=int, default=4_000_000)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--directory", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.directory) as folder:
