@@ -7,7 +7,14 @@ from collections.abc import Sequence
 
 from kvbatch._core.store import ColumnFamilyDescription, SourceStore
 from kvbatch.errors import RefusedError, UsageError
-from kvbatch.kvrocks.keys import DEFAULT_NAMESPACE, FAMILIES, KEYED_FAMILIES, namespace_prefix, parse_metadata_key
+from kvbatch.kvrocks.keys import (
+    DEFAULT_NAMESPACE,
+    FAMILIES,
+    KEYED_FAMILIES,
+    namespace_prefix,
+    parse_metadata_key,
+    successor,
+)
 from kvbatch.kvrocks.layout import require_layout
 from kvbatch.kvrocks.slots import Slots
 from kvbatch.options import SourceOptions
@@ -86,7 +93,7 @@ def find_namespaces(store: SourceStore) -> list[bytes]:
                 start = key + b"\0"
                 continue
             found.add(namespace)
-            start = _behind(namespace_prefix(namespace))
+            start = successor(namespace_prefix(namespace))
     return sorted(found, key=namespace_prefix)
 
 
@@ -119,7 +126,7 @@ def _ranges_of(namespace: bytes, slots: Slots | None) -> list[KeyRange]:
     """Of the keys of a namespace, all or those of some slots."""
     prefix = namespace_prefix(namespace)
     if slots is None:
-        return [KeyRange(prefix, _behind(prefix))]
+        return [KeyRange(prefix, successor(prefix))]
     return [
         KeyRange(prefix + first.to_bytes(2, "big"), prefix + (last + 1).to_bytes(2, "big"))
         for first, last in slots.ranges
@@ -134,9 +141,3 @@ def _all_but(keys: Sequence[bytes]) -> tuple[KeyRange, ...]:
     """All keys but these, which ascend."""
     starts = [None, *(key + b"\0" for key in keys)]
     return tuple(KeyRange(start, end) for start, end in zip(starts, [*keys, None], strict=True))
-
-
-def _behind(prefix: bytes) -> bytes | None:
-    """Where the keys that begin so end; None: at the last of all."""
-    rest = prefix.rstrip(b"\xff")
-    return rest[:-1] + bytes([rest[-1] + 1]) if rest else None
