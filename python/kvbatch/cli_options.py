@@ -181,7 +181,7 @@ NonemptyOption = Annotated[
 OverwriteOption = Annotated[
     bool,
     typer.Option(
-        "--overwrite", help="Delete first what a Kvrocks server holds in the namespaces of the source, garbage too."
+        "--overwrite", help="Delete first what a Kvrocks server holds in the slots or namespaces that go there."
     ),
 ]
 LinkOption = Annotated[

@@ -91,6 +91,7 @@ def show_plan(plan: Plan, as_json: bool) -> None:
             ("found there", str(plan.target_state)),
             *_finding_rows(plan),
             ("lane", f"{plan.lane}: {plan.lane_reason}"),
+            *([("selected", str(plan.server_source))] if plan.server_source is not None else []),
             ("column families", ", ".join(f'"{name}"' for name in plan.column_families)),
             ("entries", f"about {format_count(plan.estimated_entries)}"),
             (bytes_name(plan.lane), f"about {format_bytes(plan.estimated_bytes)}"),

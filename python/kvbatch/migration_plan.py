@@ -142,14 +142,15 @@ def make_plan(source: Endpoint, target: Endpoint, store: SourceStore, options: M
     or RefusedError where the source has not what is selected, RefusedError when the lane that is asked for cannot
     serve."""
     assert isinstance(source, DirectoryEndpoint)
-    selection = find_selection(store, options)
     fingerprint = fingerprint_directory(source.path)
     job = _job_id(fingerprint, target, options)
     if isinstance(target, KvrocksEndpoint):
-        server_source = read_source(store)
+        server_source = read_source(store, options)
+        selection = server_source.selection
         families = [each for each in store.column_families if each.name in server_source.families]
     else:
         server_source = None
+        selection = find_selection(store, options)
         families = families_of_copy(store, options)
 
     def manifest_of(lane: str, ranges: tuple[Range, ...]) -> Manifest:
@@ -169,7 +170,7 @@ def make_plan(source: Endpoint, target: Endpoint, store: SourceStore, options: M
     # Into a target that holds other data a job may be run as often as somebody likes.
     end = None if options.allow_nonempty else recorded_end(job, fingerprint, target, options)
     if server_source is not None:
-        way = server_way(store, selection, options, server_source)
+        way = server_way(store, options, server_source)
     elif end is None:
         assert not isinstance(target, KvrocksEndpoint)
         looked_at = target

@@ -55,7 +55,7 @@ class TargetState:
     empty        nothing, or a store without entries
     resumable    this job, `ranges_complete` of its `ranges` done
     nonempty     other data, which the job may be written beside (`allow_nonempty`)
-    overwritten  what is to be deleted first (`overwrite`)
+    overwritten  what is to be deleted first (`overwrite`); `reason` says where
     finished     what this job made of it: it is done
     unknown      nobody answered; `reason` says why
 
@@ -74,7 +74,7 @@ class TargetState:
             "empty": "nothing that could be overwritten",
             "resumable": f"resumes, {self.ranges_complete} of {self.ranges} ranges complete",
             "nonempty": "holds other data; its other keys stay (--allow-nonempty)",
-            "overwritten": "what it holds in the namespaces of the source is deleted first (--overwrite)",
+            "overwritten": f"what it holds in {self.reason} is deleted first (--overwrite)",
             "finished": f"finished before: nothing will be moved; {self.reason or _COMPARED}",
             "unknown": f"unknown: {self.reason}",
         }[self.kind]
@@ -179,33 +179,30 @@ def summary_of_finished(
     job: JobRecord | None, target: Endpoint, fingerprint: str, options: MigrationOptions, *, settled: bool = False
 ) -> dict[str, Any] | None:
     """What the recorded run of this job did, if the target still is the store that it finished, by RocksDB's identity
-    of it. `settled`: and if that has entries and no unfinished job. Raises RefusedError where that run selected
-    something else."""
+    of it; at a server, by what is kept of the job. `settled`: and if that has entries and no unfinished job, which of a
+    server nobody says. Raises RefusedError where a store is what that run made of something else that it selected."""
     if job is None or job.fingerprint != fingerprint or job.summary is None:
         return None
+    now = selection_words(options_to_json(options))
+    # A record of an early kvbatch has no options.
+    before = now if job.options is None else selection_words(job.options)
     if isinstance(target, KvrocksEndpoint):
         kept = find_kept(options.state_dir, job.job)
         # It is to be looked at anew each time whether the server holds anything.
         anew = options.overwrite and job.state == JobState.DONE
-        if settled or anew or kept is None or not kept.finished:
+        if settled or anew or kept is None or not kept.finished or kept.target != str(target) or before != now:
             return None
-    elif not _is_store(target, job.identity, settled=settled):
+        return job.summary
+    if not _is_store(target, job.identity, settled=settled):
         return None
-    _check_selection(job, target, options)
-    return job.summary
-
-
-def _check_selection(job: JobRecord, target: Endpoint, options: MigrationOptions) -> None:
-    """By its id alone a job of another selection would seem to be done."""
-    if job.options is None:  # a record of an early kvbatch
-        return
-    before, now = (selection_words(each) for each in (job.options, options_to_json(options)))
+    # By its id alone a job of another selection would seem to be done.
     if before != now:
         raise RefusedError(
             f"job {job.job} was finished with {before or 'all of the source'}, and is to move {now or 'all of it'} "
             f"now. Nothing was changed; repeat the first command, or give this one another --job and another target "
             f"than {target}, or --allow-nonempty to write into that store too"
         )
+    return job.summary
 
 
 def _is_store(endpoint: StoreEndpoint, identity: str, *, settled: bool) -> bool:

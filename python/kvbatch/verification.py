@@ -57,13 +57,6 @@ class Verification:
         check_apart(endpoint, compared)
         if not isinstance(endpoint, DirectoryEndpoint):
             raise UsageError(f"{endpoint}: verify reads the source as a directory on this machine")
-        if isinstance(compared, KvrocksEndpoint):
-            families = join_words(option_words({"column_families": list(KEYED_FAMILIES)}))
-            raise UsageError(
-                f"{compared}: a running server cannot be read entry by entry. Have it make a backup (BGSAVE) and "
-                f"compare with that, the directory `backup` beside its `db`: kvbatch verify {families} SOURCE BACKUP"
-            )
-        self._source, self._target = endpoint, compared
         if on_progress is not None and not callable(on_progress):
             raise UsageError(f"on_progress {on_progress!r}: give a function of one argument, a Progress, or None")
         self._options = VerifyOptions.checked(
@@ -75,6 +68,13 @@ class Verification:
             threads=threads,
             state_dir=state_dir,
         )
+        if isinstance(compared, KvrocksEndpoint):
+            words = join_words(option_words({**self._selecting(), "column_families": list(KEYED_FAMILIES)}))
+            raise UsageError(
+                f"{compared}: a running server cannot be read entry by entry. Have it make a backup (BGSAVE) and "
+                f"compare with that, the directory `backup` beside its `db`: kvbatch verify {words} SOURCE BACKUP"
+            )
+        self._source, self._target = endpoint, compared
         self._on_progress = on_progress
         self._bus = EventBus()
         self._meter = Meter(self._tell)

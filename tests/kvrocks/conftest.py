@@ -1,24 +1,36 @@
-"""Fixtures for what concerns Kvrocks: its directories, and servers that take them."""
+"""The data directories of two real Kvrocks servers, one of them in cluster mode, and stand-ins for servers."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from support.kvrocks_standin import StandIn, unpack
+from support.kvrocks_standin import StandIn
+from support.kvrocks_store import unpack
+from support.property_profile import load_property_profile
+
+load_property_profile()
 
 
-@pytest.fixture(params=["standalone", "cluster"])
-def kind(request: pytest.FixtureRequest) -> str:
-    """Of a server, and of the directory that it wrote."""
+@pytest.fixture(scope="module", params=["standalone", "cluster"])
+def fixture(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture
-def real_directory(shared_fixtures: Path, tmp_path: Path, kind: str) -> Path:
-    return unpack(shared_fixtures / f"kvrocks-{kind}.tar.zst", tmp_path / "unpacked")
+def source(shared_fixtures: Path, tmp_path: Path, fixture: str) -> Path:
+    return unpack(shared_fixtures / f"kvrocks-{fixture}.tar.zst", tmp_path / "unpacked")
+
+
+@pytest.fixture
+def counts(shared_fixtures: Path, fixture: str) -> dict[str, tuple[int, str]]:
+    """Entries and digest of ldb's scan, by family."""
+    lines = (shared_fixtures / "kvrocks-counts.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if row["fixture"] == fixture]
+    return {row["cf"]: (row["entries"], row["sha256_of_ldb_scan_hex"]) for row in rows}
 
 
 @pytest.fixture
@@ -33,3 +45,9 @@ def start(tmp_path: Path) -> Iterator[Callable[..., StandIn]]:
     yield start_one
     for server in running:
         server.kill()
+
+
+@pytest.fixture
+def server(start: Callable[..., StandIn], fixture: str) -> StandIn:
+    """Of the kind of the source."""
+    return start(cluster=fixture == "cluster")

@@ -21,7 +21,7 @@ import redis
 import kvbatch
 from kvbatch.errors import RefusedError, StoppedError
 from kvbatch.kvrocks.keys import KEYED_FAMILIES
-from support.kvrocks_standin import TENANT_TOKEN, unpack
+from support.kvrocks_standin import TENANT_TOKEN
 from support.stores import read_store
 
 ADDRESS = os.environ.get("KVBATCH_TEST_KVROCKS", "")
@@ -43,13 +43,8 @@ def client() -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def kind(client: redis.Redis) -> str:
+def fixture(client: redis.Redis) -> str:
     return "cluster" if client.config_get("cluster-enabled")["cluster-enabled"] == "yes" else "standalone"
-
-
-@pytest.fixture
-def source(shared_fixtures: Path, tmp_path: Path, kind: str) -> Path:
-    return unpack(shared_fixtures / f"kvrocks-{kind}.tar.zst", tmp_path / "unpacked")
 
 
 def listing(shared_fixtures: Path, name: str) -> list[dict[str, Any]]:
@@ -92,8 +87,8 @@ def check_listing(client: redis.Redis, expected: list[dict[str, Any]]) -> None:
             assert found == (sorted(row["value"]) if row["type"] in ("hash", "set") else row["value"]), row
 
 
-def check_copied(shared_fixtures: Path, client: redis.Redis, kind: str) -> None:
-    if kind == "cluster":
+def check_copied(shared_fixtures: Path, client: redis.Redis, fixture: str) -> None:
+    if fixture == "cluster":
         check_listing(client, listing(shared_fixtures, "cluster"))
         return
     check_listing(client, listing(shared_fixtures, "standalone-default"))
@@ -102,14 +97,14 @@ def check_copied(shared_fixtures: Path, client: redis.Redis, kind: str) -> None:
             check_listing(tenant, listing(shared_fixtures, "standalone-tenant_a"))
 
 
-def test_a_directory_arrives_whole(shared_fixtures: Path, source: Path, client: redis.Redis, kind: str) -> None:
+def test_a_directory_arrives_whole(shared_fixtures: Path, source: Path, client: redis.Redis, fixture: str) -> None:
     summary = kvbatch.migrate(source, TARGET, overwrite=True).wait()
     expected = read_store(source)
     assert summary.entries == sum(len(expected[name]) for name in KEYED_FAMILIES)
-    check_copied(shared_fixtures, client, kind)
+    check_copied(shared_fixtures, client, fixture)
 
 
-def test_a_job_that_was_stopped_goes_on(shared_fixtures: Path, source: Path, client: redis.Redis, kind: str) -> None:
+def test_a_job_that_was_stopped_goes_on(shared_fixtures: Path, source: Path, client: redis.Redis, fixture: str) -> None:
     small: dict[str, Any] = {"range_bytes": "256KiB", "batch_bytes": "16KiB", "window": 3, "overwrite": True}
     migration = kvbatch.migrate(source, TARGET, **small, rate_limit="1MiB/s")
     for event in migration.events():
@@ -119,7 +114,17 @@ def test_a_job_that_was_stopped_goes_on(shared_fixtures: Path, source: Path, cli
     with pytest.raises(StoppedError):
         migration.wait()
     assert kvbatch.migrate(source, TARGET, **small).wait().resumed
-    check_copied(shared_fixtures, client, kind)
+    check_copied(shared_fixtures, client, fixture)
+
+
+def test_parts_make_up_the_whole(shared_fixtures: Path, source: Path, client: redis.Redis, fixture: str) -> None:
+    if fixture == "cluster":
+        parts = [{"slots": "0-8191"}, {"slots": "8192-16383"}]
+    else:
+        parts = [{"namespace": "__namespace"}, {"namespace": "tenant_a"}]
+    for part in parts:
+        kvbatch.migrate(source, TARGET, overwrite=True, **part).wait()
+    check_copied(shared_fixtures, client, fixture)
 
 
 def test_keys_that_stand_there_are_refused(source: Path, client: redis.Redis) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 import kvbatch
 from kvbatch._core.batch import RecordKind, decode_batch, encode_batch
-from kvbatch.errors import RefusedError, SourceError, StoppedError, TargetError, TransportError, UsageError
+from kvbatch.errors import RefusedError, SourceError, TargetError, UsageError
 from kvbatch.kvrocks.keys import (
     FAMILIES,
     KEYED_FAMILIES,
@@ -23,45 +23,25 @@ from kvbatch.kvrocks.keys import (
     subkey_prefix,
 )
 from kvbatch.kvrocks.metadata import Type, parse_metadata
-from kvbatch.kvrocks.target import KvrocksSession
-from kvbatch.state import find_job
-from support.kvrocks_standin import PASSWORD, StandIn, encode_command
+from support.kvrocks_standin import SMALL, TENANT_TOKEN, StandIn, check_copied, encode_command, talk
 from support.stores import kvbatch as run
 from support.stores import numbered, read_store, tree, write_store
 
 Start = Callable[..., StandIn]
 
-# So small that each family has several ranges, each of several batches, and large entries batches of their own.
-SMALL: dict[str, Any] = {"range_bytes": "256KiB", "batch_bytes": "16KiB", "window": 3}
-BEGIN = b"\x0b__namespace"
-
-
-def check_copied(source: Path, server: StandIn) -> None:
-    """What the server's store holds is what the source holds of the families that are sent, and nothing else."""
-    server.stop()
-    expected, found = read_store(source), read_store(server.directory)
-    assert list(found) == list(FAMILIES)
-    assert {name: found[name] == expected[name] for name in KEYED_FAMILIES} == dict.fromkeys(KEYED_FAMILIES, True)
-    assert not any(found[name] for name in FAMILIES.keys() - set(KEYED_FAMILIES))
-
-
-@pytest.fixture
-def server(start: Start, kind: str) -> StandIn:
-    return start(cluster=kind == "cluster")
-
 
 @pytest.mark.parametrize("options", [{}, SMALL], ids=["as a user would", "in many pieces"])
-def test_a_directory_arrives_whole(real_directory: Path, server: StandIn, options: dict[str, Any]) -> None:
-    before = tree(real_directory)
-    summary = kvbatch.migrate(real_directory, server.endpoint, **options).wait()
-    assert tree(real_directory) == before
-    expected = read_store(real_directory)
+def test_a_directory_arrives_whole(source: Path, server: StandIn, options: dict[str, Any]) -> None:
+    before = tree(source)
+    summary = kvbatch.migrate(source, server.endpoint, **options).wait()
+    assert tree(source) == before
+    expected = read_store(source)
     assert summary.entries == sum(len(expected[name]) for name in KEYED_FAMILIES)
     assert (summary.lane, summary.resumed, summary.resent_bytes) == ("batch", False, 0)
     assert summary.wire_bytes > summary.raw_bytes
     if options:
         assert summary.ranges > len(KEYED_FAMILIES)
-    check_copied(real_directory, server)
+    check_copied(source, server)
 
 
 class Recorder:
@@ -103,12 +83,12 @@ class Recorder:
 
 @pytest.mark.parametrize("batch_bytes", ["16KiB", "1MiB"])
 def test_metadata_comes_first_and_log_records_say_the_type(
-    real_directory: Path, server: StandIn, kind: str, batch_bytes: str
+    source: Path, server: StandIn, fixture: str, batch_bytes: str
 ) -> None:
     recorder = Recorder(server.port)
     endpoint = server.endpoint.replace(str(server.port), str(recorder.port))
-    kvbatch.migrate(real_directory, endpoint, **{**SMALL, "batch_bytes": batch_bytes}).wait()
-    metadata = read_store(real_directory)["metadata"]
+    kvbatch.migrate(source, endpoint, **{**SMALL, "batch_bytes": batch_bytes}).wait()
+    metadata = read_store(source)["metadata"]
     order: list[int] = []
     said = set()
     for batch in recorder.batches():
@@ -118,7 +98,7 @@ def test_metadata_comes_first_and_log_records_say_the_type(
                 assert key != log, "one that says nothing new"
                 log = key
                 continue
-            assert log == LOGS.get(family) or log == element_log(metadata, key, encoded=kind == "cluster")
+            assert log == LOGS.get(family) or log == element_log(metadata, key, encoded=fixture == "cluster")
             said.add((family, log))
             if family not in order[-1:]:
                 order.append(family)
@@ -140,9 +120,9 @@ def element_log(metadata: dict[bytes, bytes], key: bytes, *, encoded: bool) -> b
     return b"3 7" if found.type is Type.LIST else str(int(found.type)).encode()
 
 
-def test_plan_tells_what_it_finds_and_touches_nothing(real_directory: Path, server: StandIn, kind: str) -> None:
+def test_plan_tells_what_it_finds_and_touches_nothing(source: Path, server: StandIn, fixture: str) -> None:
     sequence = server.ask("INFO", "replication")
-    done = run("plan", real_directory, server.endpoint, "--json")
+    done = run("plan", source, server.endpoint, "--json")
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert server.ask("INFO", "replication") == sequence
@@ -155,29 +135,27 @@ def test_plan_tells_what_it_finds_and_touches_nothing(real_directory: Path, serv
     findings = {finding["what"]: finding for finding in plan["target_state"]["findings"]}
     assert findings.keys() == {"version", "batches", "clock"}
     assert {finding["kind"] for finding in findings.values()} == {"note"}
-    shown = run("plan", real_directory, server.endpoint)
+    shown = run("plan", source, server.endpoint)
     assert "Kvrocks unstable (5fccd57c)" in shown.stdout
 
 
-@pytest.mark.parametrize("kind", ["standalone"], indirect=True)
-def test_what_is_odd_at_a_server_is_told_and_does_not_keep_the_job_from_running(
-    real_directory: Path, start: Start
-) -> None:
+@pytest.mark.parametrize("fixture", ["standalone"])
+def test_what_is_odd_at_a_server_is_told_and_does_not_keep_the_job_from_running(source: Path, start: Start) -> None:
     server = start(password="")  # so without the token of tenant_a
     settings = {"clock": 7, "rocksdb.row_cache_size": 64, "used_db_size": 9, "max_db_size": 10}
     server.set(**settings)
-    found = kvbatch.plan(real_directory, server.shown).target_state
+    found = kvbatch.plan(source, server.shown).target_state
     assert found is not None
     warnings = {finding.what: finding.message for finding in found.findings if finding.kind == "warning"}
     assert warnings.keys() == {"clock", "row cache", "max-db-size", "namespace"}
     assert "7.0 s ahead of this machine's: keys with a time to live expire so much earlier there" in warnings["clock"]
     assert "no token for tenant_a" in warnings["namespace"]
     assert "room for 1 B is left" in warnings["max-db-size"]
-    migration = kvbatch.migrate(real_directory, server.shown)
+    migration = kvbatch.migrate(source, server.shown)
     told = [event.data["message"] for event in migration.events() if event.kind == "warning"]
     migration.wait()
     assert [message.removeprefix(f"{server.shown}: ") for message in told] == list(warnings.values())
-    check_copied(real_directory, server)
+    check_copied(source, server)
 
 
 @pytest.mark.parametrize(
@@ -188,33 +166,33 @@ def test_what_is_odd_at_a_server_is_told_and_does_not_keep_the_job_from_running(
         ({"num_background_errors": 1}, "its RocksDB met an error and takes no writes"),
     ],
 )
-@pytest.mark.parametrize("kind", ["standalone"], indirect=True)
+@pytest.mark.parametrize("fixture", ["standalone"])
 def test_a_server_that_cannot_take_it_is_refused_before_the_first_byte(
-    real_directory: Path, server: StandIn, settings: dict[str, Any], said: str
+    source: Path, server: StandIn, settings: dict[str, Any], said: str
 ) -> None:
     server.set(**settings)
     for act in (kvbatch.plan, lambda *where: kvbatch.migrate(*where).wait()):
         with pytest.raises(RefusedError, match=said):
-            act(real_directory, server.endpoint)
+            act(source, server.endpoint)
     server.stop()
     assert not any(read_store(server.directory).values())
 
 
-def test_a_server_of_the_other_kind_is_refused(real_directory: Path, start: Start, kind: str) -> None:
-    server = start(cluster=kind != "cluster")
+def test_a_server_of_the_other_kind_is_refused(source: Path, start: Start, fixture: str) -> None:
+    server = start(cluster=fixture != "cluster")
     with pytest.raises(RefusedError, match=r"the source has keys with.* slots .*send to a server of the source's own"):
-        kvbatch.plan(real_directory, server.endpoint)
+        kvbatch.plan(source, server.endpoint)
 
 
-@pytest.mark.parametrize("kind", ["cluster"], indirect=True)
-def test_a_cluster_without_a_topology_is_told_of(real_directory: Path, server: StandIn) -> None:
+@pytest.mark.parametrize("fixture", ["cluster"])
+def test_a_cluster_without_a_topology_is_told_of(source: Path, server: StandIn) -> None:
     server.set(topology="none")
-    found = kvbatch.plan(real_directory, server.endpoint).target_state
+    found = kvbatch.plan(source, server.endpoint).target_state
     assert found is not None
     assert "CLUSTERX SETNODES" in next(finding.message for finding in found.findings if finding.what == "topology")
 
 
-@pytest.mark.parametrize("kind", ["standalone"], indirect=True)
+@pytest.mark.parametrize("fixture", ["standalone"])
 @pytest.mark.parametrize(
     ("options", "kind_of_error", "said"),
     [
@@ -227,10 +205,10 @@ def test_a_cluster_without_a_topology_is_told_of(real_directory: Path, server: S
     ],
 )
 def test_options_that_a_server_leaves_no_room_for(
-    real_directory: Path, server: StandIn, options: dict[str, Any], kind_of_error: type[Exception], said: str
+    source: Path, server: StandIn, options: dict[str, Any], kind_of_error: type[Exception], said: str
 ) -> None:
     with pytest.raises(kind_of_error, match=said):
-        kvbatch.plan(real_directory, server.endpoint, **options)
+        kvbatch.plan(source, server.endpoint, **options)
 
 
 def test_only_a_kvrocks_directory_is_sent(tmp_path: Path, start: Start) -> None:
@@ -251,6 +229,23 @@ def test_a_server_is_not_verified_and_what_to_do_is_said(tmp_path: Path) -> None
         kvbatch.verify(source, "kvrocks://127.0.0.1:1")
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"), [(b"HTTP/1.1 400 Bad Request\r\n\r\n", "says"), (b"$3\r\nx:1\r\n", "no Kvrocks server")]
+)
+@pytest.mark.parametrize("fixture", ["standalone"])
+def test_what_is_no_server_of_this_kind_is_told(source: Path, answer: bytes, said: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def serve() -> None:
+            connection, _ = other.accept()
+            while connection.recv(1000):
+                connection.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        with pytest.raises((RefusedError, TargetError), match=said):
+            kvbatch.plan(source, f"kvrocks://127.0.0.1:{other.getsockname()[1]}")
+
+
 # -- what stands there ------------------------------------------------------------------------------------------------
 
 
@@ -261,248 +256,70 @@ def put_remains(server: StandIn, *, encoded: bool, namespace: bytes = b"__namesp
     assert server.ask("APPLYBATCH", batch) == b":%d\r\n" % len(batch)
 
 
-def test_keys_that_stand_there_are_refused_and_go_with_overwrite(
-    real_directory: Path, server: StandIn, kind: str
-) -> None:
+def test_keys_that_stand_there_are_refused_and_go_with_overwrite(source: Path, server: StandIn, fixture: str) -> None:
     assert server.ask("SET", "x", "y") == b"+OK\r\n"
-    put_remains(server, encoded=kind == "cluster")
+    put_remains(server, encoded=fixture == "cluster")
     for act in (kvbatch.plan, lambda *where: kvbatch.migrate(*where).wait()):
         with pytest.raises(RefusedError, match=r"already holds keys in __namespace\. .*--overwrite"):
-            act(real_directory, server.endpoint)
+            act(source, server.endpoint)
     assert server.ask("GET", "x") == b"$1\r\ny\r\n"
-    plan = kvbatch.plan(real_directory, server.endpoint, overwrite=True)
+    plan = kvbatch.plan(source, server.endpoint, overwrite=True)
     assert plan.target_state is not None
     assert plan.target_state.kind == "overwritten"
     assert server.ask("GET", "x") == b"$1\r\ny\r\n"
-    kvbatch.migrate(real_directory, server.endpoint, overwrite=True).wait()
-    check_copied(real_directory, server)
+    kvbatch.migrate(source, server.endpoint, overwrite=True).wait()
+    check_copied(source, server)
 
 
-@pytest.mark.parametrize("kind", ["standalone"], indirect=True)
-def test_keys_of_another_namespace_of_the_source_are_seen_through_its_token(
-    real_directory: Path, server: StandIn
-) -> None:
+@pytest.mark.parametrize("fixture", ["standalone"])
+def test_keys_of_another_namespace_of_the_source_are_seen_through_its_token(source: Path, server: StandIn) -> None:
     with server.connect(authenticated=False) as sock:
-        sock.sendall(encode_command("AUTH", "pw_a") + encode_command("SET", "x", "y"))
-        assert sock.recv(100) + sock.recv(100) == b"+OK\r\n+OK\r\n"
+        assert talk(sock, encode_command("AUTH", TENANT_TOKEN) + encode_command("SET", "x", "y")) == b"+OK\r\n+OK\r\n"
     with pytest.raises(RefusedError, match="already holds keys in tenant_a"):
-        kvbatch.plan(real_directory, server.endpoint)
+        kvbatch.plan(source, server.endpoint)
 
 
-def test_what_no_client_sees_is_told_of_and_goes_with_overwrite(
-    real_directory: Path, server: StandIn, kind: str
-) -> None:
-    put_remains(server, encoded=kind == "cluster")
-    found = kvbatch.plan(real_directory, server.endpoint).target_state
+def test_what_no_client_sees_is_told_of_and_goes_with_overwrite(source: Path, server: StandIn, fixture: str) -> None:
+    put_remains(server, encoded=fixture == "cluster")
+    found = kvbatch.plan(source, server.endpoint).target_state
     assert found is not None
     assert "pass --overwrite" in next(each.message for each in found.findings if each.what == "remains")
-    kvbatch.migrate(real_directory, server.endpoint, overwrite=True).wait()
-    check_copied(real_directory, server)
+    kvbatch.migrate(source, server.endpoint, overwrite=True).wait()
+    check_copied(source, server)
 
 
-@pytest.mark.parametrize("kind", ["standalone"], indirect=True)
-def test_what_is_no_part_of_the_source_stays_there(real_directory: Path, server: StandIn) -> None:
+@pytest.mark.parametrize("fixture", ["standalone"])
+def test_what_is_no_part_of_the_source_stays_there(source: Path, server: StandIn) -> None:
     """Namespaces that sort around those of the source, and what is like the beginning of one."""
     kept = {
         name: namespace_prefix(name) + b"key" for name in (b"", b"__namespacf", b"__namespacd", b"tenant_", b"x" * 200)
     }
     records = [(RecordKind.PUT, FAMILIES["metadata"], key, b"\x81" + bytes(8)) for key in kept.values()]
     server.ask("APPLYBATCH", encode_batch(records))
-    kvbatch.migrate(real_directory, server.endpoint, overwrite=True).wait()
+    kvbatch.migrate(source, server.endpoint, overwrite=True).wait()
     server.stop()
     found = read_store(server.directory)["metadata"]
-    assert found.keys() - read_store(real_directory)["metadata"].keys() == set(kept.values())
+    assert found.keys() - read_store(source)["metadata"].keys() == set(kept.values())
 
 
 # -- sizes ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["cluster"], indirect=True)
-def test_batches_keep_below_what_the_server_takes(real_directory: Path, server: StandIn) -> None:
+@pytest.mark.parametrize("fixture", ["cluster"])
+def test_batches_keep_below_what_the_server_takes(source: Path, server: StandIn) -> None:
     server.set(**{"proto-max-bulk-len": 1 << 20})
     recorder = Recorder(server.port)
     endpoint = server.endpoint.replace(str(server.port), str(recorder.port))
-    kvbatch.migrate(real_directory, endpoint, batch_bytes="8MiB").wait()
+    kvbatch.migrate(source, endpoint, batch_bytes="8MiB").wait()
     assert (1 << 19) < max(map(len, recorder.batches())) <= 1 << 20
-    check_copied(real_directory, server)
+    check_copied(source, server)
 
 
-@pytest.mark.parametrize("kind", ["standalone"], indirect=True)
-def test_an_entry_that_the_server_does_not_take_is_named_with_what_to_raise(
-    real_directory: Path, server: StandIn
-) -> None:
+@pytest.mark.parametrize("fixture", ["standalone"])
+def test_an_entry_that_the_server_does_not_take_is_named_with_what_to_raise(source: Path, server: StandIn) -> None:
     server.set(**{"proto-max-bulk-len": 512 << 10})
     with pytest.raises(SourceError, match=r"takes 68\d.* KiB, more than the server's proto-max-bulk-len 524288 takes"):
-        kvbatch.migrate(real_directory, server.endpoint).wait()
+        kvbatch.migrate(source, server.endpoint).wait()
     server.set(**{"proto-max-bulk-len": 2 << 20})
-    assert kvbatch.migrate(real_directory, server.endpoint).wait().resumed
-    check_copied(real_directory, server)
-
-
-# -- jobs -------------------------------------------------------------------------------------------------------------
-
-
-def stop_in_the_middle(source: Path, endpoint: str, **options: Any) -> None:
-    migration = kvbatch.migrate(source, endpoint, **SMALL, rate_limit="1MiB/s", **options)
-    for event in migration.events():
-        if event.kind == "range" and event.data["state"] == "complete":
-            break
-    migration.cancel()
-    with pytest.raises(StoppedError):
-        migration.wait()
-
-
-def test_a_job_that_was_stopped_goes_on_where_it_was(real_directory: Path, server: StandIn) -> None:
-    stop_in_the_middle(real_directory, server.endpoint)
-    found = kvbatch.plan(real_directory, server.endpoint, **SMALL).target_state
-    assert found is not None
-    assert found.kind == "resumable"
-    assert 0 < found.ranges_complete < found.ranges
-    summary = kvbatch.migrate(real_directory, server.endpoint, **SMALL).wait()
-    assert summary.resumed
-    assert summary.entries == sum(len(read_store(real_directory)[name]) for name in KEYED_FAMILIES)
-    # What was under way when it was stopped was waited for.
-    assert summary.resent_bytes == 0
-    check_copied(real_directory, server)
-
-
-@pytest.mark.parametrize("kind", ["standalone"], indirect=True)
-def test_a_job_that_is_done_is_not_done_again(real_directory: Path, server: StandIn) -> None:
-    first = kvbatch.migrate(real_directory, server.endpoint).wait()
-    sequence = server.ask("INFO", "replication")
-    migration = kvbatch.migrate(real_directory, server.endpoint)
-    [told] = [event.data["message"] for event in migration.events() if event.kind == "warning"]
-    assert told.startswith(f"job {first.job} was finished before; nothing was moved; ")
-    again = migration.wait()
-    assert (again.finished_before, again.entries) == (True, first.entries)
-    found = kvbatch.plan(real_directory, server.endpoint).target_state
-    assert found is not None
-    assert (found.kind, str(found).count("--overwrite")) == ("finished", 1)
-    assert server.ask("INFO", "replication") == sequence
-    assert not kvbatch.migrate(real_directory, server.endpoint, overwrite=True).wait().finished_before
-    check_copied(real_directory, server)
-
-
-@pytest.mark.parametrize("kind", ["standalone"], indirect=True)
-def test_a_server_that_was_emptied_gets_a_finished_job_again(
-    real_directory: Path, start: Start, server: StandIn
-) -> None:
-    kvbatch.migrate(real_directory, server.endpoint).wait()
-    server.kill()
-    empty = start("empty", port=server.port)
-    assert not kvbatch.migrate(real_directory, empty.endpoint).wait().finished_before
-    check_copied(real_directory, empty)
-
-
-@pytest.mark.parametrize("kind", ["standalone"], indirect=True)
-def test_a_server_that_was_set_back_is_not_gone_on_with(
-    real_directory: Path, start: Start, server: StandIn, tmp_path: Path
-) -> None:
-    stop_in_the_middle(real_directory, server.endpoint, job="one", state_dir=tmp_path / "state")
-    server.kill()
-    empty = start("empty", port=server.port)
-    command = ["migrate", real_directory, empty.endpoint, "--job", "one", "--state-dir", tmp_path / "state"]
-    done = run(*command)
-    assert done.returncode == 4
-    assert "set back" in done.stderr
-    assert "kvbatch cancel --discard one" in done.stderr
-    discarded = kvbatch.discard("one", tmp_path / "state")
-    assert discarded.outcome == "entries"
-    assert f"what it had sent stays at {empty.shown}" in str(discarded)
-    assert run(*command, "--overwrite").returncode == 0
-    check_copied(real_directory, empty)
-
-
-@pytest.mark.parametrize("kind", ["standalone"], indirect=True)
-def test_one_name_is_one_job_at_one_server(real_directory: Path, start: Start, server: StandIn) -> None:
-    other = start("other")
-    stop_in_the_middle(real_directory, server.endpoint, job="one")
-    with pytest.raises(RefusedError, match=rf"job one stands unfinished at {server.shown}.* another --job"):
-        kvbatch.migrate(real_directory, other.endpoint, job="one").wait()
-    kvbatch.migrate(real_directory, server.endpoint, job="one").wait()
-    check_copied(real_directory, server)
-    # Once it is done, the name is free.
-    kvbatch.migrate(real_directory, other.endpoint, job="one").wait()
-    check_copied(real_directory, other)
-
-
-@pytest.mark.parametrize("kind", ["standalone"], indirect=True)
-def test_the_password_is_shown_and_kept_nowhere(real_directory: Path, server: StandIn, tmp_path: Path) -> None:
-    state = tmp_path / "state"
-    said = ""
-    for endpoint, code in ((server.endpoint.replace("root", "toor"), 2), (server.shown, 2), (server.endpoint, 0)):
-        done = run("migrate", real_directory, endpoint, "--state-dir", state, "--progress", "json")
-        assert done.returncode == code, done.stderr
-        said += done.stdout + done.stderr
-    server.kill()
-    done = run(
-        "migrate", real_directory, server.endpoint, "--state-dir", state, "--job", "x", "--retries", 0, "--debug"
-    )
-    assert done.returncode == 75
-    assert (
-        f"try again with: kvbatch migrate {real_directory} kvrocks://:PASSWORD@127.0.0.1:{server.port}" in done.stderr
-    )
-    said += done.stdout + done.stderr + run("status", "--state-dir", state, "--json").stdout
-    kept = b"".join(file.read_bytes() for file in state.rglob("*") if file.is_file())
-    for secret in (PASSWORD, PASSWORD.replace("/", "%2F").replace("@", "%40"), "toor", "pw/"):
-        assert secret not in said
-        assert secret.encode() not in kept
-
-
-@pytest.mark.parametrize("kind", ["standalone"], indirect=True)
-def test_a_job_is_recorded_like_any_other(real_directory: Path, server: StandIn, tmp_path: Path) -> None:
-    summary = kvbatch.migrate(real_directory, server.endpoint, state_dir=tmp_path / "state").wait()
-    record = find_job(tmp_path / "state", summary.job)
-    assert record is not None
-    assert (record.state, record.target) == ("done", server.shown)
-    assert record.summary is not None
-    assert record.summary["entries"] == summary.entries
-
-
-@pytest.mark.parametrize("kind", ["standalone"], indirect=True)
-def test_a_job_that_was_finished_unheard_is_not_overwritten(
-    real_directory: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same command after a kill behind the last step: clients may have written since."""
-    finish = KvrocksSession.finish
-
-    def finish_and_die(session: KvrocksSession) -> None:
-        finish(session)
-        raise TransportError("killed", retryable=False)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(KvrocksSession, "finish", finish_and_die)
-        with pytest.raises(TransportError):
-            kvbatch.migrate(real_directory, server.endpoint, overwrite=True).wait()
-    assert server.ask("SET", "x", "y") == b"+OK\r\n"
-    assert kvbatch.migrate(real_directory, server.endpoint, overwrite=True).wait().finished_before
-    assert server.ask("GET", "x") == b"$1\r\ny\r\n"
-
-
-def test_a_stop_ends_the_waiting_for_a_server_that_says_nothing(real_directory: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        port = silent.getsockname()[1]
-        migration = kvbatch.migrate(real_directory, f"kvrocks://127.0.0.1:{port}")
-        connection, _ = silent.accept()
-        with connection:
-            assert connection.recv(100)
-            migration.cancel()
-            with pytest.raises(StoppedError):
-                migration.wait(10)
-
-
-@pytest.mark.parametrize(
-    ("answer", "said"), [(b"HTTP/1.1 400 Bad Request\r\n\r\n", "says"), (b"$3\r\nx:1\r\n", "no Kvrocks server")]
-)
-@pytest.mark.parametrize("kind", ["standalone"], indirect=True)
-def test_what_is_no_server_of_this_kind_is_told(real_directory: Path, answer: bytes, said: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-
-        def serve() -> None:
-            connection, _ = other.accept()
-            while connection.recv(1000):
-                connection.sendall(answer)
-
-        threading.Thread(target=serve, daemon=True).start()
-        with pytest.raises((RefusedError, TargetError), match=said):
-            kvbatch.plan(real_directory, f"kvrocks://127.0.0.1:{other.getsockname()[1]}")
+    assert kvbatch.migrate(source, server.endpoint).wait().resumed
+    check_copied(source, server)

@@ -22,7 +22,7 @@ from kvbatch.errors import (
     UsageError,
 )
 from kvbatch.kvrocks.keys import KEYED_FAMILIES
-from support.kvrocks_standin import StandIn, unpack
+from support.kvrocks_standin import StandIn, check_copied
 from support.processes import Processes
 from support.stores import read_store
 
@@ -35,14 +35,9 @@ LARGEST_ENTRY_BYTES = 700_100
 RESENT_BYTES = WINDOW * BATCH_BYTES + LARGEST_ENTRY_BYTES
 
 
-@pytest.fixture
-def source(shared_fixtures: Path, tmp_path: Path) -> Path:
-    return unpack(shared_fixtures / "kvrocks-standalone.tar.zst", tmp_path / "unpacked")
-
-
-@pytest.fixture
-def server(start: Start) -> StandIn:
-    return start()
+@pytest.fixture(scope="module")
+def fixture() -> str:
+    return "standalone"
 
 
 def migrate(source: Path, server: StandIn, **options: Any) -> tuple[kvbatch.Summary, list[str]]:
@@ -50,12 +45,6 @@ def migrate(source: Path, server: StandIn, **options: Any) -> tuple[kvbatch.Summ
     migration = kvbatch.migrate(source, server.endpoint, **{**SMALL, **options})
     retries = [event.data["error"] for event in migration.events() if event.kind == "retry"]
     return migration.wait(), retries
-
-
-def check_copied(source: Path, server: StandIn) -> None:
-    server.stop()
-    expected, found = read_store(source), read_store(server.directory)
-    assert {name: found[name] == expected[name] for name in KEYED_FAMILIES} == dict.fromkeys(KEYED_FAMILIES, True)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +158,7 @@ def test_a_server_that_stays_away_leaves_the_job_resumable(source: Path, server:
 
 
 def test_a_stall_of_the_server_holds_the_job_until_it_is_over(source: Path, server: StandIn) -> None:
-    migration = kvbatch.migrate(source, server.endpoint, **SMALL, rate_limit="1MiB/s")
+    migration = kvbatch.migrate(source, server.endpoint, **SMALL, rate_limit="2MiB/s")
     throttles = []
     for event in migration.events():
         if event.kind == "range" and event.data["state"] == "started" and event.data["range"] == 0:

@@ -397,8 +397,12 @@ class _Connection:
         return 0
 
     def _on_scan(self, arguments: list[bytes]) -> Reply:
+        """Cursors are places in the keys as they are; those of the real one are something else, and end with 0 too."""
         assert self._client.namespace is not None
-        return [b"0", sorted(self._server.live(self._client.namespace))]
+        first = int(arguments[0])
+        behind = first + (int(arguments[2]) if len(arguments) > 1 else 10)
+        keys = sorted(self._server.live(self._client.namespace))
+        return [str(behind if behind < len(keys) else 0).encode(), keys[first:behind]]
 
     def _on_multi(self, arguments: list[bytes]) -> Reply:
         self._client.in_multi = True

@@ -6,20 +6,19 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-__all__ = ["PASSWORD", "TENANT_TOKEN", "StandIn", "encode_command", "talk", "unpack"]
+from kvbatch.kvrocks.keys import FAMILIES, KEYED_FAMILIES
+from support.stores import Families, read_store
+
+__all__ = ["PASSWORD", "SMALL", "TENANT_TOKEN", "StandIn", "check_copied", "encode_command", "talk"]
 
 _TESTS = Path(__file__).resolve().parent.parent
 PASSWORD = "root pw/@"
 TENANT_TOKEN = "pw_a"
-
-
-def unpack(archive: Path, folder: Path) -> Path:
-    """The RocksDB directory within."""
-    folder.mkdir(exist_ok=True)
-    subprocess.run(["tar", "--zstd", "-xf", archive, "-C", folder], check=True)
-    [current] = folder.rglob("CURRENT")
-    return current.parent
+# Options with which each family of a recorded directory has several ranges, each of several batches, and large entries
+# batches of their own.
+SMALL: dict[str, Any] = {"range_bytes": "256KiB", "batch_bytes": "16KiB", "window": 3}
 
 
 def encode_command(*words: str | bytes) -> bytes:
@@ -119,3 +118,14 @@ class StandIn:
             assert pipe is not None
             pipe.close()
         self._process = None
+
+
+def check_copied(source: Path, server: StandIn, *, selected: Families | None = None) -> None:
+    """Ends the server. What its store holds is what the source holds, or what of that is `selected`, in the families
+    that are sent, and nothing else."""
+    server.stop()
+    expected = read_store(source) if selected is None else selected
+    found = read_store(server.directory)
+    assert list(found) == list(FAMILIES)
+    assert {name: found[name] == expected[name] for name in KEYED_FAMILIES} == dict.fromkeys(KEYED_FAMILIES, True)
+    assert not any(found[name] for name in FAMILIES.keys() - set(KEYED_FAMILIES))

@@ -33,8 +33,12 @@ class KeptJob:
     cursors: tuple[Cursor, ...]
 
     def is_of(self, target: str, manifest: Manifest) -> bool:
-        """Whether it is that of this source and target."""
-        return self.target == target and self.manifest.fingerprint == manifest.fingerprint
+        """Whether it is that of this source, of what of it is selected, and of this target."""
+        return (
+            self.target == target
+            and self.manifest.fingerprint == manifest.fingerprint
+            and self.manifest.selection == manifest.selection
+        )
 
     @property
     def least_sequence(self) -> int:

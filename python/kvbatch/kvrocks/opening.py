@@ -11,16 +11,16 @@ from kvbatch.endpoints import KvrocksEndpoint
 from kvbatch.errors import RefusedError, TransportError
 from kvbatch.kvrocks.client import KvrocksClient
 from kvbatch.kvrocks.kept_cursors import KeptJob, find_kept
-from kvbatch.kvrocks.keys import FAMILIES, KEYED_FAMILIES, namespace_prefix, successor
+from kvbatch.kvrocks.keys import FAMILIES, KEYED_FAMILIES
 from kvbatch.kvrocks.preflight import Preflight, server_sequence
 from kvbatch.kvrocks.source import KvrocksSource
 from kvbatch.manifest import Manifest
 from kvbatch.protocol import SILENCE_SECONDS, malformed_is_protocol_error
 from kvbatch.target_state import FINISHED_BEFORE, TargetState
 
-__all__ = ["delete_namespaces", "examine_server", "look_at_server"]
+__all__ = ["delete_selected", "examine_server", "look_at_server"]
 
-# A range of deletions needs an end, and the last namespace that there can be has none.
+# A range of deletions needs an end, and the keys of the last namespace that there can be have none.
 _LAST = b"\xff" * 1024
 
 
@@ -47,14 +47,14 @@ def look_at_server(
         else:
             holding = preflight.find_keys(lambda token: KvrocksClient(endpoint, silence_seconds, token))
             if overwrite:
-                state = TargetState("overwritten")
+                state = TargetState("overwritten", reason=str(source))
             elif kept is not None and holding:
                 state = TargetState("finished", lane=kept.manifest.lane, reason=FINISHED_BEFORE)
             elif holding:
                 raise RefusedError(
                     f"the target {endpoint} already holds keys in {', '.join(holding)}. Nothing was changed. Elements "
                     "that an earlier copy has and the source has no more would come back; pass --overwrite to have all "
-                    "that is in these namespaces deleted first, or choose another server"
+                    f"that it holds in {source} deleted first, or choose another server"
                 )
             else:
                 state = TargetState("empty")
@@ -84,13 +84,12 @@ def _check_sequence(client: KvrocksClient, kept: KeptJob) -> None:
         )
 
 
-def delete_namespaces(client: KvrocksClient, source: KvrocksSource) -> None:
-    """All that stands in the namespaces of the source, subkeys without metadata too, which a later copy of the same
-    version would bring back to life. In one batch: it is done whole or not at all."""
-    prefixes = [namespace_prefix(namespace) for namespace in source.namespaces]
+def delete_selected(client: KvrocksClient, source: KvrocksSource) -> None:
+    """All that stands in the slots or namespaces that are sent, subkeys without metadata too, which a later copy of the
+    same version would bring back to life. In one batch: it is done whole or not at all."""
     records = [
-        (RecordKind.DELETE_RANGE, FAMILIES[family], prefix, successor(prefix) or _LAST)
-        for prefix in prefixes
+        (RecordKind.DELETE_RANGE, FAMILIES[family], selected.start or b"", selected.end or _LAST)
+        for selected in source.key_ranges
         for family in KEYED_FAMILIES
     ]
     batch = encode_batch(records)

@@ -11,6 +11,7 @@ from kvbatch.errors import RefusedError, TargetError, UnavailableError
 from kvbatch.findings import Finding, FindingKind
 from kvbatch.kvrocks.client import KvrocksClient, info_fields
 from kvbatch.kvrocks.keys import DEFAULT_NAMESPACE
+from kvbatch.kvrocks.slots import Slots, slot_of
 from kvbatch.kvrocks.source import KvrocksSource
 from kvbatch.units import format_bytes
 
@@ -18,7 +19,7 @@ __all__ = ["Preflight", "server_sequence"]
 
 # A clock that is off by less hardly matters to keys that expire.
 _CLOCK_SECONDS = 1.0
-_SCAN_KEYS = "100"
+_SCAN_KEYS = "1000"
 # A server answers that a bulk is too long by closing; the least that it may be told to take is 1 MiB.
 _DEFAULT_BULK_BYTES = 512 << 20
 _UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
@@ -55,27 +56,27 @@ class Preflight:
             raise RefusedError(f"the target {self._client.name}: {'; '.join(refusals)}. Nothing was sent")
 
     def find_keys(self, connect: Callable[[bytes], KvrocksClient]) -> list[str]:
-        """Namespaces of the source in which clients of the server see keys. `connect` opens a connection for the token
-        of a namespace."""
+        """Where clients of the server see keys: those namespaces of the source, of each the first slot that was met
+        where slots are sent. `connect` opens a connection for the token of a namespace."""
         tokens = self._tokens()
         holding = []
         for namespace in self._source.namespaces:
             name = namespace.decode(errors="backslashreplace")
             if namespace == DEFAULT_NAMESPACE:
-                sees = _sees_keys(self._client)
+                key = _find_key(self._client, self._source.slots)
             elif namespace in tokens:
                 with closing(connect(tokens[namespace])) as client:
-                    sees = _sees_keys(client)
+                    key = _find_key(client, self._source.slots)
             else:
-                sees = False
+                key = None
                 self._add(
                     "warning",
                     "namespace",
                     f"the server has no token for {name}: no client sees what is there, or comes there, before "
                     "NAMESPACE ADD",
                 )
-            if sees:
-                holding.append(name)
+            if key is not None:
+                holding.append(name if self._source.slots is None else f"slot {slot_of(key)} of {name}")
         self._look_beneath(holding)
         return holding
 
@@ -202,21 +203,20 @@ class Preflight:
             self._add(
                 "warning",
                 "remains",
-                f"about {entries:,} entries stand in its column families, of other namespaces, or of keys that were "
-                "deleted or expired. If an earlier copy of this source is among them, pass --overwrite: elements of it "
-                "that the source has no more would come back",
+                f"about {entries:,} entries stand in its column families, of other keys than these, or of some that "
+                "were deleted or expired. If an earlier copy of this source is among them, pass --overwrite: elements "
+                "of it that the source has no more would come back",
             )
 
 
-def _sees_keys(client: KvrocksClient) -> bool:
-    """Whether SCAN in the connection's namespace finds a key: one that lives."""
+def _find_key(client: KvrocksClient, slots: Slots | None) -> bytes | None:
+    """The first that SCAN gives of the keys that live in the connection's namespace, of some slots or any."""
     cursor = b"0"
     while True:
         cursor, keys = client.ask("SCAN", cursor, "COUNT", _SCAN_KEYS)
-        if keys:
-            return True
-        if cursor == b"0":
-            return False
+        found = next((key for key in keys if slots is None or slot_of(key) in slots), None)
+        if found is not None or cursor == b"0":
+            return found
 
 
 def _size(text: str) -> int:

@@ -7,7 +7,7 @@ from kvbatch.errors import RefusedError, UsageError
 from kvbatch.kvrocks.source import KvrocksSource, server_ranges
 from kvbatch.lane_choice import Way, plan_read
 from kvbatch.options import MigrationOptions
-from kvbatch.ranges import KeyRange, Selection
+from kvbatch.ranges import KeyRange
 
 __all__ = ["server_options", "server_way"]
 
@@ -22,8 +22,8 @@ def server_options(options: MigrationOptions) -> MigrationOptions:
         )
     if options.column_families or options.key_range != KeyRange():
         raise UsageError(
-            "--cf and --range cut a Kvrocks directory where a key and its elements would part: a server is sent all of "
-            "it; leave them out"
+            "--cf and --range cut a Kvrocks directory where a key and its elements would part: choose with --slots or "
+            "--namespace, or leave them out for all of it"
         )
     if options.allow_nonempty:
         raise UsageError(
@@ -38,6 +38,6 @@ def server_options(options: MigrationOptions) -> MigrationOptions:
     return options.model_copy(update={"streams": 1, "max_streams": 1})
 
 
-def server_way(store: SourceStore, selection: Selection, options: MigrationOptions, source: KvrocksSource) -> Way:
-    ranges = server_ranges(list(plan_read(store, selection, options)), source)
+def server_way(store: SourceStore, options: MigrationOptions, source: KvrocksSource) -> Way:
+    ranges = server_ranges(list(plan_read(store, source.selection, options)), source)
     return Way("batch", "what a running Kvrocks server takes: APPLYBATCH", ranges)

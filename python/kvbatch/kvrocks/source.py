@@ -8,31 +8,48 @@ from dataclasses import dataclass
 from kvbatch._core.store import SourceStore
 from kvbatch.kvrocks.keys import KEYED_FAMILIES
 from kvbatch.kvrocks.layout import require_layout
-from kvbatch.kvrocks.selection import find_namespaces
-from kvbatch.ranges import Range
+from kvbatch.kvrocks.selection import find_selection, key_ranges, listed, selected_namespaces
+from kvbatch.kvrocks.slots import Slots
+from kvbatch.options import SourceOptions
+from kvbatch.ranges import KeyRange, Range, Selection
 
 __all__ = ["KvrocksSource", "read_source", "server_ranges"]
 
 
 @dataclass(frozen=True, slots=True)
 class KvrocksSource:
-    """`slot_encoded`: None where there are no keys. `left_out`: column families with entries that are not sent."""
+    """`selection` of the keys of `families`: those of `namespaces`, and of these the ones of `slots` (None: all).
+    `slot_encoded`: None where there are no keys. `left_out`: column families with entries that are not sent."""
 
     slot_encoded: bool | None
     families: tuple[str, ...]
+    selection: Selection
     namespaces: tuple[bytes, ...]
+    slots: Slots | None
     left_out: tuple[str, ...]
 
+    @property
+    def key_ranges(self) -> list[KeyRange]:
+        """Where a server that is overwritten keeps nothing of its own, in each of KEYED_FAMILIES."""
+        return key_ranges(self.namespaces, self.slots)
 
-def read_source(store: SourceStore) -> KvrocksSource:
-    """`store` has all of its families open. Raises RefusedError where it is no Kvrocks directory, SourceError."""
+    def __str__(self) -> str:
+        namespaces = f"{'namespace' if len(self.namespaces) == 1 else 'namespaces'} {listed(self.namespaces)}"
+        return namespaces if self.slots is None else f"slots {self.slots} of {namespaces}"
+
+
+def read_source(store: SourceStore, options: SourceOptions) -> KvrocksSource:
+    """What `options`, which choose no column families, select of a store that has all of its families open. Raises
+    RefusedError where it is no Kvrocks directory, and what find_selection does."""
     layout = require_layout(store)
     families = tuple(name for name in KEYED_FAMILIES if name in layout.families)
     left_out = (name for name in layout.families if name not in families)
     return KvrocksSource(
         layout.slot_encoded,
         families,
-        tuple(find_namespaces(store)),
+        find_selection(store, options.model_copy(update={"column_families": families})),
+        tuple(selected_namespaces(store, options)),
+        options.slots,
         tuple(name for name in left_out if store.first_and_last_key(name) is not None),
     )
 

@@ -32,7 +32,7 @@ from kvbatch.flow.throttle import ThrottleReason
 from kvbatch.kvrocks.client import KvrocksClient, info_fields
 from kvbatch.kvrocks.kept_cursors import KeptCursors
 from kvbatch.kvrocks.keys import FAMILIES, METADATA
-from kvbatch.kvrocks.opening import delete_namespaces, look_at_server
+from kvbatch.kvrocks.opening import delete_selected, look_at_server
 from kvbatch.kvrocks.preflight import server_sequence
 from kvbatch.kvrocks.source import KvrocksSource
 from kvbatch.manifest import Manifest
@@ -296,9 +296,9 @@ class KvrocksSession:
         silence_seconds: float = SILENCE_SECONDS,
         on_connected: Callable[[KvrocksClient], None] | None = None,
     ) -> None:
-        """Connects, looks at the server and takes up the job, or begins it: with `overwrite` by deleting what stands in
-        the namespaces of the source. Raises RefusedError, before anything was sent, for a job that is done too, and
-        what KvrocksClient raises."""
+        """Connects, looks at the server and takes up the job, or begins it: with `overwrite` by deleting what stands
+        where `source` goes. Raises RefusedError, before anything was sent, for a job that is done too, and what
+        KvrocksClient raises."""
         self.silence_seconds = silence_seconds
         self._endpoint = endpoint
         self._store = store
@@ -334,7 +334,7 @@ class KvrocksSession:
         if kept is None or state.kind != "resumable":
             kept = None
             if state.kind == "overwritten":
-                delete_namespaces(self._client, source)
+                delete_selected(self._client, source)
             with malformed_is_protocol_error(self._client.name, "answer to INFO"):
                 sequence = server_sequence(self._client)
             self._kept.begin(str(self._endpoint), manifest, sequence)
