@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +13,7 @@ from kvbatch._core.store import ColumnFamilyDescription, Cursor
 from kvbatch.errors import TargetError
 from kvbatch.kvrocks.kept_cursors import KeptCursors, find_kept
 from kvbatch.manifest import Manifest
-from kvbatch.ranges import KeyRange, Range
+from kvbatch.ranges import KeyRange, Range, Selection
 from kvbatch.state import StateStore
 
 SERVER = "kvrocks://127.0.0.1:6666"
@@ -21,7 +22,7 @@ MANIFEST = Manifest(
     source="/data/db",
     fingerprint="f",
     lane="batch",
-    key_range=KeyRange(),
+    selection=Selection(),
     families=(ColumnFamilyDescription("metadata"),),
     ranges=(Range(0, "metadata", None, b"\xff"), Range(1, "metadata", b"\xff", None)),
 )
@@ -49,6 +50,17 @@ def test_what_is_kept_is_found_by_whoever_comes_next(tmp_path: Path) -> None:
     assert found.cursors == (FIRST, SECOND)
     assert found.least_sequence == 1012
     assert find_kept(tmp_path, "other") is None
+
+
+def test_a_kept_job_is_of_one_source_one_selection_and_one_target(tmp_path: Path) -> None:
+    with closing(KeptCursors(tmp_path, "one")) as kept:
+        kept.begin(SERVER, MANIFEST, 1000)
+        found = kept.find()
+    assert found is not None
+    assert found.is_of(SERVER, MANIFEST)
+    assert not found.is_of("kvrocks://127.0.0.1:6667", MANIFEST)
+    assert not found.is_of(SERVER, dataclasses.replace(MANIFEST, fingerprint="g"))
+    assert not found.is_of(SERVER, dataclasses.replace(MANIFEST, selection=Selection(KeyRange(b"a"))))
 
 
 def test_a_job_that_begins_anew_has_nothing_of_the_last_one(tmp_path: Path) -> None:

@@ -66,10 +66,8 @@ SELECTIONS = {
     "cluster": [
         {"slots": ALL_SLOTS},
         {"slots": "0-8191"},
-        {"slots": "8192-16383"},
         {"slots": "12000,500-700,16383,0,600-900"},
         {"slots": "0-99", "namespace": "__namespace"},
-        {"namespace": "__namespace"},
     ],
 }
 
