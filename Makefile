@@ -53,6 +53,7 @@ bench: build ## measure: microbenchmarks, then whole migrations and ways to send
 	$(BIN)/python bench/memfd.py --json build/bench/memfd.json
 	PYTHONPATH=tests $(BIN)/python bench/adaptation.py --json build/bench/adaptation.json
 	PYTHONPATH=tests $(BIN)/python bench/flow_control.py --json build/bench/flow_control.json
+	PYTHONPATH=tests $(BIN)/python bench/kvrocks_target.py --json build/bench/kvrocks_target.json
 
 .PHONY: lint
 lint: build ## check style, formatting, types and that the committed stubs match the built module

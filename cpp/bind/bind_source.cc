@@ -1,15 +1,19 @@
 #include <pybind11/operators.h>
 
+#include <set>
+
 #include "base/checksum.h"
 #include "base/file_io.h"
 #include "bind/bind_store.h"
 #include "store/block_memory.h"
+#include "store/element_types.h"
 #include "store/overlay_reader.h"
 #include "store/range_digest.h"
 #include "store/range_reader.h"
 #include "store/sent_mark.h"
 #include "store/source_store.h"
 #include "store/sst_builder.h"
+#include "wire/apply_batch.h"
 #include "wire/batch_run.h"
 
 KVBATCH_FAST_ENUM(kvbatch::StopReason);
@@ -232,6 +236,35 @@ void RegisterSourceStore(py::module_& module) {
           "Packs what the source holds for keys[first:], deletes where it holds nothing; returns how many keys.");
 }
 
+void RegisterApplyBatch(py::module_& module) {
+  py::class_<ElementTypes, Owned<ElementTypes>>(module, "ElementTypes",
+                                                "Of which type the elements of a Kvrocks directory are.")
+      .def(py::init([](const SourceHandle& store, bool slot_encoded) {
+             auto* metadata = FamilyOf(*store, Text{"metadata"});
+             return Own(WithoutGil([&] { return std::make_unique<ElementTypes>(store, metadata, slot_encoded); }));
+           }),
+           py::arg("store").none(false), py::arg("slot_encoded"),
+           "Looks for metadata in the store's column family of that name.");
+  py::class_<SentBatch>(module, "SentBatch", "A batch that was sent to a Kvrocks server.")
+      .def_readonly("length", &SentBatch::length, "What the server answers.")
+      .def_readonly("entries", &SentBatch::entries)
+      .def_readonly("raw_bytes", &SentBatch::raw_bytes, "Keys and values.")
+      .def_property_readonly("last_key", [](const SentBatch& sent) { return Bytes{sent.last_key}; });
+  module.def(
+      "send_apply_batch",
+      [](Connection& connection, Frame& frame, const Bytes& log_data, const std::set<uint32_t>& column_families,
+         std::optional<ElementTypes*> types) {
+        ElementTypes* const known = types.value_or(nullptr);
+        return Get([&] { return SendApplyBatch(&connection, &frame, log_data.value, column_families, known); });
+      },
+      py::arg("connection"), py::arg("frame"), py::arg("log_data"), py::arg("column_families"),
+      py::arg("types") = std::nullopt,
+      "Sends the batch in the frame to a Kvrocks server, with `log_data` as its log record unless that is empty, or "
+      "with "
+      "those of `types`. CorruptionError, and nothing sent, unless it holds plain values of these column families "
+      "alone.");
+}
+
 void RegisterRangeReader(py::module_& module) {
   module.def(
       "record_sent", [](const py::buffer& mark, uint64_t start, uint64_t end) { MarkIn(mark)->Record(start, end); },
@@ -429,6 +462,7 @@ void RegisterSstBuilder(py::module_& module) {
 void RegisterSource(py::module_& module) {
   RegisterSourceStore(module);
   RegisterRangeReader(module);
+  RegisterApplyBatch(module);
   RegisterOverlayReader(module);
   RegisterSstBuilder(module);
 }

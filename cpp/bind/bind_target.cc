@@ -112,6 +112,10 @@ void RegisterTargetStore(py::module_& module) {
       .def(
           "write", [](TargetStore& store, Frame& frame) { Run([&] { return store.Write(&frame); }); }, py::arg("frame"),
           "Validates the batch and writes it with the WAL on, not synced.")
+      .def(
+          "write_batch",
+          [](TargetStore& store, const Bytes& batch) { Run([&] { return store.WriteBatch(batch.value); }); },
+          py::arg("batch"), "As `write`, for a batch that came in no frame.")
       .def("sync_wal", [](TargetStore& store) { Run([&] { return store.SyncWal(); }); })
       .def(
           "health", [](const TargetStore& store) { return Get([&] { return store.Health(); }); },

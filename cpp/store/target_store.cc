@@ -447,12 +447,13 @@ Status TargetStore::CheckRecord(const Record& record) const {
 }
 
 Status TargetStore::Write(Frame* frame) {
+  auto raw = frame->OpenRaw();
+  return raw.ok() ? WriteBatch(raw.value()) : raw.status();
+}
+
+Status TargetStore::WriteBatch(std::string_view batch) {
   if (Status status = CheckOpen(); !status.ok()) {
     return status;
-  }
-  auto raw = frame->OpenRaw();
-  if (!raw.ok()) {
-    return raw.status();
   }
   {
     const std::lock_guard lock(mutex_);
@@ -463,11 +464,11 @@ Status TargetStore::Write(Frame* frame) {
     BatchRules rules;
     rules.column_families = &ids;
     rules.check = [this](const Record& record) { return CheckRecord(record); };
-    if (auto summary = ValidateBatch(raw.value(), rules); !summary.ok()) {
+    if (auto summary = ValidateBatch(batch, rules); !summary.ok()) {
       return summary.status();
     }
   }
-  return WriteValidated(rocksdb::WriteBatch(std::string(raw.value())), nullptr);
+  return WriteValidated(rocksdb::WriteBatch(std::string(batch)), nullptr);
 }
 
 Status TargetStore::WriteValidated(rocksdb::WriteBatch batch, const Cursor* cursor) {

@@ -97,6 +97,8 @@ class TargetStore : public std::enable_shared_from_this<TargetStore> {
   // Validates the batch in `frame` against this store's families and writes it with the WAL on, not synced.
   // kCorruption, and nothing written, for whatever RocksDB itself would notice only behind its WAL.
   Status Write(Frame* frame);
+  // As Write.
+  Status WriteBatch(std::string_view batch);
   Status SyncWal();
   // How near it is to making writers wait.
   Result<TargetHealth> Health() const;

@@ -33,19 +33,26 @@ SendTimer::~SendTimer() {
 Connection::Connection(UniqueFd fd, std::string peer, const FrameLimits& limits)
     : fd_(std::move(fd)), peer_(std::move(peer)), limits_(limits) {}
 
-Status Connection::SendAll(std::string_view header, std::string_view payload, int flags) {
+Status Connection::SendAll(std::array<std::string_view, 3> parts, int flags) {
   uint64_t allowed = 0;
-  while (!header.empty() || !payload.empty()) {
-    if (allowed == 0) {
-      allowed = Allowed(header.size() + payload.size());
+  while (true) {
+    const uint64_t left = parts[0].size() + parts[1].size() + parts[2].size();
+    if (left == 0) {
+      return Status::Ok();
     }
-    const std::string_view first = Front(header, allowed);
-    const std::string_view second = Front(payload, allowed - first.size());
-    iovec parts[2] = {{const_cast<char*>(first.data()), first.size()},
-                      {const_cast<char*>(second.data()), second.size()}};
+    if (allowed == 0) {
+      allowed = Allowed(left);
+    }
+    iovec vectors[3];
     msghdr message{};
-    message.msg_iov = first.empty() ? parts + 1 : parts;
-    message.msg_iovlen = first.empty() || second.empty() ? 1 : 2;
+    message.msg_iov = vectors;
+    for (uint64_t room = allowed; const std::string_view part : parts) {
+      const std::string_view now = Front(part, room);
+      room -= now.size();
+      if (!now.empty()) {
+        vectors[message.msg_iovlen++] = {const_cast<char*>(now.data()), now.size()};
+      }
+    }
     const ssize_t sent = [&] {
       const SendTimer timer(&send_nanoseconds_);
       return ::sendmsg(fd_.get(), &message, MSG_NOSIGNAL | flags);
@@ -62,11 +69,17 @@ Status Connection::SendAll(std::string_view header, std::string_view payload, in
     auto moved = static_cast<size_t>(sent);
     allowed -= moved;
     bytes_sent_.fetch_add(moved, std::memory_order_relaxed);
-    const size_t of_header = moved < header.size() ? moved : header.size();
-    header.remove_prefix(of_header);
-    payload.remove_prefix(moved - of_header);
+    for (std::string_view& part : parts) {
+      const size_t of_part = std::min(moved, part.size());
+      part.remove_prefix(of_part);
+      moved -= of_part;
+    }
   }
-  return Status::Ok();
+}
+
+Status Connection::SendPlain(std::string_view head, std::string_view payload, std::string_view tail) {
+  const std::lock_guard sending(send_mutex_);
+  return SendAll({head, payload, tail});
 }
 
 Status Connection::ReceiveAll(char* out, size_t size, bool at_frame_start) {
@@ -112,7 +125,7 @@ Status Connection::Send(Frame* frame) {
   header.payload_crc32c = Crc32c(payload);
   char bytes[kFrameHeaderSize];
   EncodeFrameHeader(header, bytes);
-  Status status = SendAll({bytes, sizeof(bytes)}, payload);
+  Status status = SendAll({std::string_view(bytes, sizeof(bytes)), payload});
   if (status.ok()) {
     ++next_send_sequence_;
   }
@@ -149,7 +162,7 @@ Status Connection::SendControlLocked(FrameType type, uint32_t stream, uint32_t r
   header.payload_crc32c = Crc32c(payload);
   char bytes[kFrameHeaderSize];
   EncodeFrameHeader(header, bytes);
-  Status status = SendAll({bytes, sizeof(bytes)}, payload);
+  Status status = SendAll({std::string_view(bytes, sizeof(bytes)), payload});
   if (status.ok()) {
     ++next_send_sequence_;
   }

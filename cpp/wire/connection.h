@@ -1,6 +1,7 @@
 // Connection: frames over a connected stream socket, whole or not at all.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -53,6 +54,9 @@ class Connection {
   // As SendControl, an empty payload, but only where it need not wait: whether it was sent. For who must not be held up
   // by one peer of many.
   Result<bool> TrySendControl(FrameType type, uint32_t stream);
+
+  // Sends what is no frame, for a peer that speaks another protocol: the three behind each other, as Send does.
+  Status SendPlain(std::string_view head, std::string_view payload, std::string_view tail);
 
   // Receives the next frame into `frame`: header checked, lengths held against the limits before memory is taken,
   // payload against its crc32c. Of a FILE frame it takes the header only; ReceiveFile takes the rest before anything
@@ -113,7 +117,7 @@ class Connection {
   uint64_t Allowed(uint64_t wanted) { return limiter_ ? limiter_->Acquire(wanted) : wanted; }
   // Requires send_mutex_, as all below that send.
   Status SendControlLocked(FrameType type, uint32_t stream, uint32_t range, std::string_view payload);
-  Status SendAll(std::string_view header, std::string_view payload, int flags = 0);
+  Status SendAll(std::array<std::string_view, 3> parts, int flags = 0);
   Status SendFileAll(int fd, uint64_t offset, uint64_t length, std::string_view file);
   // Of the next FILE frame, encoded into `out`.
   std::string_view FileHeader(uint64_t offset, uint64_t length, uint32_t crc32c, char* out) const;

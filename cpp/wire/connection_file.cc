@@ -30,7 +30,7 @@ Result<uint32_t> Connection::SendFile(int fd, uint64_t offset, uint64_t length, 
   }
   const std::lock_guard sending(send_mutex_);
   char bytes[kFrameHeaderSize];
-  Status status = SendAll(FileHeader(offset, length, crc.value(), bytes), {}, MSG_MORE);
+  Status status = SendAll({FileHeader(offset, length, crc.value(), bytes)}, MSG_MORE);
   if (status.ok()) {
     status = SendFileAll(fd, offset, length, file);
   }
@@ -45,7 +45,7 @@ Result<uint32_t> Connection::SendPiece(std::string_view piece, uint64_t offset) 
   const uint32_t crc = Crc32c(piece);
   const std::lock_guard sending(send_mutex_);
   char bytes[kFrameHeaderSize];
-  if (Status status = SendAll(FileHeader(offset, piece.size(), crc, bytes), piece); !status.ok()) {
+  if (Status status = SendAll({FileHeader(offset, piece.size(), crc, bytes), piece}); !status.ok()) {
     return status;
   }
   ++next_send_sequence_;

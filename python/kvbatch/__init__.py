@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         StoppedError,
         TargetError,
         TransportError,
+        UnavailableError,
         UsageError,
     )
     from kvbatch.events import Event, Progress, Summary
@@ -60,6 +61,7 @@ __all__ = [
     "Summary",
     "TargetError",
     "TransportError",
+    "UnavailableError",
     "UsageError",
     "VerifyReport",
     "__version__",

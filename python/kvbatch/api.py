@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from kvbatch.calibration import calibrate, estimate_seconds
-from kvbatch.endpoints import check_apart, parse_endpoint
+from kvbatch.endpoints import KvrocksEndpoint, check_apart, parse_endpoint
 from kvbatch.job_report import write_report
 from kvbatch.migration import Migration
-from kvbatch.migration_plan import Plan, found_at, make_plan, open_source
+from kvbatch.migration_plan import Plan, found_at, make_plan, open_source, options_for
 from kvbatch.options import MigrationOptions
 from kvbatch.server import Receiver
 from kvbatch.state import check_not_run
@@ -30,11 +30,14 @@ def plan(source: str | os.PathLike[str], target: str | os.PathLike[str], **optio
     checked = MigrationOptions.checked(**options)
     source_endpoint, target_endpoint = parse_endpoint(source), parse_endpoint(target)
     check_apart(source_endpoint, target_endpoint)
+    checked = options_for(target_endpoint, checked)
     store = open_source(source_endpoint, checked)
     made = make_plan(source_endpoint, target_endpoint, store, checked)
     check_not_run(checked.state_dir, made.job)
     if made.recorded_end is not None:
         state = TargetState.finished(made.recorded_end)
+    elif isinstance(target_endpoint, KvrocksEndpoint):
+        state = _examine_server(target_endpoint, made, checked)
     else:
         state = examine_target(target_endpoint, made.manifest, checked)
     made = found_at(made, state, store, checked)
@@ -42,13 +45,20 @@ def plan(source: str | os.PathLike[str], target: str | os.PathLike[str], **optio
     return dataclasses.replace(made, estimated_seconds=estimate_seconds(made, measured, target_endpoint, checked))
 
 
+def _examine_server(target: KvrocksEndpoint, made: Plan, options: MigrationOptions) -> TargetState:
+    from kvbatch.kvrocks.opening import examine_server  # redis-py takes as long as a quarter of kvbatch
+
+    assert made.server_source is not None
+    return examine_server(target, made.manifest, made.server_source, options.state_dir, overwrite=options.overwrite)
+
+
 def migrate(source: str | os.PathLike[str], target: str | os.PathLike[str], **options: Any) -> Migration:
     """Starts moving `source` to `target` in the background.
 
-    Endpoints are a path, `rocksdb:PATH` or, for a target, `kvbatch://host:port/NAME`. Options are the fields of
-    `MigrationOptions`. An unfinished job of the same source, target and selection is taken up where it stands. Raises
-    UsageError, RefusedError or SourceError before anything is written; what happens later is raised by
-    `Migration.wait`.
+    Endpoints are a path, `rocksdb:PATH` or, for a target, `kvbatch://host:port/NAME` or
+    `kvrocks://[:PASSWORD@]host:port`. Options are the fields of `MigrationOptions`. An unfinished job of the same
+    source, target and selection is taken up where it stands. Raises UsageError, RefusedError or SourceError before
+    anything is written; what happens later is raised by `Migration.wait`.
     """
     return Migration(source, target, MigrationOptions.checked(**options)).start()
 

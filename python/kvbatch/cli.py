@@ -40,6 +40,7 @@ from kvbatch.cli_options import (
     MetricsOption,
     NamespaceOption,
     NonemptyOption,
+    OverwriteOption,
     ProgressChoice,
     ProgressOption,
     RangeOption,
@@ -61,7 +62,7 @@ from kvbatch.cli_output import print_json, print_table, show_plan, show_report, 
 from kvbatch.cli_status import add_status_command
 from kvbatch.cli_streams import ReaderGoneError, take_streams
 from kvbatch.demo import run_demo
-from kvbatch.endpoints import format_address, parse_listen
+from kvbatch.endpoints import format_address, parse_listen, without_password
 from kvbatch.errors import KvbatchError, StoppedError
 from kvbatch.events import Event
 from kvbatch.job_report import render_report
@@ -130,6 +131,7 @@ def _options(
     job: str | None,
     state_dir: Path | None,
     allow_nonempty: bool,
+    overwrite: bool,
     link: bool,
     retries: int,
 ) -> dict[str, Any]:
@@ -153,6 +155,7 @@ def _options(
         "namespace": namespace,
         "job": job,
         "allow_nonempty": allow_nonempty,
+        "overwrite": overwrite,
         "link": link,
         "retries": retries,
         "state_dir": state_dir or default_state_dir(),
@@ -189,6 +192,7 @@ def migrate(
     job: JobOption = None,
     state_dir: StateOption = None,
     allow_nonempty: NonemptyOption = False,
+    overwrite: OverwriteOption = False,
     link: LinkOption = False,
     retries: RetriesOption = 8,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and touch nothing.")] = False,
@@ -218,6 +222,7 @@ def migrate(
         job=job,
         state_dir=state_dir,
         allow_nonempty=allow_nonempty,
+        overwrite=overwrite,
         link=link,
         retries=retries,
     )
@@ -306,6 +311,7 @@ def plan(
     target_compression: TargetCompressionOption = "auto",
     max_memory: MemoryOption = "256MiB",
     allow_nonempty: NonemptyOption = False,
+    overwrite: OverwriteOption = False,
     link: LinkOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -321,6 +327,7 @@ def plan(
         "target_compression": target_compression,
         "max_memory": max_memory,
         "allow_nonempty": allow_nonempty,
+        "overwrite": overwrite,
         "link": link,
     }
     if streams is not None:
@@ -517,7 +524,7 @@ def _again(arguments: list[str], changes: dict[str, Any]) -> str:
     """The same command, but for the options that were changed while it ran."""
     changed = {MigrationOptions.model_fields[name].title for name in changes}
     kept: list[str] = []
-    words = iter(arguments)
+    words = map(without_password, arguments)
     for word in words:
         if word in changed:
             next(words, None)  # its value

@@ -27,6 +27,7 @@ __all__ = [
     "MetricsOption",
     "NamespaceOption",
     "NonemptyOption",
+    "OverwriteOption",
     "ProgressChoice",
     "ProgressOption",
     "RangeOption",
@@ -104,7 +105,10 @@ def _one_of(choices: type[StrEnum], help_: str) -> Any:
 
 SourceArgument = Annotated[str, typer.Argument(metavar="SOURCE", help="A RocksDB directory: PATH or rocksdb:PATH.")]
 TargetArgument = Annotated[
-    str, typer.Argument(metavar="TARGET", help="PATH, rocksdb:PATH or kvbatch://host:port/NAME.")
+    str,
+    typer.Argument(
+        metavar="TARGET", help="PATH, rocksdb:PATH, kvbatch://host:port/NAME or kvrocks://[:PASSWORD@]host:port."
+    ),
 ]
 ProgressOption = Annotated[ProgressChoice, _one_of(ProgressChoice, "What to show on stderr.")]
 LaneOption = Annotated[LaneChoice, _one_of(LaneChoice, "How bytes travel.")]
@@ -173,6 +177,12 @@ NamespaceOption = Annotated[
 JobOption = Annotated[str | None, typer.Option(help="Job id (default: made from source, target and selection).")]
 NonemptyOption = Annotated[
     bool, typer.Option("--allow-nonempty", help="Write into a target that holds other data; its other keys stay.")
+]
+OverwriteOption = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", help="Delete first what a Kvrocks server holds in the slots or namespaces that go there."
+    ),
 ]
 LinkOption = Annotated[
     bool, typer.Option("--link", help="With --lane files: hard links of the files that are never written again.")

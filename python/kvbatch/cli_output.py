@@ -15,6 +15,7 @@ from kvbatch.lane_choice import bytes_name
 from kvbatch.migration_plan import Plan
 from kvbatch.ranges import describe_key
 from kvbatch.shell_words import show_text
+from kvbatch.target_state import FINISHED_BEFORE
 from kvbatch.units import format_bytes, format_count, format_seconds
 
 __all__ = ["print_json", "print_table", "show_plan", "show_report", "show_summary"]
@@ -39,7 +40,7 @@ def show_summary(summary: Summary, plan: Plan) -> None:
     if summary.finished_before:
         rows += [
             ("finished before", "nothing was moved now; this is what the run that finished it did"),
-            ("compared", "the source's fingerprint and the target's identity; `kvbatch verify` compares entries"),
+            ("compared", _compared(plan)),
         ]
     rows += [
         ("job", summary.job),
@@ -57,9 +58,20 @@ def show_summary(summary: Summary, plan: Plan) -> None:
     print_table(rows)
 
 
+def _compared(plan: Plan) -> str:
+    if plan.server_source is not None:
+        return f"the source's fingerprint; {FINISHED_BEFORE}"
+    return "the source's fingerprint and the target's identity; `kvbatch verify` compares entries"
+
+
 def _endpoint_rows(plan: Plan) -> list[tuple[str, str]]:
     """As they were understood, which shows a target that was mistyped."""
     return [("source", plan.source), ("target", plan.target)]
+
+
+def _finding_rows(plan: Plan) -> list[tuple[str, str]]:
+    findings = [] if plan.target_state is None else plan.target_state.findings
+    return [(each.what, f"{'' if each.kind == 'note' else f'{each.kind}: '}{each.message}") for each in findings]
 
 
 def _grafted(plan: Plan) -> str:
@@ -77,7 +89,9 @@ def show_plan(plan: Plan, as_json: bool) -> None:
             ("job", plan.job),
             *_endpoint_rows(plan),
             ("found there", str(plan.target_state)),
+            *_finding_rows(plan),
             ("lane", f"{plan.lane}: {plan.lane_reason}"),
+            *([("selected", str(plan.server_source))] if plan.server_source is not None else []),
             ("column families", ", ".join(f'"{name}"' for name in plan.column_families)),
             ("entries", f"about {format_count(plan.estimated_entries)}"),
             (bytes_name(plan.lane), f"about {format_bytes(plan.estimated_bytes)}"),

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from kvbatch._core.base import sum_digests
 from kvbatch._core.store import SourceStore
-from kvbatch.endpoints import DirectoryEndpoint, Endpoint
+from kvbatch.endpoints import DirectoryEndpoint, StoreEndpoint
 from kvbatch.errors import RefusedError, SourceError, TargetError, UsageError
 from kvbatch.events import SAMPLE_SECONDS, Progress, RateMeter
 from kvbatch.options import MIB, default_streams
@@ -97,7 +97,12 @@ class Readers:
     is not there reads as an empty one."""
 
     def __init__(
-        self, endpoint: Endpoint, stop: StopRequest, column_families: Sequence[str] = (), *, of_target: bool = False
+        self,
+        endpoint: StoreEndpoint,
+        stop: StopRequest,
+        column_families: Sequence[str] = (),
+        *,
+        of_target: bool = False,
     ) -> None:
         """`of_target`: what cannot be read is a TargetError, no SourceError."""
         self._endpoint = endpoint

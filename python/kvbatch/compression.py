@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kvbatch._core.codec import Codec
 from kvbatch._core.frame import Frame
-from kvbatch.endpoints import DirectoryEndpoint, Endpoint, is_elsewhere
+from kvbatch.endpoints import Endpoint, ReceiverEndpoint, is_elsewhere
 from kvbatch.flow.compression_controller import CodecName, CodecSample
 
 __all__ = ["CodecChooser", "adapts", "first_choice"]
@@ -13,13 +13,14 @@ _CODECS: dict[CodecName, Codec] = {"none": Codec.NONE, "lz4": Codec.LZ4, "zstd":
 
 
 def adapts(compression: str, target: Endpoint) -> bool:
-    """Whether the codec is chosen while the job runs. Without a wire there is nothing to compress for."""
-    return compression == "auto" and not isinstance(target, DirectoryEndpoint)
+    """Whether the codec is chosen while the job runs. Without a wire there is nothing to compress for, and a Kvrocks
+    server takes batches as they are."""
+    return compression == "auto" and isinstance(target, ReceiverEndpoint)
 
 
 def first_choice(compression: str, target: Endpoint) -> CodecName:
     """Of `auto` before anything is known: lz4 where a network lies between, none where the CPU is the limit."""
-    if isinstance(target, DirectoryEndpoint):
+    if not isinstance(target, ReceiverEndpoint):
         return "none"
     if compression == "auto":
         return "lz4" if is_elsewhere(target) else "none"

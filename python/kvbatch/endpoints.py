@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeGuard
 from urllib.parse import quote, unquote, urlsplit
@@ -16,7 +16,9 @@ __all__ = [
     "DEFAULT_PORT",
     "DirectoryEndpoint",
     "Endpoint",
+    "KvrocksEndpoint",
     "ReceiverEndpoint",
+    "StoreEndpoint",
     "check_apart",
     "format_address",
     "is_elsewhere",
@@ -26,10 +28,17 @@ __all__ = [
     "parse_endpoint",
     "parse_listen",
     "standing_part",
+    "without_password",
 ]
 
 DEFAULT_PORT = 7720
-_ENDPOINTS = "PATH, rocksdb:PATH or kvbatch://host:port/NAME"
+KVROCKS_PORT = 6666
+_ENDPOINTS = "PATH, rocksdb:PATH, kvbatch://host:port/NAME or kvrocks://[:PASSWORD@]host:port"
+_KVROCKS = "write kvrocks://host:port or kvrocks://:PASSWORD@host:port"
+# A command line can be read by every user of a machine.
+_PASSWORD_VARIABLE = "KVBATCH_KVROCKS_PASSWORD"
+# Everything up to the last @: a password that was not quoted may hold whatever stands before it.
+_PASSWORD = re.compile(r"(kvrocks:/*).*@", re.IGNORECASE | re.DOTALL)
 # What hardly anybody means by a path: kvbatch:…, or HOST:PORT before a slash or the end; SCHEME:/….
 _LOOKS_REMOTE = re.compile(
     r"(?P<receiver>kvbatch:|([\w.-]+|\[[0-9A-Fa-f:.]+\]):\d+(/|$))|[A-Za-z][A-Za-z0-9+.-]*:/",
@@ -57,6 +66,23 @@ class ReceiverEndpoint:
 
     def __str__(self) -> str:
         return f"kvbatch://{format_address(self.host, self.port)}/{_quoted(self.name)}"
+
+
+@dataclass(frozen=True, slots=True)
+class KvrocksEndpoint:
+    """A running Kvrocks server. Its password is no part of what is shown or kept of it; empty: none was given."""
+
+    host: str
+    port: int
+    password: str = field(default="", repr=False)
+
+    def __str__(self) -> str:
+        return f"kvrocks://{format_address(self.host, self.port)}"
+
+
+def without_password(word: str) -> str:
+    """A word of a command line as it may be shown: a server's password is left out."""
+    return _PASSWORD.sub(r"\1:PASSWORD@", word)
 
 
 def _quoted(name: str) -> str:
@@ -109,16 +135,18 @@ def is_receiver_name(name: str) -> bool:
     return all(part and not part.startswith(".") and "\0" not in part for part in name.split("/"))
 
 
-Endpoint = DirectoryEndpoint | ReceiverEndpoint
+# Those whose entries can be read one by one.
+StoreEndpoint = DirectoryEndpoint | ReceiverEndpoint
+Endpoint = StoreEndpoint | KvrocksEndpoint
 
 
 def is_elsewhere(endpoint: Endpoint) -> TypeGuard[ReceiverEndpoint]:
-    """Whether a network lies between: neither a directory nor a receiver on a loopback address."""
+    """Whether it is a receiver, and a network lies between: not on a loopback address."""
     return isinstance(endpoint, ReceiverEndpoint) and not is_loopback(endpoint.host)
 
 
 def parse_endpoint(text: str | os.PathLike[str]) -> Endpoint:
-    """A path, `rocksdb:PATH` or `kvbatch://host:port/NAME`. Raises UsageError."""
+    """A path, `rocksdb:PATH`, `kvbatch://host:port/NAME` or `kvrocks://[:PASSWORD@]host:port`. Raises UsageError."""
     try:
         text = os.fsdecode(text)
     except TypeError as error:
@@ -128,6 +156,8 @@ def parse_endpoint(text: str | os.PathLike[str]) -> Endpoint:
     scheme, separator, rest = text.partition(":")
     if scheme.lower() == "kvbatch" and rest.startswith("//"):
         return _parse_receiver(text)
+    if scheme.lower() == "kvrocks" and rest.startswith("//"):
+        return _parse_kvrocks(text)
     if scheme.lower() == "rocksdb" and separator:
         text = rest
     elif "://" in text:
@@ -137,7 +167,8 @@ def parse_endpoint(text: str | os.PathLike[str]) -> Endpoint:
         meant = (
             f"for a receiver write kvbatch://{receiver}" if found["receiver"] else f"this version moves {_ENDPOINTS}"
         )
-        raise UsageError(f"{text!r} is no endpoint: {meant}, for a directory of that name ./{text}")
+        shown = without_password(text)
+        raise UsageError(f"{shown!r} is no endpoint: {meant}, for a directory of that name ./{shown}")
     if not text:
         raise UsageError("an empty path names no store")
     return DirectoryEndpoint(Path(text).absolute())
@@ -165,6 +196,29 @@ def _parse_receiver(text: str) -> ReceiverEndpoint:
             "single slashes between them, none of which begins with a dot"
         )
     return ReceiverEndpoint(parts.hostname, port, name)
+
+
+def _parse_kvrocks(text: str) -> KvrocksEndpoint:
+    # What urllib complains of may hold the password, so that neither its words nor the text itself is shown.
+    malformed = UsageError(f"malformed endpoint {without_password(text)!r}: {_KVROCKS}, with a port from 1 to 65535")
+    try:
+        parts = urlsplit(text)
+        port = KVROCKS_PORT if parts.port is None else parts.port
+    except ValueError:
+        raise malformed from None
+    if not parts.hostname or port == 0 or parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise malformed
+    if parts.username is not None and parts.password is None:
+        raise UsageError(
+            f"malformed endpoint {without_password(text)!r}: a colon stands before the password; {_KVROCKS}"
+        )
+    if not _is_host(parts.hostname):
+        raise UsageError(
+            f"malformed endpoint {without_password(text)!r}: {parts.hostname!r} is no host name and no address"
+        )
+    # A server of this kind knows no users: whose password it is follows from the password.
+    password = os.environ.get(_PASSWORD_VARIABLE, "") if parts.password is None else unquote(parts.password)
+    return KvrocksEndpoint(parts.hostname, port, password)
 
 
 def check_apart(source: Endpoint, target: Endpoint) -> None:

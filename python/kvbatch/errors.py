@@ -5,7 +5,8 @@ KvbatchError
 ├── RefusedError        would overwrite, does not match, in use                       exit 4
 ├── SourceError         the source cannot be read
 ├── TargetError         the target cannot be written
-│   └── NoSpaceError    its disk is full: resumable once there is room                exit 75
+│   ├── NoSpaceError    its disk is full: resumable once there is room                exit 75
+│   └── UnavailableError  it takes no writes in its present state: resumable          exit 75
 ├── ProtocolError       the peer does not speak this protocol, or not in this order
 ├── CorruptionError     bytes fail their checksum or their structure
 ├── GapError            the write-ahead log of a live source has a gap
@@ -32,6 +33,7 @@ __all__ = [
     "StoppedError",
     "TargetError",
     "TransportError",
+    "UnavailableError",
     "UsageError",
     "error_for_kind",
 ]
@@ -90,6 +92,12 @@ class NoSpaceError(TargetError):
     exit_code = 75
 
 
+class UnavailableError(TargetError):
+    """The target takes no writes in the state that it is in. Nothing is lost; the job goes on once that is another."""
+
+    exit_code = 75
+
+
 class ProtocolError(KvbatchError):
     """The peer does not speak this protocol, or not in this order."""
 
@@ -130,6 +138,7 @@ _KINDS: dict[str, type[KvbatchError]] = {
         SourceError,
         TargetError,
         NoSpaceError,
+        UnavailableError,
         ProtocolError,
         CorruptionError,
         GapError,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kvbatch.endpoints import DirectoryEndpoint, Endpoint, parse_endpoint
+from kvbatch.endpoints import DirectoryEndpoint, Endpoint, KvrocksEndpoint, parse_endpoint
 from kvbatch.errors import RefusedError
 from kvbatch.job_status import command, find_record
 from kvbatch.options import default_state_dir
@@ -26,6 +26,7 @@ class Discarded:
 
     "removed"  what stood at the target was the job's alone, and is gone
     "cursors"  the target may have held other data before; the entries that the job had written stay among it
+    "entries"  what the job had sent to a Kvrocks server stays there; where it stood is forgotten
     "nothing"  nothing of the job stood at the target
     "store"    a store with data stands there that no job is unfinished in, maybe because this one was finished by a
                sender with another state directory; it stays as it is
@@ -40,6 +41,8 @@ class Discarded:
             DiscardOutcome.REMOVED: f"what it had written at {self.target} was removed",
             DiscardOutcome.CURSORS: f"its cursors were removed from {self.target}. The entries that it had written "
             "there stay: with --allow-nonempty they may stand among other data",
+            DiscardOutcome.ENTRIES: f"what it had sent stays at {self.target}; a migration with --overwrite deletes it "
+            "first",
             DiscardOutcome.NOTHING: f"nothing of it stood at {self.target}",
             DiscardOutcome.STORE: f"the store at {self.target} has no records of an unfinished job, and stays as it is",
         }
@@ -89,6 +92,8 @@ def discard_target(target: Endpoint, identity: JobIdentity) -> DiscardOutcome:
     """The half of `discard` that concerns the target."""
     if isinstance(target, DirectoryEndpoint):
         return discard_directory(target.path, identity)
+    if isinstance(target, KvrocksEndpoint):
+        return DiscardOutcome.ENTRIES
     peer, _ = connect(target.host, target.port, "control")
     try:
         answer = peer.request("discard", name=target.name, job=identity.job, fingerprint=identity.fingerprint)

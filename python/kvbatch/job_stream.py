@@ -499,15 +499,20 @@ class JobStream:
         ours, theirs = largest_entry(self.pool.max_bytes), self.session.reply.max_frame_bytes
         if needed <= min(ours, theirs):
             return
+        behind = (last_key or part.start or b"").hex() or "(the first)"
+        what = f"{part}: an entry behind key {behind} takes {format_bytes(needed)}, more than "
+        if needed <= ours and self.session.reply.frame_limit:
+            raise SourceError(
+                f"{what}{self.session.reply.frame_limit} takes. Nothing is lost; raise that to {2 * needed} there and "
+                "run the same command again"
+            )
         whose = "this side's" if ours < needed else "the receiver's"
         # What the pool is not given belongs to the streams.
         apart = max(0, self.flow.settings.max_memory - self.pool.max_bytes) if ours < needed else 0
-        behind = (last_key or part.start or b"").hex()
         # Where the entry is not read yet, it may take more by what is read of its file at once.
         enough = -(-(memory_for_entry(needed + READ_BESIDE_BYTES) + apart) // MIB)
         raise SourceError(
-            f"{part}: an entry behind key {behind or '(the first)'} takes {format_bytes(needed)}, "
-            f"more than the {format_bytes(min(ours, theirs))} that {whose} --max-memory allows one entry. "
+            f"{what}the {format_bytes(min(ours, theirs))} that {whose} --max-memory allows one entry. "
             f"Nothing is lost; raise --max-memory to {enough}MiB there and run the same command again",
             changes={"max_memory": enough * MIB} if ours < needed else {},
         )

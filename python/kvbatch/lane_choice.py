@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kvbatch._core.store import SourceStore
-from kvbatch.endpoints import DirectoryEndpoint, Endpoint, is_elsewhere
+from kvbatch.endpoints import DirectoryEndpoint, StoreEndpoint, is_elsewhere
 from kvbatch.files_planner import file_ranges, find_obstacle, plan_files
 from kvbatch.options import MIB, MigrationOptions
 from kvbatch.planner import RangeSizes, plan_ranges
 from kvbatch.ranges import Range, Selection
 from kvbatch.units import format_bytes
 
-__all__ = ["Way", "bytes_name", "bytes_read", "choose_way", "grafted_bytes", "way_of"]
+__all__ = ["Way", "bytes_name", "bytes_read", "choose_way", "grafted_bytes", "plan_read", "way_of"]
 
 # From this share of the bytes on, grafting decides how long a job takes.
 _WORTHWHILE_GRAFT = 0.5
@@ -54,7 +54,7 @@ def bytes_read(ranges: Sequence[Range]) -> int:
 
 def choose_way(
     source: DirectoryEndpoint,
-    target: Endpoint,
+    target: StoreEndpoint,
     store: SourceStore,
     selection: Selection,
     options: MigrationOptions,
@@ -66,7 +66,7 @@ def choose_way(
     if options.lane == "files":
         return Way("files", asked, plan_files(source, store, options))
     if options.lane == "batch":
-        return Way("batch", asked, _plan_ranges(store, selection, options, graft=False))
+        return Way("batch", asked, plan_read(store, selection, options))
     # Files keep the compression they have.
     ranges = _plan_ranges(store, selection, options, graft=options.target_compression == "auto")
     if options.lane == "sst":
@@ -84,7 +84,7 @@ def choose_way(
         reason = "the target is on another machine: files that are built here spare it the work"
         return Way("sst", f"{reason}; {way}", ranges)
     if files:
-        ranges = _plan_ranges(store, selection, options, graft=False)
+        ranges = plan_read(store, selection, options)
     return Way("batch", f"the lane that serves any range into any store; {way}", ranges)
 
 
@@ -93,6 +93,11 @@ def way_of(lane: str, reason: str, store: SourceStore, selection: Selection, opt
     if lane == "files":
         return Way(lane, reason, file_ranges(store, options))
     return Way(lane, reason, _plan_ranges(store, selection, options, graft=lane == "sst"))
+
+
+def plan_read(store: SourceStore, selection: Selection, options: MigrationOptions) -> tuple[Range, ...]:
+    """The ranges of a job that reads every entry."""
+    return _plan_ranges(store, selection, options, graft=False)
 
 
 def _plan_ranges(
@@ -141,7 +146,7 @@ def _cost(ranges: tuple[Range, ...]) -> int:
     return sum(part.file_bytes for part in ranges) + _READ_COST * read + _OVERLAY_COST * overlay
 
 
-def _spares_the_target(target: Endpoint, options: MigrationOptions) -> bool:
+def _spares_the_target(target: StoreEndpoint, options: MigrationOptions) -> bool:
     """Whether the machine that builds SST files had better be this one: it does nothing else, the other may serve."""
     spare = options.expected_streams > 1 and len(os.sched_getaffinity(0)) > 1
     return is_elsewhere(target) and spare and not options.allow_nonempty

@@ -17,7 +17,7 @@ from kvbatch._core.store import Cursor
 from kvbatch.at_exit import AT_EXIT_SECONDS, stop_at_exit
 from kvbatch.compression import CodecChooser
 from kvbatch.control_server import controlled
-from kvbatch.endpoints import DirectoryEndpoint, check_apart, parse_endpoint
+from kvbatch.endpoints import DirectoryEndpoint, KvrocksEndpoint, check_apart, parse_endpoint
 from kvbatch.errors import KvbatchError, NoSpaceError, RefusedError, SourceError, StoppedError, TransportError
 from kvbatch.events import SAMPLE_SECONDS, Event, EventBus, Progress, Summary
 from kvbatch.fingerprint import fingerprint_directory
@@ -32,7 +32,7 @@ from kvbatch.job_status import command
 from kvbatch.job_stream import JobStream
 from kvbatch.kept_options import option_words, options_to_json
 from kvbatch.manifest import Manifest
-from kvbatch.migration_plan import LANE_CARRIED_ON, make_plan, open_source
+from kvbatch.migration_plan import LANE_CARRIED_ON, make_plan, open_source, options_for
 from kvbatch.options import MAX_SIZE, SELECTING, MigrationOptions
 from kvbatch.range_queue import RangeQueue
 from kvbatch.ranges import Range
@@ -46,7 +46,7 @@ from kvbatch.stream_group import StreamGroup
 from kvbatch.target import TargetSession
 from kvbatch.target_local import LocalSession
 from kvbatch.target_remote import RemoteSession
-from kvbatch.target_state import summary_of_finished
+from kvbatch.target_state import FINISHED_BEFORE, summary_of_finished
 
 __all__ = ["Migration"]
 
@@ -63,12 +63,12 @@ class Migration:
         self, source: str | os.PathLike[str], target: str | os.PathLike[str], options: MigrationOptions
     ) -> None:
         """Checks and plans: raises UsageError, RefusedError or SourceError before anything is written."""
-        self._options = options
         # One receiver may hear of this job from several processes.
         self._sender = secrets.token_hex(8)
         self._source_endpoint = parse_endpoint(source)
         self._target_endpoint = parse_endpoint(target)
         check_apart(self._source_endpoint, self._target_endpoint)
+        options = self._options = options_for(self._target_endpoint, options)
         self._store = open_source(self._source_endpoint, options)
         self.plan = make_plan(self._source_endpoint, self._target_endpoint, self._store, options)
         self.job = self.plan.job
@@ -286,6 +286,8 @@ class Migration:
             return LocalSession(target.path, self.plan.manifest, MAX_SIZE, self._flow.settings.max_memory)
         window, silence_seconds = self._policy.window, self._options.peer_timeout
         try:
+            if isinstance(target, KvrocksEndpoint):
+                return self._open_server(target)
             return RemoteSession(
                 target, self.plan.manifest, window, silence_seconds, on_connected=self._stop.watch, sender=self._sender
             )
@@ -296,6 +298,32 @@ class Migration:
             raise
         finally:
             self._stop.let_go()
+
+    def _open_server(self, target: KvrocksEndpoint) -> TargetSession:
+        from kvbatch.kvrocks.target import KvrocksSession  # redis-py takes as long as a quarter of kvbatch
+
+        assert self.plan.server_source is not None
+        session = KvrocksSession(
+            target,
+            self.plan.manifest,
+            self._store,
+            self.plan.server_source,
+            self._options.state_dir,
+            overwrite=self._options.overwrite and not self._ended_unheard,
+            silence_seconds=self._options.peer_timeout,
+            on_connected=self._stop.watch,
+        )
+        if not self._opened:
+            for finding in session.findings:
+                if finding.kind == "warning":
+                    self._warn(f"{target}: {finding.message}")
+        return session
+
+    @property
+    def _ended_unheard(self) -> bool:
+        """Whether a run finished the job and died before it could say so."""
+        known = self._known
+        return known is not None and known.summary is not None and known.state != JobState.DONE
 
     def _run_session(self) -> Summary | None:
         if self._stop.made:
@@ -396,17 +424,22 @@ class Migration:
         if summary is None:
             return None
         if not self._opened:
-            self._warn(
-                f"job {self.job} was finished before; nothing was moved. Compared with what that run recorded were the "
-                "fingerprint of the source and RocksDB's identity of the target, not their entries; to compare those: "
-                + self._verify_command()
-            )
+            self._warn(f"job {self.job} was finished before; nothing was moved{self._compared()}")
         if not self._opened:
             self._recorder.undo_start(self._known)
         # The answer to the last step may have been all that was missing.
         if self._opened or (self._known is not None and self._known.state != JobState.DONE):
             self._recorder.update(state=JobState.DONE, error=None)
         return Summary(**{**summary, "finished_before": not self._opened})
+
+    def _compared(self) -> str:
+        """What a finished job that was asked for again was compared by."""
+        if isinstance(self._target_endpoint, KvrocksEndpoint):
+            return f"; {FINISHED_BEFORE}"
+        return (
+            ". Compared with what that run recorded were the fingerprint of the source and RocksDB's identity of the "
+            "target, not their entries; to compare those: " + self._verify_command()
+        )
 
     def _verify_command(self) -> str:
         kept = options_to_json(self._options)
@@ -416,7 +449,7 @@ class Migration:
     def _run_streams(self, session: TargetSession, sent: SentLog) -> None:
         cursors = self._figures.cursors()
         remaining = [part for part in self._manifest.ranges if part.id not in cursors or not cursors[part.id].complete]
-        queue = RangeQueue(remaining)
+        queue = RangeQueue(remaining, in_order=isinstance(self._target_endpoint, KvrocksEndpoint))
         pool = BufferPool(self._policy.pool_bytes)
         halt = threading.Event()
 

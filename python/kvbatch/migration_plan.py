@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from kvbatch._core.store import RESERVED_COLUMN_FAMILY, ColumnFamilyDescription, SourceStore
-from kvbatch.endpoints import DirectoryEndpoint, Endpoint
+from kvbatch.endpoints import DirectoryEndpoint, Endpoint, KvrocksEndpoint
 from kvbatch.errors import UsageError
 from kvbatch.files_planner import check_link
 from kvbatch.fingerprint import fingerprint_directory
 from kvbatch.kvrocks.selection import families_of_copy, find_selection
+from kvbatch.kvrocks.server_way import server_options, server_way
+from kvbatch.kvrocks.source import KvrocksSource, read_source
 from kvbatch.lane_choice import Way, bytes_read, choose_way, grafted_bytes, way_of
 from kvbatch.manifest import Manifest
 from kvbatch.options import PLAIN_SOURCE, MigrationOptions, SourceMemory
@@ -20,7 +22,7 @@ from kvbatch.ranges import Range
 from kvbatch.store_reader import unfinished_source
 from kvbatch.target_state import TargetState, recorded_end, takes_whole_store
 
-__all__ = ["LANE_CARRIED_ON", "Plan", "found_at", "make_plan", "open_source"]
+__all__ = ["LANE_CARRIED_ON", "Plan", "found_at", "make_plan", "open_source", "options_for"]
 
 LANE_CARRIED_ON = "the lane of the unfinished job that is carried on"
 LANE_OF_THE_FINISHED = "the lane of the job that was finished"
@@ -51,6 +53,8 @@ class Plan:
     # Of the run that finished the job, where a record says so and the target is still the store that it made.
     recorded_end: dict[str, Any] | None = None
     source_memory: SourceMemory = PLAIN_SOURCE
+    # Of a job to a Kvrocks server, what it is sent.
+    server_source: KvrocksSource | None = None
     target_state: TargetState | None = None
     estimated_seconds: float | None = None
 
@@ -87,6 +91,18 @@ def open_source(endpoint: Endpoint, options: MigrationOptions) -> SourceStore:
     if any(family.name == RESERVED_COLUMN_FAMILY for family in store.column_families):
         raise unfinished_source(endpoint)
     return store
+
+
+def options_for(target: Endpoint, options: MigrationOptions) -> MigrationOptions:
+    """With what the target leaves no choice of. Raises RefusedError for a lane that cannot serve there, UsageError for
+    an option that makes no sense there."""
+    if isinstance(target, KvrocksEndpoint):
+        return server_options(options)
+    if options.overwrite:
+        raise UsageError(
+            "--overwrite is for kvrocks:// targets; into a directory that holds other data --allow-nonempty writes"
+        )
+    return options
 
 
 def _job_id(fingerprint: str, target: Endpoint, options: MigrationOptions) -> str:
@@ -126,9 +142,16 @@ def make_plan(source: Endpoint, target: Endpoint, store: SourceStore, options: M
     or RefusedError where the source has not what is selected, RefusedError when the lane that is asked for cannot
     serve."""
     assert isinstance(source, DirectoryEndpoint)
-    selection = find_selection(store, options)
     fingerprint = fingerprint_directory(source.path)
     job = _job_id(fingerprint, target, options)
+    if isinstance(target, KvrocksEndpoint):
+        server_source = read_source(store, options)
+        selection = server_source.selection
+        families = [each for each in store.column_families if each.name in server_source.families]
+    else:
+        server_source = None
+        selection = find_selection(store, options)
+        families = families_of_copy(store, options)
 
     def manifest_of(lane: str, ranges: tuple[Range, ...]) -> Manifest:
         return Manifest(
@@ -138,19 +161,27 @@ def make_plan(source: Endpoint, target: Endpoint, store: SourceStore, options: M
             lane=lane,
             lane_forced=options.lane != "auto",
             selection=selection,
-            families=tuple(_target_family(family, options) for family in families_of_copy(store, options)),
+            families=tuple(_target_family(family, options) for family in families),
             ranges=ranges,
             allow_nonempty=options.allow_nonempty,
             sst_file_bytes=options.sst_file_bytes,
         )
 
-    def takes_files(files: tuple[Range, ...]) -> bool:
-        return takes_whole_store(target, manifest_of("files", files))
-
     # Into a target that holds other data a job may be run as often as somebody likes.
     end = None if options.allow_nonempty else recorded_end(job, fingerprint, target, options)
-    if end is None:
-        way = choose_way(source, target, store, selection, options, takes_files)
+    if server_source is not None:
+        way = server_way(store, options, server_source)
+    elif end is None:
+        assert not isinstance(target, KvrocksEndpoint)
+        looked_at = target
+        way = choose_way(
+            source,
+            target,
+            store,
+            selection,
+            options,
+            lambda files: takes_whole_store(looked_at, manifest_of("files", files)),
+        )
     else:
         way = way_of(end["lane"], end["lane_reason"], store, selection, options)
     check_link(source, target, options)
@@ -160,10 +191,11 @@ def make_plan(source: Endpoint, target: Endpoint, store: SourceStore, options: M
         job=job,
         source=str(source),
         target=str(target),
-        column_families=tuple(family.name for family in store.column_families),
+        column_families=tuple(family.name for family in families),
         manifest=manifest_of(way.lane, way.ranges),
         recorded_end=end,
         source_memory=memory,
+        server_source=server_source,
         **_figures_of(way, options),
     )
 

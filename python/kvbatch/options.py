@@ -366,6 +366,7 @@ class MigrationOptions(SourceOptions):
     )
     state_dir: _Path = _option("--state-dir", "a path", default_factory=default_state_dir)
     allow_nonempty: bool = _flag("--allow-nonempty")
+    overwrite: bool = _flag("--overwrite")
     link: bool = _flag("--link")
     retries: int = _number("--retries", 0, default=8)
     sst_file_bytes: Annotated[int, _read_by(parse_bytes)] = _size("", 64 * MIB)

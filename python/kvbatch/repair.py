@@ -7,7 +7,7 @@ from typing import Protocol
 from kvbatch._core.codec import Codec
 from kvbatch._core.frame import BufferPool, Frame, FrameType
 from kvbatch._core.store import SourceStore, TargetStore
-from kvbatch.endpoints import DirectoryEndpoint, Endpoint, ReceiverEndpoint
+from kvbatch.endpoints import DirectoryEndpoint, ReceiverEndpoint, StoreEndpoint
 from kvbatch.options import MIB
 from kvbatch.protocol import Peer, connect, malformed_is_protocol_error
 from kvbatch.stopping import StopRequest
@@ -69,7 +69,9 @@ class _ReceiverRepairer:
         self._peer.close()
 
 
-def repair_keys(source: SourceStore, target: Endpoint, differences: dict[str, list[bytes]], stop: StopRequest) -> int:
+def repair_keys(
+    source: SourceStore, target: StoreEndpoint, differences: dict[str, list[bytes]], stop: StopRequest
+) -> int:
     """Sends what the source holds for the differing keys, deletes what only the target has; how many keys. Ends early,
     with what was sent made durable, when it is to stop."""
     repairer: _Repairer = (

@@ -88,8 +88,40 @@ _HISTORY = (
     """,
 )
 
+# Where jobs stand at servers that keep no records of them: kvbatch.kvrocks.kept_cursors.
+_SERVER_CURSORS = (
+    """
+    CREATE TABLE server_jobs (
+        job TEXT PRIMARY KEY,
+        target TEXT NOT NULL,
+        manifest BLOB NOT NULL,
+        sequence INTEGER NOT NULL,
+        broken TEXT NOT NULL,
+        finished INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE server_cursors (
+        job TEXT NOT NULL,
+        range INTEGER NOT NULL,
+        complete INTEGER NOT NULL,
+        entries INTEGER NOT NULL,
+        raw_bytes INTEGER NOT NULL,
+        digest BLOB NOT NULL,
+        last_key BLOB NOT NULL,
+        PRIMARY KEY (job, range)
+    ) STRICT, WITHOUT ROWID
+    """,
+    """
+    CREATE TRIGGER forget_server AFTER DELETE ON jobs BEGIN
+        DELETE FROM server_jobs WHERE job = OLD.job;
+        DELETE FROM server_cursors WHERE job = OLD.job;
+    END
+    """,
+)
+
 # Step i leads from version i to i + 1. A database of the first release says 0, as an empty one does.
-_STEPS = ((*_RELEASED, *_HISTORY),)
+_STEPS = ((*_RELEASED, *_HISTORY), _SERVER_CURSORS)
 
 
 class NewerSchemaError(sqlite3.DatabaseError):

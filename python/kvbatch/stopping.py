@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import threading
+from typing import Protocol
 
 from kvbatch.errors import StoppedError
-from kvbatch.protocol import Peer
 
 __all__ = ["StopRequest"]
+
+
+class Closable(Protocol):
+    """A peer that another thread waits for."""
+
+    def close(self) -> None: ...
 
 
 class StopRequest:
@@ -16,7 +22,7 @@ class StopRequest:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._made = threading.Event()
-        self._peers: list[Peer] = []
+        self._peers: list[Closable] = []
 
     @property
     def made(self) -> bool:
@@ -38,7 +44,7 @@ class StopRequest:
         if self.made:
             raise StoppedError("stopped on request")
 
-    def watch(self, peer: Peer) -> None:
+    def watch(self, peer: Closable) -> None:
         """Has `make` close this peer, if it was not made already, which raises StoppedError."""
         with self._lock:
             self._peers.append(peer)

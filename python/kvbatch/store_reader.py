@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kvbatch._core.store import RESERVED_COLUMN_FAMILY, SourceStore
-from kvbatch.endpoints import DirectoryEndpoint, Endpoint, ReceiverEndpoint
+from kvbatch.endpoints import DirectoryEndpoint, Endpoint, ReceiverEndpoint, StoreEndpoint
 from kvbatch.errors import RefusedError
 from kvbatch.protocol import Peer, connect, ignore_peer, malformed_is_protocol_error
 from kvbatch.ranges import optional_hex
@@ -158,7 +158,7 @@ class ReceiverReader:
 
 
 def open_reader(
-    endpoint: Endpoint,
+    endpoint: StoreEndpoint,
     column_families: Sequence[str] = (),
     on_connected: Callable[[Peer], None] = ignore_peer,
 ) -> StoreReader:

@@ -34,6 +34,7 @@ class DiscardOutcome(StrEnum):
     REMOVED = "removed"  # nothing but the job's, and nothing stands there now
     CURSORS = "cursors"  # other data, too: entries that the job wrote stay among it
     NOTHING = "nothing"  # nothing of the job
+    ENTRIES = "entries"  # nobody but the sender knew of the job, and what it sent stays among other data
     STORE = "store"  # a store with data and no records of any job, which stays as it is
 
 

@@ -79,6 +79,8 @@ class OpenReply:
     # grafted file is in the store: `complete` is whether `last_key` is of what stands over it.
     partial_files: tuple[PartialFile, ...] = ()
     grafts: tuple[Cursor, ...] = ()
+    # What bounds `max_frame_bytes` where it is no receiver's --max-memory.
+    frame_limit: str = ""
 
     def partial_file(self, range_id: int) -> PartialFile | None:
         return next((file for file in self.partial_files if file.range == range_id), None)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kvbatch.endpoints import DirectoryEndpoint, Endpoint
+from kvbatch.endpoints import DirectoryEndpoint, Endpoint, KvrocksEndpoint, StoreEndpoint
 from kvbatch.errors import (
     CorruptionError,
     KvbatchError,
@@ -17,7 +17,9 @@ from kvbatch.errors import (
     TransportError,
     UsageError,
 )
+from kvbatch.findings import Finding
 from kvbatch.kept_options import options_to_json, selection_words
+from kvbatch.kvrocks.kept_cursors import find_kept
 from kvbatch.manifest import JOB_RECORD, Manifest
 from kvbatch.options import MigrationOptions
 from kvbatch.protocol import connect, malformed_is_protocol_error
@@ -28,6 +30,7 @@ from kvbatch.target_job import check_writable, family_with_data, is_unfinished
 from kvbatch.target_records import read_records
 
 __all__ = [
+    "FINISHED_BEFORE",
     "TargetState",
     "examine_directory",
     "examine_target",
@@ -36,7 +39,10 @@ __all__ = [
     "takes_whole_store",
 ]
 
-TargetKind = Literal["empty", "resumable", "nonempty", "finished", "unknown"]
+# Of a job to a server.
+FINISHED_BEFORE = "that the server still holds all of it was not looked at; with --overwrite it is sent anew"
+TargetKind = Literal["empty", "resumable", "nonempty", "overwritten", "finished", "unknown"]
+_COMPARED = "compared by its identity, not by its entries, as `kvbatch verify` does"
 # Layout of the records: docs/resume.md.
 _CURSOR_PREFIX = b"cursor/"
 _COMPLETE = slice(1, 2)
@@ -46,11 +52,14 @@ _COMPLETE = slice(1, 2)
 class TargetState:
     """`kind` says what stands there:
 
-    empty      nothing, or a store without entries
-    resumable  this job, `ranges_complete` of its `ranges` done
-    nonempty   other data, which the job may be written beside (`allow_nonempty`)
-    finished   what this job made of it: it is done
-    unknown    nobody answered; `reason` says why
+    empty        nothing, or a store without entries
+    resumable    this job, `ranges_complete` of its `ranges` done
+    nonempty     other data, which the job may be written beside (`allow_nonempty`)
+    overwritten  what is to be deleted first (`overwrite`); `reason` says where
+    finished     what this job made of it: it is done
+    unknown      nobody answered; `reason` says why
+
+    `findings`: what was found out about a server, and what it means.
     """
 
     kind: TargetKind
@@ -58,14 +67,15 @@ class TargetState:
     ranges: int = 0
     reason: str = ""
     lane: str = ""  # of the job that is resumed, or was finished
+    findings: tuple[Finding, ...] = ()
 
     def __str__(self) -> str:
         return {
             "empty": "nothing that could be overwritten",
             "resumable": f"resumes, {self.ranges_complete} of {self.ranges} ranges complete",
             "nonempty": "holds other data; its other keys stay (--allow-nonempty)",
-            "finished": "finished before: nothing will be moved; compared by its identity, not by its entries, as "
-            "`kvbatch verify` does",
+            "overwritten": f"what it holds in {self.reason} is deleted first (--overwrite)",
+            "finished": f"finished before: nothing will be moved; {self.reason or _COMPARED}",
             "unknown": f"unknown: {self.reason}",
         }[self.kind]
 
@@ -76,6 +86,7 @@ class TargetState:
             "ranges": self.ranges,
             "lane": self.lane,
             "message": str(self),
+            **({"findings": [finding.to_json() for finding in self.findings]} if self.findings else {}),
         }
 
     @staticmethod
@@ -122,13 +133,13 @@ def _ask_receiver(host: str, port: int, name: str, manifest: Manifest) -> Target
         return TargetState(answer["kind"], complete, ranges, lane=str(answer["lane"]))
 
 
-def _look(target: Endpoint, manifest: Manifest) -> TargetState:
+def _look(target: StoreEndpoint, manifest: Manifest) -> TargetState:
     if isinstance(target, DirectoryEndpoint):
         return examine_directory(target.path, manifest)
     return _ask_receiver(target.host, target.port, target.name, manifest)
 
 
-def takes_whole_store(target: Endpoint, manifest: Manifest) -> bool:
+def takes_whole_store(target: StoreEndpoint, manifest: Manifest) -> bool:
     """Whether the files of a whole store can be put there: nothing stands at the target, or that job's first files do.
     What else may be wrong with it is for the job itself to say. Raises UsageError for a host that does not exist."""
     try:
@@ -138,7 +149,7 @@ def takes_whole_store(target: Endpoint, manifest: Manifest) -> bool:
     return state.kind == "empty" or (state.kind == "resumable" and state.lane == "files")
 
 
-def examine_target(target: Endpoint, manifest: Manifest, options: MigrationOptions) -> TargetState:
+def examine_target(target: StoreEndpoint, manifest: Manifest, options: MigrationOptions) -> TargetState:
     """What a run of the job would find. Raises RefusedError where it would be refused, TargetError, ProtocolError,
     UsageError for a host that does not exist."""
     try:
@@ -168,30 +179,33 @@ def summary_of_finished(
     job: JobRecord | None, target: Endpoint, fingerprint: str, options: MigrationOptions, *, settled: bool = False
 ) -> dict[str, Any] | None:
     """What the recorded run of this job did, if the target still is the store that it finished, by RocksDB's identity
-    of it. `settled`: and if that has entries and no unfinished job. Raises RefusedError where that run selected
-    something else."""
+    of it; at a server, by what is kept of the job. `settled`: and if that has entries and no unfinished job, which of a
+    server nobody says. Raises RefusedError where a store is what that run made of something else that it selected."""
     if job is None or job.fingerprint != fingerprint or job.summary is None:
         return None
+    now = selection_words(options_to_json(options))
+    # A record of an early kvbatch has no options.
+    before = now if job.options is None else selection_words(job.options)
+    if isinstance(target, KvrocksEndpoint):
+        kept = find_kept(options.state_dir, job.job)
+        # It is to be looked at anew each time whether the server holds anything.
+        anew = options.overwrite and job.state == JobState.DONE
+        if settled or anew or kept is None or not kept.finished or kept.target != str(target) or before != now:
+            return None
+        return job.summary
     if not _is_store(target, job.identity, settled=settled):
         return None
-    _check_selection(job, target, options)
-    return job.summary
-
-
-def _check_selection(job: JobRecord, target: Endpoint, options: MigrationOptions) -> None:
-    """By its id alone a job of another selection would seem to be done."""
-    if job.options is None:  # a record of an early kvbatch
-        return
-    before, now = (selection_words(each) for each in (job.options, options_to_json(options)))
+    # By its id alone a job of another selection would seem to be done.
     if before != now:
         raise RefusedError(
             f"job {job.job} was finished with {before or 'all of the source'}, and is to move {now or 'all of it'} "
             f"now. Nothing was changed; repeat the first command, or give this one another --job and another target "
             f"than {target}, or --allow-nonempty to write into that store too"
         )
+    return job.summary
 
 
-def _is_store(endpoint: Endpoint, identity: str, *, settled: bool) -> bool:
+def _is_store(endpoint: StoreEndpoint, identity: str, *, settled: bool) -> bool:
     try:
         reader = open_reader(endpoint)
     except (UsageError, RefusedError):  # no store is there

@@ -11,10 +11,11 @@ from typing import Any
 
 from kvbatch._core.store import SourceStore
 from kvbatch.comparison import Meter, Readers, VerifyReport, compare
-from kvbatch.endpoints import DirectoryEndpoint, check_apart, parse_endpoint
+from kvbatch.endpoints import DirectoryEndpoint, KvrocksEndpoint, check_apart, parse_endpoint
 from kvbatch.errors import KvbatchError, RefusedError, StoppedError, UsageError
 from kvbatch.events import Event, EventBus, Progress
 from kvbatch.kept_options import option_words, options_to_json
+from kvbatch.kvrocks.keys import KEYED_FAMILIES
 from kvbatch.kvrocks.selection import find_selection
 from kvbatch.kvrocks.slots import Slots
 from kvbatch.logs import Logger
@@ -52,11 +53,10 @@ class Verification:
         state_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         """Raises UsageError or RefusedError; both stores are opened by `run`."""
-        endpoint, self._target = parse_endpoint(source), parse_endpoint(target)
-        check_apart(endpoint, self._target)
+        endpoint, compared = parse_endpoint(source), parse_endpoint(target)
+        check_apart(endpoint, compared)
         if not isinstance(endpoint, DirectoryEndpoint):
             raise UsageError(f"{endpoint}: verify reads the source as a directory on this machine")
-        self._source = endpoint
         if on_progress is not None and not callable(on_progress):
             raise UsageError(f"on_progress {on_progress!r}: give a function of one argument, a Progress, or None")
         self._options = VerifyOptions.checked(
@@ -68,6 +68,13 @@ class Verification:
             threads=threads,
             state_dir=state_dir,
         )
+        if isinstance(compared, KvrocksEndpoint):
+            words = join_words(option_words({**self._selecting(), "column_families": list(KEYED_FAMILIES)}))
+            raise UsageError(
+                f"{compared}: a running server cannot be read entry by entry. Have it make a backup (BGSAVE) and "
+                f"compare with that, the directory `backup` beside its `db`: kvbatch verify {words} SOURCE BACKUP"
+            )
+        self._source, self._target = endpoint, compared
         self._on_progress = on_progress
         self._bus = EventBus()
         self._meter = Meter(self._tell)

@@ -27,6 +27,7 @@ from kvbatch.kvrocks.keys import (
     parse_metadata_key,
     parse_subkey,
     subkey_prefix,
+    successor,
 )
 from kvbatch.kvrocks.layout import Layout, find_layout, require_layout, sample_keys
 from kvbatch.kvrocks.metadata import HEADER_BYTES, MAY_BE_EMPTY, WITHOUT_SUBKEYS, Metadata, Type, parse_metadata
@@ -194,6 +195,23 @@ def test_malformed_subkeys(behind: str, slot: str) -> None:
 def test_a_namespace_is_short() -> None:
     with pytest.raises(ValueError, match="255 bytes at most, this one 256"):
         namespace_prefix(bytes(256))
+
+
+@given(prefix=st.binary(max_size=6), key=st.binary(max_size=9))
+def test_a_successor_parts_what_begins_so_from_what_is_behind(prefix: bytes, key: bytes) -> None:
+    behind = successor(prefix)
+    assert behind is None or prefix + key < behind
+    if key > prefix and not key.startswith(prefix):
+        assert behind is not None
+        assert key >= behind
+
+
+@pytest.mark.parametrize(
+    ("prefix", "behind"),
+    [(b"\x01a", b"\x01b"), (b"\x02a\xff", b"\x02b"), (b"\x01\xff", b"\x02"), (b"\xff\xff", None), (b"", None)],
+)
+def test_successors(prefix: bytes, behind: bytes | None) -> None:
+    assert successor(prefix) == behind
 
 
 @pytest.mark.parametrize(

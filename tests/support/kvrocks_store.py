@@ -1,8 +1,9 @@
-"""Made-up Kvrocks directories, with the table options that Kvrocks has, and what moving a part of one reads of it."""
+"""Kvrocks directories: recorded ones, made-up ones with the table options that Kvrocks has, and parts of them."""
 
 from __future__ import annotations
 
 import random
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,22 @@ import rocksdict
 import kvbatch
 from kvbatch import migration
 from kvbatch._core.store import SourceStore
-from kvbatch.kvrocks.keys import DEFAULT_NAMESPACE, FAMILIES, metadata_key, subkey_prefix
-from support.stores import raw_options
+from kvbatch.kvrocks.keys import (
+    DEFAULT_NAMESPACE,
+    FAMILIES,
+    KEYED_FAMILIES,
+    METADATA,
+    metadata_key,
+    parse_metadata_key,
+    parse_subkey,
+    subkey_prefix,
+)
+from kvbatch.kvrocks.slots import SLOTS, parse_slots, slot_of
+from support.stores import Families, raw_options
 
-__all__ = ["bytes_read_of", "write_kvrocks_store"]
+__all__ = ["ALL_SLOTS", "bytes_read_of", "filtered", "unpack", "write_kvrocks_store"]
+
+ALL_SLOTS = f"0-{SLOTS - 1}"
 
 _BATCH_ENTRIES = 5000
 _VALUE_BYTES = 100
@@ -36,6 +49,14 @@ def _options(file_bytes: int) -> rocksdict.Options:
     options.set_compression_type(rocksdict.DBCompressionType.none())
     options.set_target_file_size_base(file_bytes)
     return options
+
+
+def unpack(archive: Path, folder: Path) -> Path:
+    """The RocksDB directory within a recorded one."""
+    folder.mkdir(exist_ok=True)
+    subprocess.run(["tar", "--zstd", "-xf", archive, "-C", folder], check=True)
+    [current] = folder.rglob("CURRENT")
+    return current.parent
 
 
 def write_kvrocks_store(
@@ -98,3 +119,22 @@ def bytes_read_of(source: Path, target: Path, **options: Any) -> int:
     with mock.patch.object(migration, "open_source", keep):
         kvbatch.migrate(source, target, **options).wait()
     return opened[0].bytes_read
+
+
+def filtered(store: Families, slot_encoded: bool, slots: str | None = None, namespace: str | None = None) -> Families:
+    """What is selected, key by key: a slot is computed from the user key."""
+    wanted = parse_slots(slots or ALL_SLOTS)
+
+    def belongs(family: str, key: bytes) -> bool:
+        if family == "search":
+            return slots is None and parse_metadata_key(key, slot_encoded=False).namespace.decode() == namespace
+        if family not in KEYED_FAMILIES:
+            return False
+        parsed = (parse_metadata_key if family == METADATA else parse_subkey)(key, slot_encoded)
+        of_namespace = namespace is None or parsed.namespace.decode() == namespace
+        return of_namespace and slot_of(parsed.user_key) in wanted
+
+    return {
+        family: {key: value for key, value in entries.items() if belongs(family, key)}
+        for family, entries in store.items()
+    }

@@ -16,7 +16,7 @@ from typing import Any
 
 from support.forked import Forked
 
-__all__ = ["Child", "Processes"]
+__all__ = ["Child", "Processes", "interrupt"]
 
 WAIT_SECONDS = 90.0
 _TERMINATE_SECONDS = 10.0
@@ -173,3 +173,12 @@ class Processes:
         for child in self.children:
             print(f"---- {child.name}: exit {child.process.returncode}: {' '.join(child.command)}")
             print("\n".join(child.lines[-_LOG_LINES:]), child.stdout[-2000:])
+
+
+def interrupt(source: Path, target: str, *arguments: str) -> list[str]:
+    """Kills a migration once something of it is durable; its command."""
+    command = ["-m", "kvbatch", "migrate", str(source), target, *arguments, "--json", "--progress", "json"]
+    child = Child("migrate", [*command, "--rate-limit", "256KiB/s", "--batch-size", "4KiB", "--streams", "1"], {})
+    child.expect('"state": "complete"')
+    assert child.kill()
+    return command

@@ -8,12 +8,14 @@ import pytest
 import kvbatch
 from kvbatch.endpoints import (
     DirectoryEndpoint,
+    KvrocksEndpoint,
     ReceiverEndpoint,
     check_apart,
     format_address,
     is_loopback,
     parse_endpoint,
     parse_listen,
+    without_password,
 )
 from kvbatch.errors import RefusedError, UsageError
 
@@ -69,6 +71,52 @@ def test_receivers_are_read_and_written(text: str, host: str, port: int, name: s
 
 
 @pytest.mark.parametrize(
+    ("text", "endpoint"),
+    [
+        ("kvrocks://host:1234", KvrocksEndpoint("host", 1234)),
+        ("kvrocks://host", KvrocksEndpoint("host", 6666)),
+        ("KVROCKS://host:1/", KvrocksEndpoint("host", 1)),
+        ("kvrocks://[::1]:99", KvrocksEndpoint("::1", 99)),
+        ("kvrocks://:pass@host:1", KvrocksEndpoint("host", 1, "pass")),
+        ("kvrocks://nobody:pa%40s%2Fs@host:1", KvrocksEndpoint("host", 1, "pa@s/s")),
+        ("kvrocks://:@host:1", KvrocksEndpoint("host", 1)),
+    ],
+)
+def test_servers_are_read(text: str, endpoint: KvrocksEndpoint) -> None:
+    assert parse_endpoint(text) == endpoint
+    assert parse_endpoint(str(endpoint)) == KvrocksEndpoint(endpoint.host, endpoint.port)
+
+
+def test_a_password_that_is_not_typed_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KVBATCH_KVROCKS_PASSWORD", "pass")
+    assert parse_endpoint("kvrocks://host:1") == KvrocksEndpoint("host", 1, "pass")
+    assert parse_endpoint("kvrocks://:typed@host:1") == KvrocksEndpoint("host", 1, "typed")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "kvrocks://:secret@host:1",
+        "kvrocks://:sec@ret@host:1",
+        "kvrocks://:secret/@host:1",
+        "kvrocks://:secret#@host:1",
+        "kvrocks://secret@host:1",
+        "kvrocks://:secret@host:x",
+        "kvrocks://:secret@host:1/0",
+        "kvrocks:/:secret@host:1",
+    ],
+)
+def test_a_password_is_shown_nowhere(text: str) -> None:
+    assert "sec" not in without_password(text)
+    said: object
+    try:
+        said = parse_endpoint(text)
+    except UsageError as error:
+        said = error
+    assert "sec" not in f"{said} {said!r}"
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "",
@@ -89,7 +137,12 @@ def test_receivers_are_read_and_written(text: str, host: str, port: int, name: s
         f"kvbatch://{'h' * 64}/store",
         "kvbatch://a;b/store",
         "kvbatch://[1:2]/store",
-        "kvrocks://host:1",
+        "kvrocks://",
+        "kvrocks://host:0",
+        "kvrocks://host:70000",
+        "kvrocks://host:1/0",
+        "kvrocks://host:1?db=1",
+        "kvrocks://:pass@ho st:1",
         "redis://host:1/0",
         "file:///data",
     ],
@@ -108,7 +161,7 @@ def test_what_is_no_endpoint_is_wrong_usage(text: str) -> None:
         ("db-2.example:7720/x/y", "write kvbatch://db-2.example:7720/x/y, "),
         ("localhost:7720", "write kvbatch://localhost:7720, "),
         ("[::1]:7720/x", "write kvbatch://[::1]:7720/x, "),
-        ("ftp:/host/x", "PATH, rocksdb:PATH or kvbatch://host:port/NAME, "),
+        ("ftp:/host/x", "PATH, rocksdb:PATH, kvbatch://host:port/NAME or kvrocks://[:PASSWORD@]host:port, "),
     ],
 )
 def test_a_mistyped_endpoint_is_no_new_directory(

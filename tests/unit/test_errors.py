@@ -11,6 +11,7 @@ TREE = [
     ("SourceError", "KvbatchError", 1, False),
     ("TargetError", "KvbatchError", 1, False),
     ("NoSpaceError", "TargetError", 75, False),
+    ("UnavailableError", "TargetError", 75, False),
     ("ProtocolError", "KvbatchError", 1, False),
     ("CorruptionError", "KvbatchError", 1, True),
     ("GapError", "KvbatchError", 1, False),

@@ -15,8 +15,8 @@ EXPORTS = [
     "ClosedError", "CorruptionError", "Difference", "Discarded", "Event", "GapError", "Inspection", "JobControl",
     "JobStatus", "KeyRange", "KvbatchError", "MetricsListener", "Migration", "MigrationOptions", "NoSpaceError", "Plan",
     "Progress", "ProtocolError", "Range", "Receiver", "RefusedError", "SourceError", "StoppedError", "Summary",
-    "TargetError", "TransportError", "UsageError", "VerifyReport", "__version__", "control", "discard", "inspect",
-    "migrate", "plan", "report", "serve", "serve_metrics", "verify",
+    "TargetError", "TransportError", "UnavailableError", "UsageError", "VerifyReport", "__version__", "control",
+    "discard", "inspect", "migrate", "plan", "report", "serve", "serve_metrics", "verify",
 ]  # fmt: skip
 CORE = ["base", "batch", "codec", "frame", "store", "wire"]
 

@@ -36,3 +36,9 @@ def test_a_range_that_is_added_to_an_empty_queue_is_taken() -> None:
     assert queue.take() is None
     queue.add(of_bytes(7, 0))
     assert taken(queue) == [7]
+
+
+def test_in_order_the_size_of_a_range_says_nothing() -> None:
+    queue = RangeQueue([of_bytes(0, 20), of_bytes(2, 10), of_bytes(1, 40)], in_order=True)
+    queue.add(of_bytes(3, 50))
+    assert taken(queue) == [0, 1, 2, 3]

@@ -29,6 +29,7 @@ __all__: list[str] = [
     "ColumnFamilyDescription",
     "ColumnFamilyFigures",
     "Cursor",
+    "ElementTypes",
     "EntryPage",
     "EntryPages",
     "EntryRun",
@@ -41,6 +42,7 @@ __all__: list[str] = [
     "PartialFile",
     "RangeApplier",
     "RangeReader",
+    "SentBatch",
     "SourceStore",
     "SstBuilder",
     "StopReason",
@@ -54,6 +56,7 @@ __all__: list[str] = [
     "digest_key_parts",
     "family_shape",
     "record_sent",
+    "send_apply_batch",
     "wal_directory",
     "write_sample_store",
 ]
@@ -467,6 +470,34 @@ class RangeReader:
         Reading and packing in all calls so far.
         """
 
+class ElementTypes:
+    """
+    Of which type the elements of a Kvrocks directory are.
+    """
+    def __init__(self, store: SourceStore, slot_encoded: bool) -> None:
+        """
+        Looks for metadata in the store's column family of that name.
+        """
+
+class SentBatch:
+    """
+    A batch that was sent to a Kvrocks server.
+    """
+    @property
+    def entries(self) -> int: ...
+    @property
+    def last_key(self) -> bytes: ...
+    @property
+    def length(self) -> int:
+        """
+        What the server answers.
+        """
+    @property
+    def raw_bytes(self) -> int:
+        """
+        Keys and values.
+        """
+
 class OverlayReader:
     """
     Packs what stands over a grafted file into frames, one a call.
@@ -721,6 +752,10 @@ class TargetStore:
         """
         Validates the batch and writes it with the WAL on, not synced.
         """
+    def write_batch(self, batch: bytes) -> None:
+        """
+        As `write`, for a batch that came in no frame.
+        """
     @property
     def column_families(self) -> list[ColumnFamilyDescription]: ...
     @property
@@ -920,6 +955,17 @@ def family_shape(store: SourceStore, column_family: str) -> FamilyShape:
 def record_sent(mark: typing_extensions.Buffer, start: typing.SupportsIndex, end: typing.SupportsIndex) -> None:
     """
     The bytes of a range from `start` to `end` are about to be sent.
+    """
+
+def send_apply_batch(
+    connection: kvbatch._core.wire.Connection,
+    frame: kvbatch._core.frame.Frame,
+    log_data: bytes,
+    column_families: collections.abc.Set[typing.SupportsIndex],
+    types: ElementTypes | None = None,
+) -> SentBatch:
+    """
+    Sends the batch in the frame to a Kvrocks server, with `log_data` as its log record unless that is empty, or with those of `types`. CorruptionError, and nothing sent, unless it holds plain values of these column families alone.
     """
 
 def wal_directory(path: str) -> str:

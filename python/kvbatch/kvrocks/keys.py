@@ -27,6 +27,7 @@ __all__ = [
     "parse_metadata_key",
     "parse_subkey",
     "subkey_prefix",
+    "successor",
 ]
 
 DEFAULT_NAMESPACE = b"__namespace"
@@ -65,6 +66,12 @@ def namespace_prefix(namespace: bytes) -> bytes:
     if len(namespace) > 255:
         raise ValueError(f"a namespace has 255 bytes at most, this one {len(namespace)}")
     return bytes([len(namespace)]) + namespace
+
+
+def successor(prefix: bytes) -> bytes | None:
+    """The least bytes behind everything that begins with `prefix`; None where nothing is."""
+    kept = prefix.rstrip(b"\xff")
+    return kept[:-1] + bytes([kept[-1] + 1]) if kept else None
 
 
 def metadata_key(namespace: bytes, user_key: bytes, slot_encoded: bool) -> bytes:

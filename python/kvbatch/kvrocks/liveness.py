@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvbatch._core.store import EntryPage, EntryPages, SourceStore, digest_key_parts
-from kvbatch.kvrocks.keys import METADATA, parse_metadata_key
+from kvbatch.kvrocks.keys import METADATA, parse_metadata_key, successor
 from kvbatch.kvrocks.metadata import HEADER_BYTES
 from kvbatch.kvrocks.pages import (
     Integers,
@@ -26,7 +26,6 @@ from kvbatch.kvrocks.pages import (
     last_well_formed,
     metadata_columns,
     namespace_runs,
-    successor,
 )
 from kvbatch.ranges import KeyRange
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
 from kvbatch._core.store import EntryPage
-from kvbatch.kvrocks.keys import namespace_prefix
+from kvbatch.kvrocks.keys import namespace_prefix, successor
 from kvbatch.kvrocks.metadata import MAY_BE_EMPTY, WITHOUT_SUBKEYS, Type, header_bytes
 from kvbatch.kvrocks.slots import SLOTS
 
@@ -30,7 +30,6 @@ __all__ = [
     "metadata_columns",
     "namespace_runs",
     "subkey_columns",
-    "successor",
 ]
 
 Integers = npt.NDArray[np.int64]
@@ -89,12 +88,6 @@ class SubkeyColumns:
     versions: Words
     parts: Integers
     broken: Integers
-
-
-def successor(prefix: bytes) -> bytes | None:
-    """The least bytes behind everything that begins with `prefix`; None where nothing is."""
-    kept = prefix.rstrip(b"\xff")
-    return kept[:-1] + bytes([kept[-1] + 1]) if kept else None
 
 
 def namespace_runs(page: EntryPage) -> Iterator[NamespaceRun]:

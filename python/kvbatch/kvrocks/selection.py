@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from kvbatch._core.store import ColumnFamilyDescription, SourceStore
 from kvbatch.errors import RefusedError, UsageError
-from kvbatch.kvrocks.keys import DEFAULT_NAMESPACE, FAMILIES, KEYED_FAMILIES, namespace_prefix, parse_metadata_key
+from kvbatch.kvrocks.keys import (
+    DEFAULT_NAMESPACE,
+    FAMILIES,
+    KEYED_FAMILIES,
+    namespace_prefix,
+    parse_metadata_key,
+    successor,
+)
 from kvbatch.kvrocks.layout import require_layout
 from kvbatch.kvrocks.slots import Slots
 from kvbatch.options import SourceOptions
 from kvbatch.ranges import KeyRange, Selection
 
-__all__ = ["families_of_copy", "find_namespaces", "find_selection"]
+__all__ = ["families_of_copy", "find_namespaces", "find_selection", "key_ranges", "listed", "selected_namespaces"]
 
 # Its keys begin with a namespace too, but have no slots.
 _SEARCH = "search"
@@ -38,15 +45,17 @@ def find_selection(store: SourceStore, options: SourceOptions) -> Selection:
         raise RefusedError(
             f"{store.path} is not slot-encoded: its server was not in cluster mode, so that its keys do not say their "
             f"slots, and --slots {options.slots} cannot be told from the others. It has the namespaces "
-            f"{_listed(find_namespaces(store))}. Nothing was changed; choose one with --namespace, or move all of it"
+            f"{listed(find_namespaces(store))}. Nothing was changed; choose one with --namespace, or move all of it"
         )
-    namespaces = _namespaces(store, options.namespace)
-    keyed = tuple(part for namespace in namespaces for part in _ranges_of(namespace, options.slots))
+    # Where there are no keys, the one that every server has.
+    namespaces = selected_namespaces(store, options) or [DEFAULT_NAMESPACE]
+    keyed = tuple(key_ranges(namespaces, options.slots))
     if len(keyed) * len(KEYED_FAMILIES) > _MOST_RANGES:
         raise UsageError(
             f"--slots names {len(keyed) // len(namespaces)} separate ranges of slots, in all namespaces and column "
             f"families {len(keyed) * len(KEYED_FAMILIES)} ranges of keys; a job moves {_MOST_RANGES} at most. Nothing "
-            "was changed; give fewer and larger ones, or several jobs one target with --allow-nonempty"
+            "was changed; give fewer and larger ones, or move them in several jobs, which have --allow-nonempty where "
+            "they share a directory"
         )
     ranges = dict.fromkeys(KEYED_FAMILIES, keyed)
     # An index is of all slots.
@@ -86,8 +95,40 @@ def find_namespaces(store: SourceStore) -> list[bytes]:
                 start = key + b"\0"
                 continue
             found.add(namespace)
-            start = _behind(namespace_prefix(namespace))
+            start = successor(namespace_prefix(namespace))
     return sorted(found, key=namespace_prefix)
+
+
+def selected_namespaces(store: SourceStore, options: SourceOptions) -> list[bytes]:
+    """Of those that have a key the one that is asked for, or all. Raises UsageError where it has none, SourceError."""
+    found = find_namespaces(store)
+    if options.namespace is None:
+        return found
+    namespace = os.fsencode(options.namespace)
+    if namespace not in found:
+        raise UsageError(
+            f"{store.path} has no namespace {options.namespace!r}; it has {listed(found)}. Nothing was changed"
+        )
+    return [namespace]
+
+
+def key_ranges(namespaces: Iterable[bytes], slots: Slots | None) -> list[KeyRange]:
+    """Of the keys of these namespaces, all or those of some slots, in each of KEYED_FAMILIES."""
+    prefixes = [namespace_prefix(namespace) for namespace in namespaces]
+    if slots is None:
+        return [KeyRange(prefix, successor(prefix)) for prefix in prefixes]
+    return [
+        KeyRange(prefix + first.to_bytes(2, "big"), prefix + (last + 1).to_bytes(2, "big"))
+        for prefix in prefixes
+        for first, last in slots.ranges
+    ]
+
+
+def listed(namespaces: Sequence[bytes]) -> str:
+    """For a message: the first of them."""
+    named = ", ".join(repr(os.fsdecode(namespace)) for namespace in namespaces[:_MOST_NAMED])
+    more = len(namespaces) - _MOST_NAMED
+    return f"{named or 'none'}{f' and {more} more' if more > 0 else ''}"
 
 
 def _check_families(store: SourceStore, asked: Sequence[str]) -> None:
@@ -98,45 +139,11 @@ def _check_families(store: SourceStore, asked: Sequence[str]) -> None:
         raise UsageError(f'{store.path} has no column family "{missing}"; it has {has}')
 
 
-def _namespaces(store: SourceStore, wanted: str | None) -> list[bytes]:
-    """All of them where none is wanted, which in an empty directory is the one that every server has."""
-    found = find_namespaces(store)
-    if wanted is None:
-        return found or [DEFAULT_NAMESPACE]
-    namespace = os.fsencode(wanted)
-    if namespace not in found:
-        raise UsageError(f"{store.path} has no namespace {wanted!r}; it has {_listed(found)}. Nothing was changed")
-    return [namespace]
-
-
-def _listed(namespaces: list[bytes]) -> str:
-    named = ", ".join(repr(os.fsdecode(namespace)) for namespace in namespaces[:_MOST_NAMED])
-    more = len(namespaces) - _MOST_NAMED
-    return f"{named or 'none'}{f' and {more} more' if more > 0 else ''}"
-
-
-def _ranges_of(namespace: bytes, slots: Slots | None) -> list[KeyRange]:
-    """Of the keys of a namespace, all or those of some slots."""
-    prefix = namespace_prefix(namespace)
-    if slots is None:
-        return [KeyRange(prefix, _behind(prefix))]
-    return [
-        KeyRange(prefix + first.to_bytes(2, "big"), prefix + (last + 1).to_bytes(2, "big"))
-        for first, last in slots.ranges
-    ]
-
-
 def _all_of(namespace: str | None) -> KeyRange:
-    return KeyRange() if namespace is None else _ranges_of(os.fsencode(namespace), None)[0]
+    return KeyRange() if namespace is None else key_ranges([os.fsencode(namespace)], None)[0]
 
 
 def _all_but(keys: Sequence[bytes]) -> tuple[KeyRange, ...]:
     """All keys but these, which ascend."""
     starts = [None, *(key + b"\0" for key in keys)]
     return tuple(KeyRange(start, end) for start, end in zip(starts, [*keys, None], strict=True))
-
-
-def _behind(prefix: bytes) -> bytes | None:
-    """Where the keys that begin so end; None: at the last of all."""
-    rest = prefix.rstrip(b"\xff")
-    return rest[:-1] + bytes([rest[-1] + 1]) if rest else None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import binascii
+import bisect
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -28,7 +30,8 @@ class Slots:
     ranges: tuple[tuple[int, int], ...]
 
     def __contains__(self, slot: int) -> bool:
-        return any(first <= slot <= last for first, last in self.ranges)
+        behind = bisect.bisect_right(self.ranges, slot, key=operator.itemgetter(0))
+        return behind > 0 and slot <= self.ranges[behind - 1][1]
 
     def __str__(self) -> str:
         return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in self.ranges)
